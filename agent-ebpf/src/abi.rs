@@ -1,0 +1,62 @@
+//! The layout of every map key, map value and event, compiled into both sides.
+//!
+//! Rules: `repr(C)`, explicit padding, no `bool`, `enum`, `Option` or `usize`, an assertion of the size under
+//! each struct. Any change to a layout here raises [`ABI_VERSION`]; `cargo xtask tidy` compares a fingerprint.
+
+pub mod address;
+pub mod affinity;
+pub mod connection;
+pub mod edge;
+pub mod event;
+pub mod limits;
+pub mod outcome;
+pub mod service;
+pub mod settings;
+
+pub use address::{Address, Endpoint, FrontendKey, Protocol};
+pub use affinity::{AffinityKey, AffinityValue};
+pub use connection::{Connection, Datagrams, Phase, Translation};
+pub use edge::{CloseReason, ConnectFailure, Edge, EdgeKey, HISTOGRAM_BUCKETS, Histogram};
+pub use event::{Event, EventKind};
+pub use outcome::{Loss, Outcome};
+pub use service::{
+    Algorithm, Backend, BackendState, BackendStatus, Policy, ServiceState, ServiceWord, Slot, Subset,
+};
+pub use settings::Settings;
+
+/// Version of the layouts in this module. Pinned maps live in a directory of this number; a loader never opens
+/// maps of another one.
+pub const ABI_VERSION: u32 = 1;
+
+/// Declares a field-less enum that crosses the kernel boundary as a `u8`: its numbers, and the one name that
+/// configuration, metric labels, tables and documentation share. Numbers are append-only.
+macro_rules! named_enum {
+    ($(#[$meta:meta])* $vis:vis enum $name:ident { $($(#[$vmeta:meta])* $variant:ident = $number:literal => $text:literal,)+ }) => {
+        $(#[$meta])*
+        #[repr(u8)]
+        #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+        $vis enum $name { $($(#[$vmeta])* $variant = $number,)+ }
+
+        impl $name {
+            /// Every variant, in the order of its number.
+            pub const ALL: &'static [Self] = &[$(Self::$variant,)+];
+
+            /// The variant with this number, or `None` for a number this build does not know.
+            #[inline(always)]
+            pub const fn from_raw(raw: u8) -> Option<Self> {
+                match raw { $($number => Some(Self::$variant),)+ _ => None }
+            }
+
+            /// The name used in configuration, metric labels, tables and documentation.
+            pub const fn name(self) -> &'static str {
+                match self { $(Self::$variant => $text,)+ }
+            }
+
+            /// The variant with this name.
+            pub fn from_name(name: &str) -> Option<Self> {
+                Self::ALL.iter().copied().find(|variant| variant.name() == name)
+            }
+        }
+    };
+}
+pub(crate) use named_enum;

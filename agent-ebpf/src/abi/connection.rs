@@ -1,0 +1,92 @@
+//! What a socket remembers about the service it talks to, in socket-local storage: it goes when the socket goes.
+
+use super::address::Endpoint;
+use super::limits::MAX_TRANSLATIONS;
+use super::named_enum;
+
+named_enum! {
+    /// How far a connection came.
+    pub enum Phase {
+        /// Not counted: never chosen, or already released.
+        Released = 0 => "released",
+        /// Counted at `connect()`; for TCP, no SYN has left yet.
+        Reserved = 1 => "reserved",
+        /// A SYN is on its way.
+        Connecting = 2 => "connecting",
+        /// The handshake is done (TCP), or the socket is connected (UDP).
+        Established = 3 => "established",
+    }
+}
+
+/// Value of `CONNECTIONS`: one connected socket.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Connection {
+    /// What the application asked for.
+    pub requested: Endpoint,
+    /// Where the connection goes.
+    pub chosen: Endpoint,
+    /// The service's id.
+    pub service: u32,
+    /// The backend's id.
+    pub backend: u32,
+    /// The generation of the backend's id.
+    pub backend_generation: u32,
+    /// The backend's version id.
+    pub version: u32,
+    /// The client's cgroup (leaf).
+    pub cgroup: u64,
+    /// When `connect()` was called, on the monotonic clock.
+    pub started_at_ns: u64,
+    /// Bytes the peer acknowledged that are already counted in the edge.
+    pub sent_counted: u64,
+    /// Bytes received that are already counted in the edge.
+    pub received_counted: u64,
+    /// Retransmits that are already counted in the edge.
+    pub retransmits_counted: u32,
+    /// A [`Phase`] by number.
+    pub phase: u8,
+    /// A protocol by number.
+    pub protocol: u8,
+    /// [`CLOSED_BY_APPLICATION`] and [`TIMED_OUT`].
+    pub marks: u8,
+    /// The TCP state in which the application closed the socket.
+    pub state_at_close: u8,
+}
+
+const _: () = assert!(size_of::<Connection>() == 96);
+
+/// The application gave up its last handle of the socket.
+pub const CLOSED_BY_APPLICATION: u8 = 1;
+/// The kernel gave up retransmitting.
+pub const TIMED_OUT: u8 = 2;
+
+/// One service an unconnected UDP socket talks to.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Translation {
+    /// What the application sends to.
+    pub requested: Endpoint,
+    /// Where its datagrams go.
+    pub chosen: Endpoint,
+    /// The service's id.
+    pub service: u32,
+    /// The backend's id.
+    pub backend: u32,
+    /// The generation of the backend's id.
+    pub backend_generation: u32,
+}
+
+const _: () = assert!(size_of::<Translation>() == 52);
+
+/// Value of `DATAGRAMS`: the services an unconnected UDP socket talks to.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Datagrams {
+    /// The translations; one that is not in use has a zero port.
+    pub translations: [Translation; MAX_TRANSLATIONS],
+    /// Which one gives way next.
+    pub next: u32,
+}
+
+const _: () = assert!(size_of::<Datagrams>() == 52 * MAX_TRANSLATIONS + 4);

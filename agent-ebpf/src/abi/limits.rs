@@ -1,0 +1,49 @@
+//! Every capacity and loop bound of the data plane, each with its reason.
+
+/// Services a node can know by default. A Kubernetes cluster of 10 000 services leaves room for 60 % more.
+/// Memory: 8 B in `SERVICES` and 64 B in `SERVICE_STATE` each.
+pub const MAX_SERVICES: u32 = 16_384;
+
+/// Frontends (address, port, protocol). Two per service: dual stack.
+pub const MAX_FRONTENDS: u32 = 32_768;
+
+/// Policy records. Twice the services: an update writes a new record while readers may still hold the old one.
+pub const MAX_POLICIES: u32 = 2 * MAX_SERVICES;
+
+/// Backends, each with its own cell of state. 10 000 services of 10 backends leave room for 30 % more.
+pub const MAX_BACKENDS: u32 = 131_072;
+
+/// Slots: what `random` and `round_robin` need per backend, plus the tables of `maglev` services, plus the new
+/// windows of services that are being replaced. 16 B each.
+pub const MAX_SLOTS: u32 = 524_288;
+
+/// Versions a split can name. Four covers stable, canary and two that are being retired, and keeps a policy
+/// within two cache lines.
+pub const MAX_SUBSETS: usize = 4;
+
+/// Slots one subset may take in a sequence of `round_robin` with unequal weights.
+pub const MAX_SEQUENCE: u32 = 1_024;
+
+/// The largest `maglev` table: prime, at least 100 slots for each of 655 backends.
+pub const MAX_MAGLEV_TABLE: u32 = 65_521;
+
+/// Edges (source cgroup, service, version) counted at a time. One takes about 700 B per CPU, allocated when it
+/// is first seen.
+pub const MAX_EDGES: u32 = 8_192;
+
+/// Remembered (client, service) pairs. The map is an LRU: the pair used longest ago gives way.
+pub const MAX_AFFINITIES: u32 = 32_768;
+
+/// Workload cgroups known to the agent (pods, units). Only services that need a client's identity look here.
+pub const MAX_WORKLOADS: u32 = 8_192;
+
+/// cgroup levels searched for the client's workload. Pods sit at level 2 or 3 under both cgroup drivers, units
+/// at 2 (4 in a user slice); level 0 is the root.
+pub const MAX_CGROUP_LEVELS: u32 = 6;
+
+/// Services one unconnected UDP socket can talk to at a time before answers of the oldest keep their own
+/// address. Resolvers use two or three servers.
+pub const MAX_TRANSLATIONS: usize = 4;
+
+/// Bytes of the event ring: 4 096 events of 128 B in flight.
+pub const EVENT_RING_BYTES: u32 = 512 * 1024;

@@ -1,0 +1,1 @@
+//! Every decision of the data path, as pure functions: values in, values out.

@@ -1,0 +1,2 @@
+//! The kernel object.
+fn main() {}

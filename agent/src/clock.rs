@@ -1,0 +1,1 @@
+//! The monotonic clock the kernel programs use.

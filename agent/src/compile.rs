@@ -1,0 +1,1 @@
+//! From desired services to map contents. Pure: no maps, no IO, no clock.

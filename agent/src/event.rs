@@ -1,0 +1,1 @@
+//! What can wake the control loop.

@@ -1,0 +1,1 @@
+//! The agent-owned maps in memory, for unit and scenario tests.

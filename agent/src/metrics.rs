@@ -1,0 +1,1 @@
+//! What Prometheus reads. The only module that names `prometheus_client`.

@@ -1,0 +1,1 @@
+//! Whether the agent may be called ready, and what it still waits for.

@@ -1,0 +1,1 @@
+//! Leaving without touching the data plane.
