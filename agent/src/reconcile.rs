@@ -9,6 +9,7 @@
 
 mod adopt;
 mod directory;
+mod dump;
 mod limbo;
 mod repair;
 mod report;
@@ -19,6 +20,7 @@ mod tests;
 
 pub use adopt::Adopted;
 pub use directory::{BackendEntry, Directory, ServiceEntry};
+pub use dump::dump;
 pub use report::{Counts, Failure, MapFill, ReconcileError, Refusal, Report, Shortage, SyncError};
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
