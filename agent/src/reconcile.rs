@@ -239,6 +239,7 @@ impl<T: Tables> Reconciler<T> {
         need: &mut Need,
         report: &mut Report,
     ) -> (Vec<Changed>, Vec<Arc<ServiceSpec>>) {
+        self.ids.reserve_backends(specs.iter().map(|spec| spec.backends.len()).sum());
         let (mut changed, mut deferred) = (Vec::with_capacity(specs.len()), Vec::new());
         for spec in specs {
             let mark = self.ids.mark();

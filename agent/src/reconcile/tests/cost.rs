@@ -30,6 +30,12 @@ fn service(number: u32, backends: u32) -> Arc<ServiceSpec> {
     })
 }
 
+/// Time this thread spent on a CPU, which a busy machine stretches less; exact to a few milliseconds.
+fn on_cpu() -> Duration {
+    let fields = std::fs::read_to_string("/proc/thread-self/schedstat").unwrap();
+    Duration::from_nanos(fields.split(' ').next().unwrap().parse().unwrap())
+}
+
 #[test]
 #[ignore = "a measurement: run it alone, in release, with --ignored --nocapture"]
 fn ten_thousand_services_of_ten_backends() {
@@ -44,9 +50,9 @@ fn ten_thousand_services_of_ten_backends() {
     desired.apply(Change::Reset((0..SERVICES).map(|number| service(number, BACKENDS)).collect()));
     let mut reconciler = Reconciler::new(FakeTables::new(capacity));
     let timed = |what: &str, work: &mut dyn FnMut()| -> Duration {
-        let start = Instant::now();
+        let start = on_cpu();
         work();
-        let took = start.elapsed();
+        let took = on_cpu() - start;
         println!("{what}: {took:?}");
         took
     };
@@ -70,6 +76,6 @@ fn ten_thousand_services_of_ten_backends() {
     timed("first apply after a restart", &mut || {
         assert_eq!(next.apply(&desired).unwrap().written.total(), 0);
     });
-    // Far above the aim, so that a busy machine does not fail what is not broken.
-    assert!(first < Duration::from_secs(2) && changes[100] < Duration::from_millis(5));
+    // Above what was measured in release (100 ms and 60 µs) by enough for a slower machine.
+    assert!(first < Duration::from_secs(1) && changes[100] < Duration::from_millis(1));
 }
