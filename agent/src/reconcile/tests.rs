@@ -313,7 +313,7 @@ fn a_frontend_belongs_to_one_service_and_passes_on_when_it_is_let_go() {
     );
     let ours = text(&reconciler);
     assert!(ours.contains("10.0.0.1:80/tcp -> web ipv4") && ours.contains("10.0.0.9:80/tcp -> thief ipv4"));
-    let report = reconciler.apply(&desired(&[thief.clone()])).unwrap();
+    let report = reconciler.apply(&desired(std::slice::from_ref(&thief))).unwrap();
     assert!(report.refused.is_empty());
     reconciler.idle();
     let expected = holding(&[thief]);
