@@ -17,6 +17,7 @@ pub use accumulator::{Accumulator, DEFAULT_SERIES_LIMIT};
 pub use cgroups::Cgroups;
 pub use edge::EdgeView;
 pub use histogram::Distribution;
+pub use open::OpenConnections;
 pub use identity::{Workload, WorkloadKind};
 pub use record::{DecodeError, Record};
 pub use tally::Tally;
