@@ -1,7 +1,19 @@
-//! The kernel object. On the host this is an empty program, so that the package builds with the workspace.
+//! The kernel object: maps, and one thin program per hook. On the host this is an empty program, so that the
+//! package builds with the workspace.
 
 #![cfg_attr(target_arch = "bpf", no_std)]
 #![cfg_attr(target_arch = "bpf", no_main)]
+// The one atomic add the kernel knows has no stable spelling on this target.
+#![cfg_attr(target_arch = "bpf", feature(asm_experimental_arch))]
+
+#[cfg(target_arch = "bpf")]
+mod context;
+#[cfg(target_arch = "bpf")]
+mod emit;
+#[cfg(target_arch = "bpf")]
+mod maps;
+#[cfg(target_arch = "bpf")]
+mod programs;
 
 /// The kernel lends GPL-only helpers to programs that say so.
 #[cfg(target_arch = "bpf")]
