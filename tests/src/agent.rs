@@ -35,14 +35,12 @@ pub struct Agent<'w> {
 }
 
 impl<'w> Agent<'w> {
-    /// Writes the configuration, starts the agent and waits until it is ready.
+    /// Starts the agent on a configuration file and waits until it is ready.
     ///
     /// # Panics
     /// When it ends or is not ready in time, with its log.
-    pub(crate) fn start(world: &'w World, config: &str) -> Self {
-        let path = world.directory().join("segue.yaml");
-        fs::write(&path, config).expect("a configuration file can be written");
-        let mut agent = Self { world, process: None, config: path };
+    pub(crate) fn start(world: &'w World, config: &Path) -> Self {
+        let mut agent = Self { world, process: None, config: config.to_owned() };
         agent.restart();
         agent
     }
@@ -52,19 +50,38 @@ impl<'w> Agent<'w> {
     /// # Panics
     /// As [`World::agent`] does.
     pub fn restart(&mut self) {
-        self.process = None;
-        self.process = Some(self.world.start_outside(self.run_command()));
         let namespace = self.world.namespace();
-        eventually("the agent to be ready", READY_LIMIT, || {
-            let process = self.process.as_mut().expect("just started");
+        self.launch("the agent to be ready", |log| match get(namespace, "/readyz") {
+            Ok((200, _)) if log.contains("ready") => Ok(()),
+            Ok((code, body)) => Err(format!("/readyz says {code}: {body}")),
+            Err(error) => Err(error.to_string()),
+        });
+    }
+
+    /// Starts the agent again where its configuration is wrong, and waits until it says so while not ready.
+    ///
+    /// # Panics
+    /// When it ends, or does not say so in time.
+    pub fn restart_unready(&mut self) {
+        let namespace = self.world.namespace();
+        let file = self.config.to_string_lossy().into_owned();
+        self.launch("the agent to complain about its configuration", |log| match get(namespace, "/readyz") {
+            Ok((200, _)) => panic!("the agent is ready with a wrong configuration:\n{log}"),
+            Ok((503, _)) if log.contains(&file) => Ok(()),
+            Ok((code, body)) => Err(format!("/readyz says {code}: {body}")),
+            Err(error) => Err(error.to_string()),
+        });
+    }
+
+    fn launch(&mut self, what: &str, check: impl Fn(&str) -> Result<(), String>) {
+        self.process = None;
+        let process = self.process.insert(self.world.start_outside(self.run_command()));
+        eventually(what, READY_LIMIT, || {
             if let Some(status) = process.ended() {
                 panic!("the agent ended with {status}:\n{}", process.output());
             }
-            match get(namespace, "/readyz") {
-                Ok((200, _)) if process.stderr().contains("ready") => Ok(()),
-                Ok((code, body)) => Err(format!("/readyz says {code}: {body}\n{}", process.output())),
-                Err(error) => Err(format!("{error}\n{}", process.output())),
-            }
+            let log = process.output();
+            check(&log).map_err(|reason| format!("{reason}\n{log}"))
         });
     }
 

@@ -21,11 +21,11 @@ pub struct Namespace {
 }
 
 impl Namespace {
-    /// Makes the namespaces, brings `lo` up and mounts a bpffs at `bpffs`, which only this namespace sees.
+    /// Makes the namespaces, brings `lo` up and mounts a bpffs at `bpffs`, if given, which only this namespace sees.
     ///
     /// # Panics
     /// When a step is refused, or when a service address could leave the namespace.
-    pub fn new(bpffs: &Path) -> Self {
+    pub fn new(bpffs: Option<&Path>) -> Self {
         let namespace = std::thread::scope(|scope| {
             scope.spawn(|| build(bpffs)).join().expect("the thread that builds a namespace ended")
         })
@@ -52,6 +52,11 @@ impl Namespace {
     /// What a child process needs to enter. Valid as long as `self` is.
     pub fn handle(&self) -> Handle {
         Handle { network: self.network.as_raw_fd(), mount: self.mount.as_raw_fd() }
+    }
+
+    /// A path that names the network namespace to other programs as long as this process lives.
+    pub fn network_path(&self) -> String {
+        format!("/proc/{}/fd/{}", std::process::id(), self.network.as_raw_fd())
     }
 
     /// Sets a sysctl of the network namespace, as in `("net/ipv4/tcp_syn_retries", "1")`.
@@ -89,12 +94,14 @@ impl Handle {
     }
 }
 
-fn build(bpffs: &Path) -> io::Result<Namespace> {
+fn build(bpffs: Option<&Path>) -> io::Result<Namespace> {
     // SAFETY: unshare takes an integer; this thread has no other use than to be moved.
     checked(unsafe { libc::unshare(libc::CLONE_FS | libc::CLONE_NEWNS | libc::CLONE_NEWNET) })?;
     mount(None, Path::new("/"), None, libc::MS_REC | libc::MS_PRIVATE)?;
-    std::fs::create_dir_all(bpffs)?;
-    mount(Some("bpf"), bpffs, Some("bpf"), 0)?;
+    if let Some(bpffs) = bpffs {
+        std::fs::create_dir_all(bpffs)?;
+        mount(Some("bpf"), bpffs, Some("bpf"), 0)?;
+    }
     bring_up("lo")?;
     Ok(Namespace {
         network: File::open("/proc/thread-self/ns/net")?,

@@ -124,6 +124,14 @@ impl Server {
         self.shared.received.load(Ordering::Relaxed)
     }
 
+    /// Ends every open connection in good order: says that it is done.
+    pub fn finish_connections(&self) {
+        for stream in self.shared.connections().values() {
+            // A connection the client has ended by now is finished already.
+            let _finished = stream.shutdown(Shutdown::Write);
+        }
+    }
+
     /// Ends every open connection with a reset.
     pub fn reset_connections(&self) {
         let linger = libc::linger { l_onoff: 1, l_linger: 0 };

@@ -38,3 +38,8 @@ pub fn eventually_equal<T: PartialEq + std::fmt::Debug>(
         if value == *expected { Ok(()) } else { Err(format!("is {value:?}, should be {expected:?}")) }
     });
 }
+
+/// Lets time pass where time itself is the condition, as for a timeout that is to run out.
+pub fn let_pass(duration: Duration) {
+    std::thread::sleep(duration);
+}

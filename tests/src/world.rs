@@ -19,6 +19,27 @@ use crate::wait::eventually;
 /// The unit a client runs in unless a test says otherwise.
 pub const CHECKOUT: &str = "system.slice/checkout.service";
 
+/// The address of a [`Neighbour`].
+pub const NEIGHBOUR: &str = "10.77.0.2";
+
+/// Another small host, one wire away: unlike what listens on `lo`, it can fall silent.
+#[derive(Debug)]
+pub struct Neighbour {
+    namespace: Namespace,
+}
+
+impl Neighbour {
+    /// Its namespace, for servers to run in.
+    pub fn namespace(&self) -> &Namespace {
+        &self.namespace
+    }
+
+    /// Cuts the wire at its end: what is sent to it is lost without a word.
+    pub fn fall_silent(&self) {
+        self.namespace.run(|| run_ip(&["link", "set", "wire", "down"]));
+    }
+}
+
 /// A test's own small host.
 #[derive(Debug)]
 pub struct World {
@@ -45,7 +66,7 @@ impl World {
         assert_eq!(user, 0, "the kernel tier needs root: run it by `sudo cargo xtask test`");
         let directory =
             tempfile::Builder::new().prefix("segue-test-").tempdir().expect("a temporary directory");
-        let namespace = Namespace::new(&directory.path().join("bpffs"));
+        let namespace = Namespace::new(Some(&directory.path().join("bpffs")));
         let cgroup = ScratchCgroup::new();
         let (managed, outside) = (cgroup.child("managed"), cgroup.child("outside"));
         Self { cgroup, managed, outside, namespace, directory }
@@ -72,8 +93,40 @@ impl World {
     }
 
     /// Starts an agent with these services and waits until it is ready.
+    ///
+    /// # Panics
+    /// When it ends or is not ready in time, with its log.
     pub fn agent(&self, services: &[Service]) -> Agent<'_> {
-        Agent::start(self, &config(services))
+        let file = self.directory().join("segue.yaml");
+        std::fs::write(&file, config(services)).expect("a configuration file can be written");
+        self.agent_on(&file)
+    }
+
+    /// Starts an agent on a configuration file and waits until it is ready.
+    ///
+    /// # Panics
+    /// When it ends or is not ready in time, with its log.
+    pub fn agent_on(&self, file: &Path) -> Agent<'_> {
+        Agent::start(self, file)
+    }
+
+    /// Makes a host at [`NEIGHBOUR`], in the same network 10.77.0.0/24 as this one, which has 10.77.0.1.
+    ///
+    /// # Panics
+    /// When the wire cannot be made.
+    pub fn neighbour(&self) -> Neighbour {
+        let neighbour = Neighbour { namespace: Namespace::new(None) };
+        let far = neighbour.namespace.network_path();
+        self.namespace.run(|| {
+            run_ip(&["link", "add", "wire", "type", "veth", "peer", "name", "wire", "netns", &far]);
+            run_ip(&["address", "add", "10.77.0.1/24", "dev", "wire"]);
+            run_ip(&["link", "set", "wire", "up"]);
+        });
+        neighbour.namespace.run(|| {
+            run_ip(&["address", "add", &format!("{NEIGHBOUR}/24"), "dev", "wire"]);
+            run_ip(&["link", "set", "wire", "up"]);
+        });
+        neighbour
     }
 
     /// A TCP server that says its name.
@@ -150,6 +203,13 @@ impl World {
     fn managed_child(&self, relative: &str) -> PathBuf {
         self.cgroup.child(&format!("managed/{relative}"))
     }
+}
+
+/// Runs `ip` in the network namespace of the calling thread.
+fn run_ip(arguments: &[&str]) {
+    let output = Command::new("ip").args(arguments).output().expect("iproute2 is installed");
+    let error = String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.success(), "ip {}: {error}", arguments.join(" "));
 }
 
 /// A binary of the workspace: cargo puts it beside the directory of the test executable.

@@ -4,8 +4,9 @@ use std::time::Duration;
 
 use segue_tests::client::Errno;
 use segue_tests::client::protocol::{Command, Datagram, Family, Kind};
+use segue_tests::server::Server;
 use segue_tests::wait::eventually_equal;
-use segue_tests::world::World;
+use segue_tests::world::{NEIGHBOUR, World};
 
 #[test]
 #[ignore = "kernel tier: needs root and eBPF; run by cargo xtask test"]
@@ -87,4 +88,21 @@ fn a_world_takes_its_cgroup_and_its_processes_with_it() {
     drop(world);
     assert!(!cgroup.exists(), "{} stays behind", cgroup.display());
     assert!(!std::path::Path::new(&format!("/proc/{pid}")).exists(), "process {pid} stays behind");
+}
+
+#[test]
+#[ignore = "kernel tier: needs root and eBPF; run by cargo xtask test"]
+fn a_neighbour_answers_until_it_falls_silent() {
+    let world = World::new();
+    world.namespace().sysctl("net/ipv4/tcp_retries2", "2");
+    let neighbour = world.neighbour();
+    let address = format!("{NEIGHBOUR}:8081");
+    let _server = Server::tcp(neighbour.namespace(), "far", &address);
+    let mut client = world.client();
+    let socket = client.connect_tcp(&address).expect("a listener");
+    assert_eq!(client.read_line(&socket).as_deref(), Ok("far"));
+    assert_eq!(client.connect_tcp("10.77.0.99:80").err(), Some(Errno(libc::EHOSTUNREACH)));
+    neighbour.fall_silent();
+    client.send(&socket, "anyone there?").expect("room in the send buffer");
+    assert_eq!(client.receive(&socket), Err(Errno(libc::ETIMEDOUT)));
 }

@@ -2,5 +2,15 @@
 //!
 //! Run by `cargo xtask test --tier kernel`, as root.
 
+mod balance;
+mod config_live;
 mod connect;
+mod getpeername;
 mod harness;
+mod metrics;
+mod programs_nobody_here_wrote;
+mod recvmsg;
+mod restart;
+mod sendmsg;
+mod sock_ops;
+mod sock_release;
