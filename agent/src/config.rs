@@ -43,6 +43,8 @@ pub struct Config {
     pub services: Vec<Arc<ServiceSpec>>,
     /// What its author may not have meant: the first [`MAX_REPORTED`], in the order of the file.
     pub warnings: Vec<Problem>,
+    /// How many more there are.
+    pub further_warnings: usize,
 }
 
 /// Why a file cannot be used.
@@ -150,7 +152,8 @@ pub fn parse(bytes: &[u8], file: &Path) -> Result<Config, ConfigError> {
         Ok(services) if findings.problems.total() == 0 => {
             findings.warnings.keep_within(text);
             let services = services.into_iter().map(|service| Arc::new(service.spec)).collect();
-            Ok(Config { services, warnings: findings.warnings.first().to_vec() })
+            let further_warnings = findings.warnings.further();
+            Ok(Config { services, warnings: findings.warnings.into_first(), further_warnings })
         }
         _ => {
             findings.problems.keep_within(text);
