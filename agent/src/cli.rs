@@ -1,1 +1,4 @@
 //! The command line: what a person types and reads.
+
+pub mod client;
+pub mod table;
