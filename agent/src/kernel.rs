@@ -13,7 +13,9 @@ mod hooks;
 mod kernel_types;
 mod layout;
 mod mapped;
+mod monotonic;
 mod probe;
+mod program_log;
 mod tables;
 
 use std::io;
@@ -26,7 +28,9 @@ pub use counters::Counters;
 pub use data_plane::{DataPlane, Repair};
 pub use events::EventReader;
 pub use layout::{Unloaded, unload};
+pub use monotonic::monotonic_ns;
 pub use probe::{Feature, Features};
+pub use program_log::ProgramLog;
 pub use tables::KernelTables;
 
 /// What can go wrong between the agent and the kernel.
@@ -111,6 +115,12 @@ pub enum KernelError {
         /// Why not.
         source: io::Error,
     },
+    /// The programs' log cannot be read.
+    #[error("cannot read what the eBPF programs log: {source}")]
+    Log {
+        /// Why not.
+        source: io::Error,
+    },
     /// A map cannot be opened.
     #[error("cannot open map {map} at {}: {source}", path.display())]
     Map {
@@ -134,6 +144,38 @@ pub struct ProgramStatus {
     pub id: Option<u32>,
     /// It is attached to the managed cgroup, by our link.
     pub attached: bool,
+    /// How often it ran, where the kernel counts (`kernel.bpf_stats_enabled`).
+    pub runs: Option<u64>,
+    /// How long all runs took, in nanoseconds, where the kernel counts.
+    pub run_time_ns: Option<u64>,
+}
+
+/// One map of the data plane.
+#[derive(Clone, Debug)]
+pub struct MapStatus {
+    /// Its name.
+    pub name: &'static str,
+    /// Entries in use as far as the kernel tells without a walk; 0 where it does not.
+    pub entries: u64,
+    /// Entries it can hold; for the event ring, bytes; 0 for socket storage, which has no limit.
+    pub max_entries: u64,
+    /// Memory it takes, in bytes.
+    pub bytes: u64,
+}
+
+/// The name of an errno, for labels: a closed list of what map operations return.
+pub fn errno_name(error: &io::Error) -> &'static str {
+    match error.raw_os_error() {
+        Some(libc::E2BIG) => "E2BIG",
+        Some(libc::ENOMEM) => "ENOMEM",
+        Some(libc::EPERM) => "EPERM",
+        Some(libc::EINVAL) => "EINVAL",
+        Some(libc::ENOENT) => "ENOENT",
+        Some(libc::EEXIST) => "EEXIST",
+        Some(libc::EBUSY) => "EBUSY",
+        Some(libc::EAGAIN) => "EAGAIN",
+        _ => "other",
+    }
 }
 
 /// How many entries each agent-owned map can hold.

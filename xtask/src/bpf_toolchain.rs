@@ -16,7 +16,6 @@ pub(crate) const TARGET: &str = "bpfel-unknown-none";
 pub(crate) const RUSTC_VARIABLE: &str = "SEGUE_BPF_RUSTC";
 
 /// How `core` for the BPF target comes about.
-#[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum Compiler {
     /// rustup's nightly builds `core` from its source.
     Nightly,
@@ -25,7 +24,6 @@ pub(crate) enum Compiler {
 }
 
 /// Everything that is needed to build the kernel object.
-#[derive(Clone, Debug)]
 pub(crate) struct Toolchain {
     /// Where `core` comes from.
     pub(crate) compiler: Compiler,
@@ -75,6 +73,16 @@ impl fmt::Display for Missing {
                 path.display()
             ),
         }
+    }
+}
+
+impl fmt::Display for Toolchain {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match &self.compiler {
+            Compiler::Nightly => write!(f, "rustup's nightly with rust-src")?,
+            Compiler::Prebuilt(rustc) => write!(f, "{}", rustc.display())?,
+        }
+        write!(f, " and {}", self.linker.display())
     }
 }
 
@@ -171,48 +179,8 @@ fn llvm_after_name(text: &[u8]) -> Option<u32> {
     }
 }
 
-impl Toolchain {
-    /// The cargo command that builds binary `segue-dataplane` of the package whose manifest is given, into
-    /// `target_dir`. `host_architecture` is what the programs' view of the kernel's registers depends on.
-    pub(crate) fn build_command(
-        &self,
-        manifest: &Path,
-        target_dir: &Path,
-        host_architecture: &str,
-    ) -> Command {
-        let mut command = match &self.compiler {
-            Compiler::Nightly => {
-                let mut command = Command::new("rustup");
-                scrub(&mut command);
-                command.args(["run", "nightly", "cargo", "build", "-Zbuild-std=core"]);
-                command
-            }
-            Compiler::Prebuilt(rustc) => {
-                let mut command = Command::new(env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
-                scrub(&mut command);
-                // aya-ebpf uses the unstable inline assembly of the BPF target; a distribution's compiler is a
-                // stable one.
-                command.arg("build").env("RUSTC", rustc).env("RUSTC_BOOTSTRAP", "1");
-                command
-            }
-        };
-        let flags =
-            ["-Cdebuginfo=2", "-Clink-arg=--btf", &format!("--cfg=bpf_target_arch=\"{host_architecture}\"")]
-                .join("\x1f");
-        command
-            .args(["--release", "--locked", "--quiet", "--bin", "segue-dataplane", "--target", TARGET])
-            .arg("--manifest-path")
-            .arg(manifest)
-            .arg("--target-dir")
-            .arg(target_dir)
-            .env("CARGO_TARGET_BPFEL_UNKNOWN_NONE_LINKER", &self.linker)
-            .env("CARGO_ENCODED_RUSTFLAGS", flags);
-        command
-    }
-}
-
 /// Removes what an outer cargo, clippy or rustup set for its own compilation.
-fn scrub(command: &mut Command) {
+pub(crate) fn scrub(command: &mut Command) {
     const PREFIXES: [&str; 8] = [
         "CARGO_BUILD_",
         "CARGO_CFG_",

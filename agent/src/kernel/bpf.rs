@@ -4,7 +4,7 @@
 use std::ffi::CString;
 use std::fs::File;
 use std::io;
-use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
 
@@ -168,14 +168,25 @@ pub(super) fn attached(cgroup: BorrowedFd<'_>, attach_type: u32) -> io::Result<V
     Ok(ids.into_iter().take(usize::try_from(count).unwrap_or(0)).collect())
 }
 
-/// The name of a loaded program; empty where it has none or may not be asked for.
-pub(super) fn program_name(id: u32) -> String {
-    /// `struct bpf_prog_info` up to its name, padded to what newer kernels fill.
+/// What the kernel says of a loaded program.
+#[derive(Clone, Debug)]
+pub(super) struct ProgramInfo {
+    pub(super) id: u32,
+    /// Empty where it has none.
+    pub(super) name: String,
+    /// 0 unless `kernel.bpf_stats_enabled` is on.
+    pub(super) runs: u64,
+    pub(super) run_time_ns: u64,
+}
+
+/// What the kernel says of a loaded program.
+pub(super) fn program(program: BorrowedFd<'_>) -> io::Result<ProgramInfo> {
+    /// `struct bpf_prog_info`, padded to what newer kernels fill.
     #[derive(Default)]
     #[repr(C)]
     struct Info {
         _kind: u32,
-        _id: u32,
+        id: u32,
         _tag: [u8; 8],
         _lengths: [u32; 2],
         _instructions: [u64; 2],
@@ -184,23 +195,55 @@ pub(super) fn program_name(id: u32) -> String {
         _map_count: u32,
         _maps: u64,
         name: [u8; 16],
-        _rest: [u64; 21],
+        _interface_and_flags: [u32; 2],
+        _network: [u64; 2],
+        _counts: [u32; 2],
+        _symbols: [u64; 2],
+        _types: [u32; 2],
+        _functions: u64,
+        _function_count: [u32; 2],
+        _lines: [u64; 2],
+        _line_counts: [u32; 4],
+        _tags: u64,
+        run_time_ns: u64,
+        runs: u64,
+        _rest: [u64; 4],
     }
+    const _: () = assert!(std::mem::offset_of!(Info, run_time_ns) == 192);
     let mut info = Info::default();
     let size = u32::try_from(size_of::<Info>()).unwrap_or(u32::MAX);
-    let Ok(program) = Attr::default().u32(0, id).call_for_fd(BPF_PROG_GET_FD_BY_ID) else {
-        return String::new();
-    };
-    let asked = Attr::default()
-        .u32(0, program.as_raw_fd().cast_unsigned())
+    Attr::default()
+        .u32(0, fd_word(program))
         .u32(1, size)
         .u64(2, (&raw mut info) as u64)
-        .call(BPF_OBJ_GET_INFO_BY_FD);
-    if asked.is_err() {
-        return String::new();
-    }
+        .call(BPF_OBJ_GET_INFO_BY_FD)?;
     let length = info.name.iter().position(|&byte| byte == 0).unwrap_or(info.name.len());
-    String::from_utf8_lossy(&info.name[..length]).into_owned()
+    Ok(ProgramInfo {
+        id: info.id,
+        name: String::from_utf8_lossy(&info.name[..length]).into_owned(),
+        runs: info.runs,
+        run_time_ns: info.run_time_ns,
+    })
+}
+
+/// The name of a loaded program; empty where it has none or may not be asked for.
+pub(super) fn program_name(id: u32) -> String {
+    Attr::default()
+        .u32(0, id)
+        .call_for_fd(BPF_PROG_GET_FD_BY_ID)
+        .and_then(|found| program(found.as_fd()))
+        .map(|info| info.name)
+        .unwrap_or_default()
+}
+
+/// Entries a map can hold, and the memory it takes in bytes, as `/proc` accounts it (`memlock`).
+pub(super) fn describe_map(map: BorrowedFd<'_>) -> io::Result<(u64, u64)> {
+    let text = std::fs::read_to_string(format!("/proc/self/fdinfo/{}", map.as_raw_fd()))?;
+    let field = |name: &str| {
+        let line = text.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(':'));
+        line.and_then(|value| value.trim().parse().ok()).unwrap_or_default()
+    };
+    Ok((field("max_entries"), field("memlock")))
 }
 
 /// Tries to load a `connect4` program of these instructions. The kernel's answer says whether it has what they

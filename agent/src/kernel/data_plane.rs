@@ -16,8 +16,9 @@ use super::hooks::{ATTACHMENTS, Attachment, MAPS, SAMPLE_PROGRAM};
 use super::layout::{self, Layout};
 use super::mapped::MappedArray;
 use super::probe::{self, Features};
+use super::program_log::ProgramLog;
 use super::tables::KernelTables;
-use super::{KernelError, ProgramStatus};
+use super::{KernelError, MapStatus, ProgramStatus};
 
 /// The kernel object, built by the build script.
 static OBJECT: &[u8] = aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/segue-dataplane.o"));
@@ -67,6 +68,11 @@ impl DataPlane {
         }
         features.sample = features.tcp_sock.is_some() && load_walk(&mut ebpf);
         Ok(Self { layout, cgroup, features, adopted, ebpf, _lock: lock })
+    }
+
+    /// What the programs log. There is one reader; the next call finds nothing.
+    pub fn log(&mut self) -> Result<ProgramLog, KernelError> {
+        ProgramLog::new(&mut self.ebpf)
     }
 
     /// Whether the maps were there before.
@@ -177,23 +183,35 @@ impl DataPlane {
 
     /// Whether each program is attached to the managed cgroup right now, as its pinned link says.
     pub fn programs(&self) -> Vec<ProgramStatus> {
-        ATTACHMENTS
-            .iter()
-            .map(|attachment| {
-                let link = bpf::open_pin(&self.layout.link(attachment.hook)).ok();
-                let state = link.and_then(|link| bpf::cgroup_link(link.as_fd()).ok().flatten());
-                let ours = self
-                    .ebpf
-                    .program(attachment.program)
-                    .and_then(|program| program.info().ok())
-                    .map(|information| information.id());
-                ProgramStatus {
-                    program: attachment.program,
-                    hook: attachment.hook,
-                    id: ours,
-                    attached: state
-                        .is_some_and(|state| state.cgroup == self.cgroup.id() && Some(state.program) == ours),
-                }
+        ATTACHMENTS.iter().map(|attachment| self.program(attachment)).collect()
+    }
+
+    fn program(&self, attachment: &Attachment) -> ProgramStatus {
+        let link = bpf::open_pin(&self.layout.link(attachment.hook)).ok();
+        let state = link.and_then(|link| bpf::cgroup_link(link.as_fd()).ok().flatten());
+        let ours =
+            self.program_fd(attachment.program).ok().and_then(|program| bpf::program(program.as_fd()).ok());
+        let counted = ours.as_ref().filter(|ours| ours.runs > 0);
+        ProgramStatus {
+            program: attachment.program,
+            hook: attachment.hook,
+            id: ours.as_ref().map(|ours| ours.id),
+            attached: state.is_some_and(|state| {
+                state.cgroup == self.cgroup.id() && ours.as_ref().is_some_and(|ours| ours.id == state.program)
+            }),
+            runs: counted.map(|ours| ours.runs),
+            run_time_ns: counted.map(|ours| ours.run_time_ns),
+        }
+    }
+
+    /// Every map: its size, and its memory as the kernel accounts it.
+    pub fn maps(&self) -> Vec<MapStatus> {
+        MAPS.iter()
+            .map(|&name| {
+                let description =
+                    bpf::open_pin(&self.layout.map(name)).ok().map(|map| bpf::describe_map(map.as_fd()));
+                let (max_entries, bytes) = description.and_then(Result::ok).unwrap_or_default();
+                MapStatus { name, entries: 0, max_entries, bytes }
             })
             .collect()
     }
