@@ -166,7 +166,7 @@ impl<'w> Agent<'w> {
 
     /// `segue flows -o json`: the list of edges.
     pub fn flows(&self) -> Vec<Value> {
-        list(self.query("flows"), "flows")
+        list(self.query("flows"), "edges")
     }
 
     /// One number of one backend, as `segue services` gives it.
