@@ -4,7 +4,10 @@
 mod apt;
 mod bpf_toolchain;
 mod build;
+mod demo;
 mod host;
+mod node;
+mod reference;
 mod setup;
 mod step;
 mod test;
@@ -23,10 +26,20 @@ enum Command {
     Setup(setup::Arguments),
     /// Build the agent with its kernel programs.
     Build(build::Arguments),
+    /// Show Segue at work: real connections, a config that changes, an agent that is killed.
+    Demo(demo::Arguments),
     /// Run the test tiers and the lints.
     Test(test::Arguments),
     /// Check the invariants of the source tree that no compiler checks.
     Tidy(tidy::Arguments),
+    /// Rewrite the parts of docs/ that are made from the code.
+    Reference,
+    /// The demo's client.
+    #[command(hide = true)]
+    DemoClient(demo::ClientArguments),
+    /// The demo's servers where there is no nginx.
+    #[command(hide = true)]
+    DemoBackends(demo::BackendsArguments),
 }
 
 fn main() -> ExitCode {
@@ -35,6 +48,10 @@ fn main() -> ExitCode {
         Command::Build(arguments) => build::run(&arguments),
         Command::Test(arguments) => test::run(&arguments),
         Command::Tidy(arguments) => tidy::run(&arguments),
+        Command::Demo(arguments) => demo::run(&arguments),
+        Command::DemoClient(arguments) => demo::run_client(&arguments),
+        Command::DemoBackends(arguments) => demo::run_backends(&arguments),
+        Command::Reference => reference::run(),
     };
     match result {
         Ok(()) => ExitCode::SUCCESS,
