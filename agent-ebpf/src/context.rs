@@ -3,6 +3,7 @@
 use core::ffi::c_void;
 
 use agent_ebpf::abi::{Address, Connection, Endpoint, Sample};
+use agent_ebpf::decide::flow;
 use aya_ebpf::bindings::{bpf_sock, bpf_sock_addr, bpf_sock_ops};
 use aya_ebpf::helpers::generated::{
     bpf_get_current_ancestor_cgroup_id, bpf_get_current_cgroup_id, bpf_get_prandom_u32, bpf_ktime_get_ns,
@@ -25,6 +26,8 @@ static TCP_BYTES_RECEIVED_OFFSET: u32 = 0;
 static TCP_SRTT_OFFSET: u32 = 0;
 #[unsafe(no_mangle)]
 static TCP_RETRANSMITS_OFFSET: u32 = 0;
+#[unsafe(no_mangle)]
+static SOCKET_STATE_OFFSET: u32 = 0;
 
 /// Which of the two forms of an address a context has.
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -182,6 +185,20 @@ pub(crate) struct TcpCounts {
     pub(crate) segments_received: u32,
 }
 
+impl TcpCounts {
+    /// Takes from the byte counts what was no payload, given the socket's state.
+    #[inline(always)]
+    pub(crate) fn keep_payload(&mut self, connection: &Connection, state: u8) {
+        self.sent_bytes = flow::payload_sent(self.sent_bytes, state);
+        self.received_bytes = flow::payload_received(
+            self.received_bytes,
+            state,
+            connection.state_at_close,
+            connection.received_at_fin_low,
+        );
+    }
+}
+
 impl TcpSocket {
     /// Wraps a context.
     #[inline(always)]
@@ -283,20 +300,22 @@ impl Visit {
         }
     }
 
-    /// What its TCP socket counted so far.
+    /// What its TCP socket counted so far, as payload.
     #[inline(always)]
-    pub(crate) fn counts(&self) -> TcpCounts {
+    pub(crate) fn counts(&self, connection: &Connection) -> TcpCounts {
         // SAFETY: `socket` is a `struct sock`, which is the start of a `struct tcp_sock` for TCP; the offsets
         // are this kernel's.
         unsafe {
             let socket = (*self.raw).socket;
-            TcpCounts {
+            let mut counts = TcpCounts {
                 sent_bytes: read_field(socket, &raw const TCP_BYTES_ACKED_OFFSET),
                 received_bytes: read_field(socket, &raw const TCP_BYTES_RECEIVED_OFFSET),
                 rtt_us: read_field::<u32>(socket, &raw const TCP_SRTT_OFFSET) >> 3,
                 retransmits: read_field(socket, &raw const TCP_RETRANSMITS_OFFSET),
                 segments_received: 0,
-            }
+            };
+            counts.keep_payload(connection, read_field(socket, &raw const SOCKET_STATE_OFFSET));
+            counts
         }
     }
 

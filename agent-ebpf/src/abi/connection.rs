@@ -46,8 +46,8 @@ pub struct Connection {
     pub marks: u8,
     /// The TCP state in which the application closed the socket.
     pub state_at_close: u8,
-    /// Zero.
-    pub _pad: u32,
+    /// Bytes received, modulo 2³², when the peer acknowledged this side's FIN.
+    pub received_at_fin_low: u32,
 }
 
 const _: () = assert!(size_of::<Connection>() == 80);

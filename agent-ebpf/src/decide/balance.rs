@@ -69,3 +69,37 @@ pub const fn mix(value: u64) -> u64 {
     let value = (value ^ (value >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
     value ^ (value >> 31)
 }
+
+/// A backend as [`fill`] sees it.
+#[cfg(not(target_arch = "bpf"))]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Entry {
+    /// The backend's id.
+    pub backend: u32,
+    /// Its share relative to the others'; with 0 it gets no slot.
+    pub weight: u16,
+    /// A number that stays with the backend whatever its id and its place in the list: a hash of its endpoint.
+    pub identity: u64,
+}
+
+/// The window in which this algorithm finds these backends in proportion to their weights. Empty if and only if no
+/// entry has a weight.
+///
+/// `previous_slots` is the number of slots of the window this one replaces, 0 without one: `maglev` keeps its table
+/// size while it can, because another size moves every client. For more backends than [`maglev::MAX_BACKENDS`]
+/// `maglev` leaves some without a slot; callers refuse that before.
+#[cfg(not(target_arch = "bpf"))]
+pub fn fill(algorithm: Algorithm, entries: &[Entry], previous_slots: u32) -> Vec<Slot> {
+    let weighted: Vec<Entry> = entries.iter().copied().filter(|entry| entry.weight > 0).collect();
+    if weighted.is_empty() {
+        return Vec::new();
+    }
+    match algorithm {
+        Algorithm::Random => random::fill(&weighted),
+        Algorithm::RoundRobin => round_robin::fill(&weighted),
+        Algorithm::Maglev => maglev::fill(&weighted, previous_slots),
+    }
+}
+
+#[cfg(test)]
+mod tests;

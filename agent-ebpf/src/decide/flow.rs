@@ -11,10 +11,49 @@ pub mod tcp_state {
     pub const SYN_SENT: u8 = 2;
     /// This side said it is done; not yet acknowledged.
     pub const FIN_WAIT1: u8 = 4;
+    /// This side is done and that is acknowledged.
+    pub const FIN_WAIT2: u8 = 5;
+    /// Both sides are done.
+    pub const TIME_WAIT: u8 = 6;
     /// No connection.
     pub const CLOSE: u8 = 7;
     /// The other side said it is done.
     pub const CLOSE_WAIT: u8 = 8;
+    /// Both sides are done; the peer has not acknowledged that this one is.
+    pub const LAST_ACK: u8 = 9;
+    /// Both sides said so at the same time.
+    pub const CLOSING: u8 = 11;
+}
+
+/// Payload bytes the peer acknowledged. The kernel's count takes in the SYN and, once acknowledged, the FIN,
+/// which occupy a sequence number each.
+#[inline(always)]
+pub const fn payload_sent(bytes_acked: u64, state: u8) -> u64 {
+    use tcp_state::{CLOSING, FIN_WAIT2, LAST_ACK, TIME_WAIT};
+    let fin = matches!(state, FIN_WAIT2 | TIME_WAIT | LAST_ACK | CLOSING);
+    bytes_acked.saturating_sub(1 + fin as u64)
+}
+
+/// Payload bytes received. The kernel's count takes in the peer's FIN, so what must be told is whether one came.
+///
+/// In FIN_WAIT2 it depends: a socket goes from there to CLOSE on the peer's FIN, but also when its owner leaves
+/// before that. Then either the owner's close came in that very state, or nothing at all was received since the
+/// state was entered (`received_at_fin_low`), because what arrives for a socket without an owner resets it.
+#[inline(always)]
+#[expect(clippy::cast_possible_truncation, reason = "compared modulo 2^32")]
+pub const fn payload_received(
+    bytes_received: u64,
+    state: u8,
+    state_at_close: u8,
+    received_at_fin_low: u32,
+) -> u64 {
+    use tcp_state::{CLOSE_WAIT, CLOSING, FIN_WAIT2, LAST_ACK, TIME_WAIT};
+    let fin = match state {
+        CLOSE_WAIT | LAST_ACK | CLOSING | TIME_WAIT => true,
+        FIN_WAIT2 => state_at_close != FIN_WAIT2 && bytes_received as u32 != received_at_fin_low,
+        _ => false,
+    };
+    bytes_received.saturating_sub(fin as u64)
 }
 
 /// Why a handshake failed, at the moment its socket goes from SYN_SENT to CLOSE.
@@ -93,6 +132,20 @@ mod tests {
         assert_eq!(close_reason(ESTABLISHED, 0, 0), CloseReason::RstRemote);
         assert_eq!(close_reason(CLOSE_WAIT, 0, 0), CloseReason::RstRemote);
         assert_eq!(close_reason(FIN_WAIT1, CLOSED_BY_APPLICATION, ESTABLISHED), CloseReason::RstRemote);
+    }
+
+    #[test]
+    fn sequence_numbers_of_syn_and_fin_are_no_payload() {
+        use tcp_state::{CLOSE_WAIT, ESTABLISHED, FIN_WAIT2, LAST_ACK};
+        assert_eq!(payload_sent(4, ESTABLISHED), 3);
+        assert_eq!(payload_sent(5, LAST_ACK), 3);
+        assert_eq!(payload_received(7, ESTABLISHED, 0, 0), 7);
+        assert_eq!(payload_received(8, CLOSE_WAIT, 0, 0), 7);
+        // The peer's FIN came after ours was acknowledged.
+        assert_eq!(payload_received(8, FIN_WAIT2, ESTABLISHED, 7), 7);
+        // The owner left before the peer was done: at once, or later in that state.
+        assert_eq!(payload_received(7, FIN_WAIT2, ESTABLISHED, 7), 7);
+        assert_eq!(payload_received(9, FIN_WAIT2, FIN_WAIT2, 7), 9);
     }
 
     #[test]

@@ -74,7 +74,7 @@ fn connect(call: &SocketAddress) -> Outcome {
                 protocol,
                 marks: 0,
                 state_at_close: 0,
-                _pad: 0,
+                received_at_fin_low: 0,
             };
             if !remember(socket, &mut connection) {
                 return Outcome::StorageFailed;

@@ -16,8 +16,11 @@ extern "C" fn segue_sample(context: *mut RawVisit) -> i32 {
         emit::outcome(Hook::Sample, Outcome::Ignored);
         return 0;
     }
-    let counts =
-        if connection.protocol == Protocol::Tcp as u8 { visit.counts() } else { TcpCounts::default() };
+    let counts = if connection.protocol == Protocol::Tcp as u8 {
+        visit.counts(connection)
+    } else {
+        TcpCounts::default()
+    };
     visit.report(&Sample {
         cgroup: connection.cgroup,
         sent_bytes: counts.sent_bytes,

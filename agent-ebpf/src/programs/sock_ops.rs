@@ -42,7 +42,11 @@ fn follow(socket: &TcpSocket) -> Outcome {
             }
             Outcome::Ignored
         }
-        TcpEvent::State { old, new } if new == tcp_state::CLOSE => closed(connection, socket, old),
+        TcpEvent::State { old, new: tcp_state::CLOSE } => closed(connection, socket, old),
+        TcpEvent::State { new: tcp_state::FIN_WAIT2, .. } => {
+            connection.received_at_fin_low = socket.counts().received_bytes as u32;
+            Outcome::Ignored
+        }
         _ => Outcome::Ignored,
     }
 }
@@ -59,7 +63,7 @@ fn established(connection: &mut Connection, socket: &TcpSocket) -> Outcome {
         observe(&mut edge.connect, now_ns.saturating_sub(connection.started_at_ns));
     }
     if now_ns < maps::follow_until_ns() {
-        emit::event(EventKind::Opened, 0, connection, &socket.counts(), now_ns);
+        emit::event(EventKind::Opened, 0, connection, &TcpCounts::default(), now_ns);
     }
     Outcome::Opened
 }
@@ -69,7 +73,8 @@ fn closed(connection: &mut Connection, socket: &TcpSocket, old_state: u8) -> Out
     if connection.phase == Phase::Released as u8 {
         return Outcome::Ignored;
     }
-    let counts = socket.counts();
+    let mut counts = socket.counts();
+    counts.keep_payload(connection, old_state);
     let now_ns = context::now_ns();
     let was_established = connection.phase == Phase::Established as u8;
     release(connection);
