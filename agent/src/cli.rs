@@ -26,12 +26,28 @@ pub struct Cli {
     command: Command,
 }
 
+/// How a command prints.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, clap::ValueEnum)]
+pub enum Output {
+    /// For people.
+    #[default]
+    Table,
+    /// For programs: exact numbers, stable names.
+    Json,
+}
+
 #[derive(Debug, Subcommand)]
 enum Command {
     /// Run the agent: load the data plane, follow the configuration, serve metrics
     Run(RunArgs),
     /// Check a configuration file, without root and without touching anything
-    Check(check::CheckArgs),
+    Check {
+        #[command(flatten)]
+        args: check::CheckArgs,
+        /// How to print
+        #[arg(short, long, value_enum, default_value_t)]
+        output: Output,
+    },
     /// Remove the data plane: detach every program and delete every map
     Unload(UnloadArgs),
     /// Make one test connection inside a cgroup (the agent calls this itself)
@@ -72,7 +88,7 @@ pub struct UnloadArgs {
     bpffs: PathBuf,
     /// How to print
     #[arg(short, long, value_enum, default_value_t)]
-    output: check::Output,
+    output: Output,
 }
 
 /// Runs the command that was typed. Exit codes: 0 done, 1 failed or something is wrong, 2 typed wrongly.
@@ -80,7 +96,7 @@ pub fn main() -> ExitCode {
     let command = Cli::parse().command;
     let result = match command {
         Command::Run(args) => run(args),
-        Command::Check(args) => return check::run(&args),
+        Command::Check { args, output } => return check::run(&args, output),
         Command::Unload(args) => unload(&args),
         Command::Canary { cgroup } => canary::child(&cgroup).map_err(Into::into),
     };
@@ -123,11 +139,11 @@ fn init_log() {
 fn unload(args: &UnloadArgs) -> anyhow::Result<()> {
     let unloaded = kernel::unload(&args.bpffs)?;
     match args.output {
-        check::Output::Json => {
+        Output::Json => {
             println!("{}", serde_json::json!({ "links": unloaded.links, "maps": unloaded.maps }));
         }
-        check::Output::Table if unloaded.links + unloaded.maps == 0 => println!("nothing was loaded"),
-        check::Output::Table => {
+        Output::Table if unloaded.links + unloaded.maps == 0 => println!("nothing was loaded"),
+        Output::Table => {
             println!("detached {} programs, removed {} maps", unloaded.links, unloaded.maps);
         }
     }

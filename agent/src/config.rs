@@ -16,11 +16,13 @@ use std::os::unix::fs::{FileTypeExt as _, OpenOptionsExt as _};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+use agent_ebpf::abi::limits::MAX_SERVICES;
+
 use crate::desired::ServiceSpec;
 
 use problem::{Findings, Position};
 use reader::{Reader, Stop, fields};
-use service::{Labels, Service};
+use service::{Service, Totals};
 
 pub use problem::{MAX_REPORTED, Problem, Problems};
 pub use reference::reference;
@@ -43,6 +45,8 @@ pub struct Config {
     pub services: Vec<Arc<ServiceSpec>>,
     /// What its author may not have meant: the first [`MAX_REPORTED`], in the order of the file.
     pub warnings: Vec<Problem>,
+    /// How many more there are.
+    pub further_warnings: usize,
 }
 
 /// Why a file cannot be used.
@@ -150,7 +154,8 @@ pub fn parse(bytes: &[u8], file: &Path) -> Result<Config, ConfigError> {
         Ok(services) if findings.problems.total() == 0 => {
             findings.warnings.keep_within(text);
             let services = services.into_iter().map(|service| Arc::new(service.spec)).collect();
-            Ok(Config { services, warnings: findings.warnings.first().to_vec() })
+            let further_warnings = findings.warnings.further();
+            Ok(Config { services, warnings: findings.warnings.into_first(), further_warnings })
         }
         _ => {
             findings.problems.keep_within(text);
@@ -185,7 +190,7 @@ fn text(bytes: &[u8]) -> Result<&str, (&str, Position)> {
 
 fn document(reader: &mut Reader<'_>) -> Result<Vec<Service>, Stop> {
     let mut services = Vec::new();
-    let mut labels = Labels::default();
+    let mut totals = Totals::default();
     let mut root = Some(Position::START);
     reader.document(|reader, node| {
         let at = node.at;
@@ -195,7 +200,11 @@ fn document(reader: &mut Reader<'_>) -> Result<Vec<Service>, Stop> {
                     root = None;
                     reader.list(&value, "a list of services, or `[]`", |reader, index, node| {
                         reader.settle();
-                        if let Some(service) = service::read(reader, &mut labels, index, &node)? {
+                        // One beyond the limit is enough to say so, and where.
+                        if index > MAX_SERVICES as usize {
+                            return reader.skip(&node);
+                        }
+                        if let Some(service) = service::read(reader, &mut totals, index, &node)? {
                             check::service(&mut reader.findings, &service);
                             services.push(service);
                         }

@@ -98,7 +98,7 @@ fn split_shape(findings: &mut Findings, service: &Service) {
     let split = &service.spec.policy.split;
     let field = format_args!("services[{}].policy.split", service.index);
     if let Some(beyond) = service.shares.get(MAX_SUBSETS) {
-        let message = format_args!("has {} versions; at most {MAX_SUBSETS} fit, remove some", split.len());
+        let message = format_args!("has more than {MAX_SUBSETS} versions; remove some");
         findings.problems.add(*beyond, field, message);
     }
     if !split.is_empty() && split.iter().all(|entry| entry.share == 0) {
@@ -241,16 +241,14 @@ fn backends_that_are_frontends(findings: &mut Findings, services: &[Service], ow
 
 fn limits(findings: &mut Findings, services: &[Service]) {
     if let Some(beyond) = services.get(MAX_SERVICES as usize) {
-        let message =
-            format_args!("holds {} services; at most {MAX_SERVICES} fit, remove some", services.len());
+        let message = format_args!("holds more than {MAX_SERVICES} services; remove some");
         findings.problems.add(beyond.at, "services", message);
     }
     total(findings, "frontends", MAX_FRONTENDS, services.iter().flat_map(|service| &service.frontends));
     total(findings, "backends", MAX_BACKENDS, services.iter().flat_map(|service| &service.backends));
 }
 
-fn total<'a>(findings: &mut Findings, what: &str, limit: u32, marks: impl Iterator<Item = &'a Mark> + Clone) {
-    let Some(beyond) = marks.clone().nth(limit as usize) else { return };
-    let message = format_args!("hold {} {what} in all; at most {limit} fit, remove some", marks.count());
-    findings.problems.add(beyond.at, "services", message);
+fn total<'a>(findings: &mut Findings, what: &str, limit: u32, mut marks: impl Iterator<Item = &'a Mark>) {
+    let Some(beyond) = marks.nth(limit as usize) else { return };
+    findings.problems.add(beyond.at, "services", format_args!("hold more than {limit} {what}; remove some"));
 }

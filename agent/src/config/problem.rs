@@ -108,6 +108,11 @@ impl Problems {
         &self.first
     }
 
+    /// [`Problems::first`], by value.
+    pub(super) fn into_first(self) -> Vec<Problem> {
+        self.first
+    }
+
     /// How many there are beyond [`Problems::first`].
     pub fn further(&self) -> usize {
         self.total - self.first.len()

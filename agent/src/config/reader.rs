@@ -286,22 +286,19 @@ impl<'a> Reader<'a> {
             let message = "merge keys are not supported; write the fields out";
             return self.problem_in(key.at, name, message);
         }
-        let nearest = F::ALL
-            .iter()
-            .map(|field| (strsim::damerau_levenshtein(field.name(), &name.to_lowercase()), field.name()))
-            .min();
-        let field = Unquoted(name);
-        match nearest {
-            Some((distance, near)) if name.len() < 32 && distance <= 1 + near.len() / 4 => {
-                self.problem_in(key.at, field, format_args!("is not a known field; did you mean `{near}`?"));
-            }
-            _ => {
-                let known = F::ALL.iter().map(|field| field.name()).collect::<Vec<_>>().join(", ");
+        let written = Unquoted(name);
+        match nearest::<F>(name) {
+            Some(near) => {
                 self.problem_in(
                     key.at,
-                    field,
-                    format_args!("is not a known field; remove it, known here are {known}"),
+                    written,
+                    format_args!("is not a known field; did you mean `{near}`?"),
                 );
+            }
+            None => {
+                let known = F::ALL.iter().map(|field| field.name()).collect::<Vec<_>>().join(", ");
+                let message = format_args!("is not a known field; remove it, known here are {known}");
+                self.problem_in(key.at, written, message);
             }
         }
     }
@@ -379,6 +376,17 @@ impl<'a> Reader<'a> {
         let at = Position { line: saturated(mark.line()), column: saturated(mark.col() + 1) };
         self.findings.problems.add(at, "yaml", format_args!("{}; {advice}", error.info()));
     }
+}
+
+/// The field a short word most likely means: one letter in four may be wrong.
+fn nearest<F: Fields>(word: &str) -> Option<&'static str> {
+    if word.len() > 32 {
+        return None;
+    }
+    let word = word.to_lowercase();
+    let distances =
+        F::ALL.iter().map(|field| (strsim::damerau_levenshtein(field.name(), &word), field.name()));
+    distances.min().filter(|(distance, name)| *distance <= 1 + name.len() / 4).map(|(_, name)| name)
 }
 
 /// A key as it was written where that is one short word, else quoted.

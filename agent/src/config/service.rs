@@ -5,6 +5,7 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 
 use agent_ebpf::abi::Protocol;
+use agent_ebpf::abi::limits::{MAX_BACKENDS, MAX_FRONTENDS, MAX_SUBSETS};
 
 use crate::desired::{BackendSpec, PolicySpec, ServiceSpec, VersionShare};
 
@@ -80,25 +81,37 @@ pub(super) struct Service {
     pub(super) backends_whole: bool,
 }
 
-/// Zones and versions, each held once however many backends name it.
+/// What the services of a file share: how much of what is limited was read so far, and zones and versions, each
+/// held once however many backends name it.
 #[derive(Default)]
-pub(super) struct Labels(HashSet<Arc<str>>);
+pub(super) struct Totals {
+    frontends: u32,
+    backends: u32,
+    labels: HashSet<Arc<str>>,
+}
 
-impl Labels {
-    fn shared(&mut self, text: &str) -> Arc<str> {
-        if let Some(known) = self.0.get(text) {
+impl Totals {
+    fn label(&mut self, text: &str) -> Arc<str> {
+        if let Some(known) = self.labels.get(text) {
             return Arc::clone(known);
         }
         let new: Arc<str> = text.into();
-        self.0.insert(Arc::clone(&new));
+        self.labels.insert(Arc::clone(&new));
         new
     }
+}
+
+/// Counts one more; `false` where there is already one too many. Nothing beyond that is kept, so that memory is
+/// in proportion to the limits however large the file is.
+fn admitted(count: &mut u32, limit: u32) -> bool {
+    *count += u32::from(*count <= limit + 1);
+    *count <= limit + 1
 }
 
 /// Reads the service at `index`. `None`, with a problem recorded, where there is no mapping.
 pub(super) fn read<'a>(
     reader: &mut Reader<'a>,
-    labels: &mut Labels,
+    totals: &mut Totals,
     index: usize,
     node: &Node<'a>,
 ) -> Result<Option<Service>, Stop> {
@@ -132,12 +145,12 @@ pub(super) fn read<'a>(
         }
         ServiceField::Frontends => {
             has_frontends = true;
-            frontends(reader, &value, &mut service)
+            frontends(reader, totals, &value, &mut service)
         }
-        ServiceField::Policy => policy(reader, labels, &value, &mut service),
+        ServiceField::Policy => policy(reader, totals, &value, &mut service),
         ServiceField::Backends => {
             has_backends = true;
-            backends(reader, labels, &value, &mut service)
+            backends(reader, totals, &value, &mut service)
         }
     })?;
     if !is_mapping {
@@ -182,10 +195,18 @@ fn name<'a>(reader: &mut Reader<'a>, node: Node<'a>, service: &mut Service) -> R
     Ok(())
 }
 
-fn frontends<'a>(reader: &mut Reader<'a>, node: &Node<'a>, service: &mut Service) -> Result<(), Stop> {
+fn frontends<'a>(
+    reader: &mut Reader<'a>,
+    totals: &mut Totals,
+    node: &Node<'a>,
+    service: &mut Service,
+) -> Result<(), Stop> {
     let mut count = 0;
     let is_list = reader.list(node, "a list of addresses", |reader, index, node| {
         count += 1;
+        if !admitted(&mut totals.frontends, MAX_FRONTENDS) {
+            return reader.skip(&node);
+        }
         let at = node.at;
         if let Some(frontend) = one(reader, node, ADDRESS, value::endpoint)? {
             service.spec.frontends.push(frontend);
@@ -201,26 +222,32 @@ fn frontends<'a>(reader: &mut Reader<'a>, node: &Node<'a>, service: &mut Service
 
 fn backends<'a>(
     reader: &mut Reader<'a>,
-    labels: &mut Labels,
+    totals: &mut Totals,
     node: &Node<'a>,
     service: &mut Service,
 ) -> Result<(), Stop> {
     let before = reader.findings.problems.total();
+    let mut count = 0;
     reader.list(node, "a list of backends, or `[]`", |reader, index, node| {
-        if let Some((backend, at)) = backend(reader, labels, node)? {
+        count += 1;
+        if !admitted(&mut totals.backends, MAX_BACKENDS) {
+            return reader.skip(&node);
+        }
+        if let Some((backend, at)) = backend(reader, totals, node)? {
             service.spec.backends.push(backend);
             service.backends.push(Mark { at, index });
         }
         Ok(())
     })?;
-    service.backends_whole = reader.findings.problems.total() == before;
+    service.backends_whole =
+        reader.findings.problems.total() == before && service.spec.backends.len() == count;
     Ok(())
 }
 
 /// A backend and where its address stands.
 fn backend<'a>(
     reader: &mut Reader<'a>,
-    labels: &mut Labels,
+    totals: &mut Totals,
     node: Node<'a>,
 ) -> Result<Option<(BackendSpec, Position)>, Stop> {
     let mut at = node.at;
@@ -242,8 +269,8 @@ fn backend<'a>(
                     let read = one(reader, value, "a whole number", value::weight)?;
                     weight = read.unwrap_or(value::DEFAULT_WEIGHT);
                 }
-                BackendField::Zone => zone = label(reader, labels, value)?,
-                BackendField::Version => version = label(reader, labels, value)?,
+                BackendField::Zone => zone = label(reader, totals, value)?,
+                BackendField::Version => version = label(reader, totals, value)?,
                 BackendField::Draining => {
                     draining = one(reader, value, "true or false", value::switch)?.unwrap_or_default();
                 }
@@ -257,13 +284,13 @@ fn backend<'a>(
     Ok(address.map(|address| (BackendSpec { address, weight, zone, version, draining }, at)))
 }
 
-fn label<'a>(reader: &mut Reader<'a>, labels: &mut Labels, node: Node<'a>) -> Result<Option<Arc<str>>, Stop> {
-    one(reader, node, "a name", |text| value::label(text).map(|()| labels.shared(text)))
+fn label<'a>(reader: &mut Reader<'a>, totals: &mut Totals, node: Node<'a>) -> Result<Option<Arc<str>>, Stop> {
+    one(reader, node, "a name", |text| value::label(text).map(|()| totals.label(text)))
 }
 
 fn policy<'a>(
     reader: &mut Reader<'a>,
-    labels: &mut Labels,
+    totals: &mut Totals,
     node: &Node<'a>,
     service: &mut Service,
 ) -> Result<(), Stop> {
@@ -275,7 +302,7 @@ fn policy<'a>(
                 }
             }
             PolicyField::Affinity => affinity(reader, &value, &mut service.spec.policy)?,
-            PolicyField::Split => split(reader, labels, &value, service)?,
+            PolicyField::Split => split(reader, totals, &value, service)?,
             PolicyField::RefuseWith => {
                 if let Some(errno) = one(reader, value, "the name of an errno", value::refuse_with)? {
                     service.spec.policy.refuse_errno = errno.errno();
@@ -306,7 +333,7 @@ fn affinity<'a>(reader: &mut Reader<'a>, node: &Node<'a>, policy: &mut PolicySpe
 
 fn split<'a>(
     reader: &mut Reader<'a>,
-    labels: &mut Labels,
+    totals: &mut Totals,
     node: &Node<'a>,
     service: &mut Service,
 ) -> Result<(), Stop> {
@@ -316,7 +343,10 @@ fn split<'a>(
     let is_mapping =
         reader.entries(node, "shares by version, as in { v1: 95, v2: 5 }", |reader, key, value| {
             count += 1;
-            let Some(version) = checked_version(reader, labels, &key) else { return reader.skip(&value) };
+            if count > MAX_SUBSETS + 1 {
+                return reader.skip(&value);
+            }
+            let Some(version) = checked_version(reader, totals, &key) else { return reader.skip(&value) };
             if !seen.insert(Arc::clone(&version)) {
                 reader.problem(key.at, "is written twice; keep one of the two");
                 return reader.skip(&value);
@@ -333,9 +363,9 @@ fn split<'a>(
     Ok(())
 }
 
-fn checked_version(reader: &mut Reader<'_>, labels: &mut Labels, key: &Text<'_>) -> Option<Arc<str>> {
+fn checked_version(reader: &mut Reader<'_>, totals: &mut Totals, key: &Text<'_>) -> Option<Arc<str>> {
     match value::label(&key.value) {
-        Ok(()) => Some(labels.shared(&key.value)),
+        Ok(()) => Some(totals.label(&key.value)),
         Err(message) => {
             reader.problem(key.at, message);
             None

@@ -336,7 +336,7 @@ fn a_split_is_checked_against_the_backends() {
     let refuse = |frontends: &str, split: &str| refused(&service(&[NAME, frontends, split, versions]));
     assert_eq!(
         refuse(FRONTENDS, "policy: { split: { a: 1, b: 1, c: 1, d: 1, e: 1 } }"),
-        "f:4:46: services[0].policy.split: has 5 versions; at most 4 fit, remove some"
+        "f:4:46: services[0].policy.split: has more than 4 versions; remove some"
     );
     assert_eq!(
         refuse(FRONTENDS, "policy: { split: { a: 0, b: 0 } }"),
@@ -496,24 +496,41 @@ fn ten_thousand_services_of_ten_backends_are_a_good_file() {
 
 #[test]
 fn more_than_fits_is_refused_where_it_begins() {
-    let services = MAX_SERVICES as usize + 1;
+    let services = MAX_SERVICES as usize + 9;
     assert_eq!(
         refused(&large(services, 1)),
         format!(
-            "f:{}:11: services: holds {services} services; at most {MAX_SERVICES} fit, remove some",
+            "f:{}:11: services: holds more than {MAX_SERVICES} services; remove some",
             2 + 4 * MAX_SERVICES
         )
     );
     for (what, place, limit) in [("frontends", 1, MAX_FRONTENDS), ("backends", 2, MAX_BACKENDS)] {
-        let count = limit + 1;
+        let count = limit + 9;
         let list: String =
             (0..count).map(|n| format!("  - \"{}:80\"\n", Ipv4Addr::from(0x0a01_0000 + n))).collect();
         let mut fields = [NAME, FRONTENDS, BACKENDS].map(|line| format!("  {line}\n"));
         fields[place] = format!("  {what}:\n{list}");
         let yaml = format!("services:\n-{}", fields.concat().split_off(1));
         let line = yaml.lines().position(|line| line.contains(what)).expect(what) + 2 + limit as usize;
-        let message = format!("hold {count} {what} in all; at most {limit} fit, remove some");
+        let message = format!("hold more than {limit} {what}; remove some");
         assert_eq!(refused(&yaml), format!("f:{line}:5: services: {message}"));
+    }
+}
+
+#[test]
+fn the_largest_wrong_files_are_told_in_one_message_of_bounded_length() {
+    let repeated = |text: &str| text.repeat((1 << 20) / text.len());
+    for yaml in [
+        format!("services: {}", repeated("x")),
+        format!("services: [{{ name: {} }}]", repeated("/")),
+        format!("services: [{{ ? {} : 1 }}]", repeated("x")),
+        format!("services: [{{ policy: {{ split: {{ {} }} }} }}]", repeated("? x\n:\n, ")),
+        format!("services:\n{}", repeated("- {}\n")),
+        format!("services:\n{}", repeated("-\n")),
+        format!("services: [{{ frontends: [{}] }}]", repeated("{}, ")),
+    ] {
+        let refusal = refused(&yaml);
+        assert!(refusal.len() < 10_000, "{} bytes", refusal.len());
     }
 }
 

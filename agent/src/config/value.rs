@@ -91,11 +91,11 @@ fn unknown<T: Copy>(text: &str, known: &[T], name: impl Fn(T) -> &'static str) -
 
 /// `name` or `namespace/name`, each a DNS label.
 pub(super) fn service_name(text: &str) -> Result<(), String> {
-    let parts: Vec<&str> = text.split('/').collect();
-    if parts.len() > 2 {
+    let mut parts = text.split('/');
+    if parts.clone().count() > 2 {
         return Err(format!("{} has more than one \"/\"; write \"namespace/name\"", Quoted(text)));
     }
-    match parts.iter().all(|part| is_dns_label(part)) {
+    match parts.all(is_dns_label) {
         true => Ok(()),
         false => Err(format!(
             "{} is not a name; write \"name\" or \"namespace/name\", each 1 to {MAX_LABEL} lower-case letters, \
