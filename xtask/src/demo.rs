@@ -2,7 +2,6 @@
 //! address, three backends, a config that changes under load, an agent that is killed and started again. It
 //! fails if a single request fails or the answers do not come as the config says.
 
-mod backends;
 mod load;
 mod phase;
 mod screen;
@@ -19,11 +18,10 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, bail};
 
 use crate::node::{self, Agent, Node, Place, Process};
-use crate::{build, host, setup, workspace};
+use crate::{backends, build, host, setup, workspace};
 use phase::Phase;
 use screen::{Screen, Tone, grouped, percent};
 
-pub(crate) use backends::{Arguments as BackendsArguments, run as run_backends};
 pub(crate) use load::{Arguments as ClientArguments, run as run_client};
 
 /// Reserved for benchmarks, and without a route in the namespace: it leads nowhere but through Segue.
@@ -102,7 +100,7 @@ impl<'n> Show<'n> {
         let mut screen = Screen::new();
         let (backends, kind) = backends::start(node, &NAMES)?;
         node::write_config(node, &config([1, 1, 1]))?;
-        let segue = segue_binary();
+        let segue = build::binary(false);
         let agent = Agent::start(node, &segue)?;
         let title = screen.paint(Tone::Strong, "Segue demo");
         screen.print(&format!(
@@ -353,12 +351,6 @@ fn config(weights: [u64; 3]) -> String {
         text.push_str(&format!("      - {{ address: \"{address}\", weight: {weight} }}\n"));
     }
     text
-}
-
-fn segue_binary() -> PathBuf {
-    // cargo puts both into the same directory, wherever its target directory is.
-    let own = std::env::current_exe().unwrap_or_default();
-    own.parent().map(|directory| directory.join("segue")).unwrap_or_default()
 }
 
 /// A path as it is typed in the workspace.

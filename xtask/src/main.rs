@@ -2,6 +2,8 @@
 //! known here.
 
 mod apt;
+mod backends;
+mod bench;
 mod bpf_toolchain;
 mod build;
 mod demo;
@@ -30,6 +32,8 @@ enum Command {
     Demo(demo::Arguments),
     /// Run the test tiers and the lints.
     Test(test::Arguments),
+    /// Measure, each thing against its control in the same run.
+    Bench(bench::Arguments),
     /// Check the invariants of the source tree that no compiler checks.
     Tidy(tidy::Arguments),
     /// Rewrite the parts of docs/ that are made from the code.
@@ -37,9 +41,12 @@ enum Command {
     /// The demo's client.
     #[command(hide = true)]
     DemoClient(demo::ClientArguments),
-    /// The demo's servers where there is no nginx.
+    /// The servers of demo and benchmarks where there is no nginx.
     #[command(hide = true)]
-    DemoBackends(demo::BackendsArguments),
+    Backends(backends::Arguments),
+    /// The benchmarks' client.
+    #[command(hide = true)]
+    BenchProbe,
 }
 
 fn main() -> ExitCode {
@@ -50,7 +57,9 @@ fn main() -> ExitCode {
         Command::Tidy(arguments) => tidy::run(&arguments),
         Command::Demo(arguments) => demo::run(&arguments),
         Command::DemoClient(arguments) => demo::run_client(&arguments),
-        Command::DemoBackends(arguments) => demo::run_backends(&arguments),
+        Command::Backends(arguments) => backends::run(&arguments),
+        Command::Bench(arguments) => bench::run(&arguments),
+        Command::BenchProbe => bench::run_probe(),
         Command::Reference => reference::run(),
     };
     match result {

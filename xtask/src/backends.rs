@@ -1,4 +1,5 @@
-//! The demo's servers, each of which answers its own name: nginx where it is installed, else a few lines of ours.
+//! The servers of demo and benchmarks, each of which answers its own name: nginx where it is installed, else a
+//! few lines of ours. They listen on every address of their namespace.
 
 use std::fs;
 use std::io::{BufRead, BufReader, Write};
@@ -13,7 +14,7 @@ use anyhow::Context;
 use crate::host;
 use crate::node::{Node, Place, Process};
 
-/// The first server's port on the loopback address; the others follow.
+/// The first server's port; the others follow.
 const FIRST_PORT: u16 = 8081;
 
 const READY_LIMIT: Duration = Duration::from_secs(10);
@@ -25,7 +26,7 @@ pub(crate) struct Arguments {
     names: Vec<String>,
 }
 
-/// The address of the server with this index.
+/// An address of the server with this index.
 pub(crate) fn address(index: u16) -> SocketAddr {
     SocketAddr::from((Ipv4Addr::LOCALHOST, FIRST_PORT + index))
 }
@@ -46,7 +47,7 @@ pub(crate) fn start(node: &Node, names: &[&str]) -> anyhow::Result<(Process, &'s
     } else {
         let own = std::env::current_exe().context("cannot find this program")?;
         let mut command = node.command(&own, Place::Beside)?;
-        command.arg("demo-backends").args(names);
+        command.arg("backends").args(names);
         (command, "a small server")
     };
     command.stdout(Stdio::null());
@@ -73,7 +74,8 @@ fn write_nginx_config(node: &Node, servers: &[(&str, SocketAddr)]) -> anyhow::Re
     }
     for (name, address) in servers {
         text.push_str(&format!(
-            "  server {{ listen {address} backlog=4096; location / {{ return 200 \"{name}\\n\"; }} }}\n"
+            "  server {{ listen {} backlog=4096; location / {{ return 200 \"{name}\\n\"; }} }}\n",
+            address.port()
         ));
     }
     text.push_str("}\n");
@@ -86,8 +88,8 @@ fn write_nginx_config(node: &Node, servers: &[(&str, SocketAddr)]) -> anyhow::Re
 pub(crate) fn run(arguments: &Arguments) -> anyhow::Result<()> {
     thread::scope(|scope| {
         for (name, address) in addresses(arguments.names.iter().map(String::as_str)) {
-            let listener =
-                TcpListener::bind(address).with_context(|| format!("cannot listen on {address}"))?;
+            let listener = TcpListener::bind((Ipv4Addr::UNSPECIFIED, address.port()))
+                .with_context(|| format!("cannot listen on {address}"))?;
             scope.spawn(move || serve(&listener, name));
         }
         Ok(())
