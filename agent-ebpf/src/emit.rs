@@ -2,6 +2,9 @@
 
 use agent_ebpf::abi::{Connection, Event, EventKind, Hook, Loss, Outcome};
 
+use aya_ebpf::EbpfContext;
+use aya_log_ebpf::warn;
+
 use crate::context::TcpCounts;
 use crate::maps;
 
@@ -9,6 +12,13 @@ use crate::maps;
 #[inline(always)]
 pub(crate) fn outcome(hook: Hook, outcome: Outcome) {
     maps::count(hook, outcome);
+}
+
+/// Says in the agent's log that a connection was let through because the tables surprised a program. Rare by
+/// design, so it may cost something.
+#[inline(always)]
+pub(crate) fn surprise<C: EbpfContext>(context: &C, hook: Hook, outcome: Outcome) {
+    warn!(context, "program {} let a call through untouched, outcome {}", hook as u8, outcome as u8);
 }
 
 /// Sends an event about a connection. Failures are always sent, the rest only while somebody follows.

@@ -57,7 +57,8 @@ const UPDATE_QUEUE: usize = 1_024;
 /// What keeps the agent from starting: no eBPF, another agent, a socket in use, a first configuration that cannot
 /// be used while nothing is pinned yet.
 pub async fn run(options: Options) -> anyhow::Result<()> {
-    let data_plane = DataPlane::load(options.cgroup.as_deref(), &options.bpffs)?;
+    let mut data_plane = DataPlane::load(options.cgroup.as_deref(), &options.bpffs)?;
+    let program_log = tokio::spawn(data_plane.log()?.forward());
     tracing::info!(
         cgroup = %data_plane.cgroup().path().display(),
         adopted = data_plane.adopted(),
@@ -66,7 +67,7 @@ pub async fn run(options: Options) -> anyhow::Result<()> {
     let mut reconciler = Reconciler::new(data_plane.tables()?);
     reconciler.adopt().context("cannot read the pinned maps")?;
     let readiness = Readiness::awaiting(&[CONFIGURATION, PROGRAMS, CANARY]);
-    let observer = Arc::new(Observer::new(data_plane, readiness.clone(), &options)?);
+    let observer = Arc::new(Observer::new(data_plane, reconciler.directory(), readiness.clone(), &options)?);
 
     let (trigger, leaving) = shutdown::channel();
     let mut servers = tokio::task::JoinSet::new();
@@ -97,6 +98,7 @@ pub async fn run(options: Options) -> anyhow::Result<()> {
     trigger.leave();
     source.abort();
     reader.abort();
+    program_log.abort();
     while servers.join_next().await.is_some() {}
     result
 }
@@ -139,11 +141,9 @@ impl Control {
                 Event::SourcesEnded => anyhow::bail!("the configuration file is not watched any more"),
                 Event::Tick => tokio::task::block_in_place(|| {
                     self.duties.tick();
-                    if self.reconciler.has_unfinished() {
-                        self.reconcile();
-                    }
-                    self.reconciler.idle();
-                    self.observer.set_fill(self.reconciler.fill());
+                    let report = self.reconciler.idle();
+                    self.observer.repaired(&report);
+                    self.observer.set_fill(&self.reconciler.fill());
                 }),
                 Event::Check => self.check().await?,
                 Event::Leave(signal) => {
@@ -163,7 +163,10 @@ impl Control {
             }
             Update::Rejected(error) => {
                 self.observer.config_rejected("check", error.to_string());
-                tracing::error!(source = source.name(), "configuration rejected, the last good one stays:\n{error}");
+                tracing::error!(
+                    source = source.name(),
+                    "configuration rejected, the last good one stays:\n{error}"
+                );
                 if !self.synced && !self.observer.adopted() {
                     anyhow::bail!("there is no configuration to start with:\n{error}");
                 }
@@ -181,7 +184,10 @@ impl Control {
                 for error in &report.failed {
                     tracing::error!("{error}; it will be tried again");
                 }
-                self.observer.applied(&report, &self.desired, self.reconciler.directory());
+                for refusal in &report.refused {
+                    tracing::error!("{}", refusal.reason);
+                }
+                self.observer.applied(&report);
                 tracing::info!(
                     services = self.desired.services().len() - 1,
                     took_ms = u64::try_from((clock::monotonic() - started).as_millis()).unwrap_or(u64::MAX),
@@ -194,7 +200,7 @@ impl Control {
                 tracing::error!("configuration not applied, the last good one stays: {error}");
             }
         }
-        self.observer.set_fill(self.reconciler.fill());
+        self.observer.set_fill(&self.reconciler.fill());
         self.attach();
     }
 
@@ -216,8 +222,9 @@ impl Control {
         }
         tokio::task::block_in_place(|| {
             let report = self.reconciler.repair();
-            if report.repaired_total() > 0 {
-                tracing::warn!(repaired = report.repaired_total(), "maps differed from what was written");
+            let repaired = report.repaired.total();
+            if repaired > 0 {
+                tracing::warn!(repaired, "maps differed from what was written, and are right again");
             }
             self.observer.repaired(&report);
             if self.observer.programs().iter().any(|program| !program.attached) {

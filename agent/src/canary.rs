@@ -29,7 +29,13 @@ pub fn service() -> Arc<ServiceSpec> {
         name: NAME.into(),
         protocol: Protocol::Udp,
         frontends: vec![FRONTEND],
-        backends: vec![BackendSpec { address: BACKEND, weight: 1, zone: None, version: None, draining: false }],
+        backends: vec![BackendSpec {
+            address: BACKEND,
+            weight: 1,
+            zone: None,
+            version: None,
+            draining: false,
+        }],
         policy: PolicySpec::default(),
     })
 }

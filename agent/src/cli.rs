@@ -119,7 +119,11 @@ fn run(args: RunArgs) -> anyhow::Result<()> {
         bpffs: args.bpffs,
     };
     // Two workers: the control loop may read maps for milliseconds while the other answers.
-    tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build()?.block_on(app::run(options))
+    tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(2)
+        .enable_all()
+        .build()?
+        .block_on(app::run(options))
 }
 
 /// Logs to stderr, one line an event, in colour only on a terminal.

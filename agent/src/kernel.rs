@@ -15,6 +15,7 @@ mod layout;
 mod mapped;
 mod monotonic;
 mod probe;
+mod program_log;
 mod tables;
 
 use std::io;
@@ -29,6 +30,7 @@ pub use events::EventReader;
 pub use layout::{Unloaded, unload};
 pub use monotonic::monotonic_ns;
 pub use probe::{Feature, Features};
+pub use program_log::ProgramLog;
 pub use tables::KernelTables;
 
 /// What can go wrong between the agent and the kernel.
@@ -110,6 +112,12 @@ pub enum KernelError {
         hook: Hook,
         /// To which cgroup.
         cgroup: PathBuf,
+        /// Why not.
+        source: io::Error,
+    },
+    /// The programs' log cannot be read.
+    #[error("cannot read what the eBPF programs log: {source}")]
+    Log {
         /// Why not.
         source: io::Error,
     },

@@ -15,20 +15,23 @@ use crate::{emit, maps};
 /// Attach point `cgroup/connect4`, kernel 4.17.
 #[cgroup_sock_addr(connect4)]
 fn segue_connect4(context: SockAddrContext) -> i32 {
-    run(Hook::Connect4, &SocketAddress::new(&context, Family::V4))
+    run(Hook::Connect4, &context, Family::V4)
 }
 
 /// Attach point `cgroup/connect6`, kernel 4.17.
 #[cgroup_sock_addr(connect6)]
 fn segue_connect6(context: SockAddrContext) -> i32 {
-    run(Hook::Connect6, &SocketAddress::new(&context, Family::V6))
+    run(Hook::Connect6, &context, Family::V6)
 }
 
 #[inline(always)]
-fn run(hook: Hook, call: &SocketAddress) -> i32 {
-    let outcome = connect(call);
+fn run(hook: Hook, context: &SockAddrContext, family: Family) -> i32 {
+    let outcome = connect(&SocketAddress::new(context, family));
     emit::outcome(hook, outcome);
-    if outcome as u8 == Outcome::NoBackend as u8 { REFUSE } else { ALLOW }
+    if matches!(outcome, Outcome::Inconsistent | Outcome::StorageFailed) {
+        emit::surprise(context, hook, outcome);
+    }
+    if matches!(outcome, Outcome::NoBackend) { REFUSE } else { ALLOW }
 }
 
 #[inline(always)]

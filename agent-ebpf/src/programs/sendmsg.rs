@@ -13,20 +13,23 @@ use crate::{emit, maps};
 /// Attach point `cgroup/sendmsg4`, kernel 4.18.
 #[cgroup_sock_addr(sendmsg4)]
 fn segue_sendmsg4(context: SockAddrContext) -> i32 {
-    run(Hook::Sendmsg4, &SocketAddress::new(&context, Family::V4))
+    run(Hook::Sendmsg4, &context, Family::V4)
 }
 
 /// Attach point `cgroup/sendmsg6`, kernel 4.18.
 #[cgroup_sock_addr(sendmsg6)]
 fn segue_sendmsg6(context: SockAddrContext) -> i32 {
-    run(Hook::Sendmsg6, &SocketAddress::new(&context, Family::V6))
+    run(Hook::Sendmsg6, &context, Family::V6)
 }
 
 #[inline(always)]
-fn run(hook: Hook, call: &SocketAddress) -> i32 {
-    let outcome = send(call);
+fn run(hook: Hook, context: &SockAddrContext, family: Family) -> i32 {
+    let outcome = send(&SocketAddress::new(context, family));
     emit::outcome(hook, outcome);
-    if outcome as u8 == Outcome::NoBackend as u8 { REFUSE } else { ALLOW }
+    if matches!(outcome, Outcome::Inconsistent | Outcome::StorageFailed) {
+        emit::surprise(context, hook, outcome);
+    }
+    if matches!(outcome, Outcome::NoBackend) { REFUSE } else { ALLOW }
 }
 
 #[inline(always)]

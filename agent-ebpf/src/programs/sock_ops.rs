@@ -35,7 +35,7 @@ fn follow(socket: &TcpSocket) -> Outcome {
             socket.watch();
             Outcome::Watched
         }
-        TcpEvent::Established => established(connection, socket),
+        TcpEvent::Established => established(connection),
         TcpEvent::Retransmission { expired } => {
             if expired {
                 connection.marks |= TIMED_OUT;
@@ -52,7 +52,7 @@ fn follow(socket: &TcpSocket) -> Outcome {
 }
 
 #[inline(always)]
-fn established(connection: &mut Connection, socket: &TcpSocket) -> Outcome {
+fn established(connection: &mut Connection) -> Outcome {
     if connection.phase != Phase::Connecting as u8 {
         return Outcome::Ignored;
     }

@@ -3,6 +3,7 @@
 //! The control loop tells it what it did; everybody else only reads. Each lock is held for one reading.
 
 use std::collections::BTreeMap;
+use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -14,12 +15,11 @@ use tokio::sync::broadcast;
 
 use super::Options;
 use crate::admin::view::{
-    BackendView, CanaryState, CanaryView, ConfigView, Counters as CounterView, DataPlaneView, FeatureView, MapView,
-    NeighbourView, OutcomeCount, ProgramView, Readiness as ReadinessView, ServiceCounters, ServiceView, ShareView,
-    Status,
+    BackendView, CanaryState, CanaryView, ConfigView, Counters as CounterView, DataPlaneView, FeatureView,
+    MapView, NeighbourView, OutcomeCount, ProgramView, Readiness as ReadinessView, ServiceCounters,
+    ServiceView, ShareView, Status,
 };
 use crate::admin::{Observe, ObserveError};
-use crate::desired::{Desired, ServiceSpec};
 use crate::flows::{
     Accumulator, Cgroups, Client, EdgeView, Names, OpenConnections, Record, ServiceLabel, Workload,
 };
@@ -27,8 +27,8 @@ use crate::kernel::{
     Counters, DataPlane, EventReader, KernelError, MapError, ProgramStatus, Repair, mount_point,
 };
 use crate::readiness::Readiness;
-use crate::reconcile::{Directory, MapFill, Report};
-use crate::{canary, clock};
+use crate::reconcile::{Directory, MapFill, Report, ServiceEntry, SyncError};
+use crate::{canary, clock, kernel};
 
 /// Events kept for a reader that is slower than the data plane. What it misses it is told.
 const FOLLOW_QUEUE: usize = 4_096;
@@ -45,7 +45,8 @@ pub(super) struct Observer {
     counters: Mutex<Counters>,
     edges: Mutex<EdgeState>,
     cgroups: Mutex<Cgroups>,
-    intent: Mutex<Intent>,
+    directory: Arc<Directory>,
+    fill: Mutex<Vec<MapFill>>,
     record: Mutex<Journal>,
     readiness: Readiness,
     followers: broadcast::Sender<Arc<Record>>,
@@ -75,14 +76,6 @@ struct EdgeState {
     drift: BTreeMap<u32, (u32, i64)>,
 }
 
-/// What should be, and what it is called.
-#[derive(Default)]
-struct Intent {
-    services: Vec<Arc<ServiceSpec>>,
-    directory: Arc<Directory>,
-    fill: Vec<MapFill>,
-}
-
 /// What the control loop did.
 #[derive(Default)]
 struct Journal {
@@ -103,6 +96,7 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 impl Observer {
     pub(super) fn new(
         data_plane: DataPlane,
+        directory: Arc<Directory>,
         readiness: Readiness,
         options: &Options,
     ) -> Result<Self, KernelError> {
@@ -121,7 +115,8 @@ impl Observer {
             counters: Mutex::new(counters),
             edges: Mutex::default(),
             cgroups: Mutex::new(Cgroups::new(mount)),
-            intent: Mutex::default(),
+            directory,
+            fill: Mutex::default(),
             record: Mutex::default(),
             readiness,
             followers: broadcast::channel(FOLLOW_QUEUE).0,
@@ -148,16 +143,11 @@ impl Observer {
     }
 
     /// A desired state was applied.
-    pub(super) fn applied(&self, report: &Report, desired: &Desired, directory: Arc<Directory>) {
-        {
-            let mut intent = lock(&self.intent);
-            intent.services = desired.services().cloned().collect();
-            intent.directory = directory;
-        }
+    pub(super) fn applied(&self, report: &Report) {
         let mut journal = lock(&self.record);
         journal.generation += 1;
         journal.applied_at = Some(Timestamp::now());
-        journal.error = report.refused.first().map(ToString::to_string);
+        journal.error = report.refused.first().map(|refusal| refusal.reason.clone());
         journal.count_failures(report);
     }
 
@@ -179,8 +169,8 @@ impl Observer {
         journal.error = Some(error);
     }
 
-    pub(super) fn set_fill(&self, fill: Vec<MapFill>) {
-        lock(&self.intent).fill = fill;
+    pub(super) fn set_fill(&self, fill: &[MapFill]) {
+        *lock(&self.fill) = fill.to_vec();
     }
 
     /// The sign of life, and the request for events while somebody follows.
@@ -210,9 +200,9 @@ impl Observer {
 
     /// Decodes an event and hands it to those who follow.
     pub(super) fn announce(&self, bytes: &[u8]) {
-        let directory = Arc::clone(&lock(&self.intent).directory);
         let mut cgroups = lock(&self.cgroups);
-        let mut names = LiveNames { cgroups: &mut cgroups, directory: &directory, now: clock::monotonic() };
+        let mut names =
+            LiveNames { cgroups: &mut cgroups, directory: &self.directory, now: clock::monotonic() };
         match Record::decode(bytes, clock::monotonic_zero(), &mut names) {
             // Without a receiver there is nobody to miss it.
             Ok(record) => drop(self.followers.send(Arc::new(record))),
@@ -249,9 +239,8 @@ impl Observer {
     }
 
     fn fold(&self, state: &mut EdgeState, now: Duration, edges: Vec<(EdgeKey, Edge)>) -> Vec<EdgeKey> {
-        let directory = Arc::clone(&lock(&self.intent).directory);
         let mut cgroups = lock(&self.cgroups);
-        let mut names = LiveNames { cgroups: &mut cgroups, directory: &directory, now };
+        let mut names = LiveNames { cgroups: &mut cgroups, directory: &self.directory, now };
         state.accumulator.fold(now, edges, &mut names)
     }
 
@@ -264,10 +253,10 @@ impl Observer {
         for sample in &samples {
             *open.entry(sample.backend).or_default() += 1;
         }
-        let directory = Arc::clone(&lock(&self.intent).directory);
         let mut state = lock(&self.edges);
         let before = std::mem::take(&mut state.drift);
-        for backend in directory.backend_ids() {
+        let services = self.directory.services();
+        for &(backend, _) in services.iter().flat_map(|service| service.backends.iter()) {
             let counted = counters.backend_state(backend).active.cast_signed();
             let difference = open.get(&backend).copied().unwrap_or_default() - counted;
             if difference == 0 {
@@ -307,17 +296,21 @@ impl Observer {
     }
 
     fn canary_selections(&self) -> u64 {
-        let directory = Arc::clone(&lock(&self.intent).directory);
+        let services = self.directory.services();
+        let ids =
+            services.iter().filter(|service| &*service.spec.name == canary::NAME).map(|service| service.id);
         let counters = lock(&self.counters);
-        directory.service_ids(canary::NAME).map(|id| counters.service_state(id).selected).sum()
+        ids.map(|id| counters.service_state(id).selected).sum()
     }
 
     fn map_error(&self, error: &MapError) {
         lock(&self.record).count_map_error(error);
     }
 
-    fn service_view(&self, spec: &ServiceSpec, directory: &Directory, counters: &Counters) -> ServiceView {
-        let states = directory.service_ids(&spec.name).map(|id| counters.service_state(id));
+    /// One service, from the entries of its address families.
+    fn service_view(entries: &[ServiceEntry], counters: &Counters) -> Option<ServiceView> {
+        let spec = &entries.first()?.spec;
+        let states = entries.iter().map(|entry| counters.service_state(entry.id));
         let sum = states.fold(ServiceState::default(), |sum, state| ServiceState {
             selected: sum.selected + state.selected,
             affine: sum.affine + state.affine,
@@ -325,9 +318,15 @@ impl Observer {
             passed: sum.passed + state.passed,
             ..sum
         });
+        let ids: BTreeMap<SocketAddr, u32> = entries
+            .iter()
+            .flat_map(|entry| entry.backends.iter())
+            .map(|&(id, address)| (address, id))
+            .collect();
         let backends = spec.backends.iter().map(|backend| {
-            let id = directory.backend_id(&spec.name, backend.address);
-            let state = id.map_or_else(BackendState::default, |id| counters.backend_state(id));
+            let state = ids
+                .get(&backend.address)
+                .map_or_else(BackendState::default, |&id| counters.backend_state(id));
             let takes_new = !backend.draining && backend.weight > 0;
             BackendView {
                 address: backend.address,
@@ -340,7 +339,7 @@ impl Observer {
                 failures: state.failures,
             }
         });
-        ServiceView {
+        Some(ServiceView {
             name: Arc::clone(&spec.name),
             protocol: spec.protocol,
             frontends: spec.frontends.clone(),
@@ -362,13 +361,13 @@ impl Observer {
                 passed: sum.passed,
             },
             backends: backends.collect(),
-        }
+        })
     }
 
     fn maps(&self) -> Vec<MapView> {
         let edge_entries = lock(&self.edges).kernel_entries;
         let used: BTreeMap<&str, u64> =
-            lock(&self.intent).fill.iter().map(|fill| (fill.map, u64::from(fill.used))).collect();
+            lock(&self.fill).iter().map(|fill| (fill.map, u64::from(fill.used))).collect();
         lock(&self.data_plane)
             .maps()
             .into_iter()
@@ -392,7 +391,7 @@ impl Journal {
     fn count_failures(&mut self, report: &Report) {
         for failure in &report.failed {
             *self.failures.entry("write").or_default() += 1;
-            if let crate::reconcile::SyncError::Map(error) = &failure.error {
+            if let SyncError::Map(error) = &failure.error {
                 self.count_map_error(error);
             }
         }
@@ -402,7 +401,7 @@ impl Journal {
     }
 
     fn count_map_error(&mut self, error: &MapError) {
-        *self.map_errors.entry((error.map, crate::kernel::errno_name(&error.source))).or_default() += 1;
+        *self.map_errors.entry((error.map, kernel::errno_name(&error.source))).or_default() += 1;
     }
 }
 
@@ -462,7 +461,8 @@ impl Observe for Observer {
                 .map(|(hook, id, program)| NeighbourView { hook: hook.to_owned(), program, id })
                 .collect(),
             data_plane: DataPlaneView {
-                heartbeat_age_ms: (heartbeat_ns != 0).then(|| now_ns.saturating_sub(heartbeat_ns) / 1_000_000),
+                heartbeat_age_ms: (heartbeat_ns != 0)
+                    .then(|| now_ns.saturating_sub(heartbeat_ns) / 1_000_000),
                 following: self.followers.receiver_count() > 0,
             },
         };
@@ -471,15 +471,13 @@ impl Observe for Observer {
     }
 
     fn services(&self) -> Result<Vec<ServiceView>, ObserveError> {
-        let (services, directory) = {
-            let intent = lock(&self.intent);
-            (intent.services.clone(), Arc::clone(&intent.directory))
-        };
+        // In the order of names, so that the families of a service stand together.
+        let entries = self.directory.services();
         let counters = lock(&self.counters);
-        Ok(services
-            .iter()
-            .filter(|spec| &*spec.name != canary::NAME)
-            .map(|spec| self.service_view(spec, &directory, &counters))
+        Ok(entries
+            .chunk_by(|one, other| one.spec.name == other.spec.name)
+            .filter(|families| families[0].spec.name.as_ref() != canary::NAME)
+            .filter_map(|families| Self::service_view(families, &counters))
             .collect())
     }
 
@@ -551,11 +549,11 @@ impl Names for LiveNames<'_> {
     }
 
     fn service(&self, id: u32) -> Option<ServiceLabel> {
-        let service = self.directory.service(id)?;
-        Some(ServiceLabel { name: Arc::clone(&service.name), port: service.port })
+        let spec = self.directory.service(id)?.spec;
+        Some(ServiceLabel { name: Arc::clone(&spec.name), port: spec.frontends.first()?.port() })
     }
 
-    fn version(&self, id: u32) -> Option<Arc<str>> {
-        self.directory.version(id)
+    fn version(&self, service: u32, version: u32) -> Option<Arc<str>> {
+        self.directory.version(service, version)
     }
 }

@@ -204,7 +204,6 @@ pub(super) fn program(program: BorrowedFd<'_>) -> io::Result<ProgramInfo> {
         _function_count: [u32; 2],
         _lines: [u64; 2],
         _line_counts: [u32; 4],
-        _tag_count: [u32; 2],
         _tags: u64,
         run_time_ns: u64,
         runs: u64,

@@ -16,6 +16,7 @@ use super::hooks::{ATTACHMENTS, Attachment, MAPS, SAMPLE_PROGRAM};
 use super::layout::{self, Layout};
 use super::mapped::MappedArray;
 use super::probe::{self, Features};
+use super::program_log::ProgramLog;
 use super::tables::KernelTables;
 use super::{KernelError, MapStatus, ProgramStatus};
 
@@ -67,6 +68,11 @@ impl DataPlane {
         }
         features.sample = features.tcp_sock.is_some() && load_walk(&mut ebpf);
         Ok(Self { layout, cgroup, features, adopted, ebpf, _lock: lock })
+    }
+
+    /// What the programs log. There is one reader; the next call finds nothing.
+    pub fn log(&mut self) -> Result<ProgramLog, KernelError> {
+        ProgramLog::new(&mut self.ebpf)
     }
 
     /// Whether the maps were there before.
@@ -202,7 +208,8 @@ impl DataPlane {
     pub fn maps(&self) -> Vec<MapStatus> {
         MAPS.iter()
             .map(|&name| {
-                let description = bpf::open_pin(&self.layout.map(name)).ok().map(|map| bpf::describe_map(map.as_fd()));
+                let description =
+                    bpf::open_pin(&self.layout.map(name)).ok().map(|map| bpf::describe_map(map.as_fd()));
                 let (max_entries, bytes) = description.and_then(Result::ok).unwrap_or_default();
                 MapStatus { name, entries: 0, max_entries, bytes }
             })
