@@ -2,8 +2,9 @@
 //! (Eisenbud et al., "Maglev: A Fast and Reliable Software Network Load Balancer", NSDI 2016).
 
 use super::{Position, mix};
+use crate::abi::limits::MAX_MAGLEV_TABLE;
 #[cfg(not(target_arch = "bpf"))]
-use {super::Entry, crate::abi::Slot, crate::abi::limits::MAX_MAGLEV_TABLE, std::collections::BinaryHeap};
+use {super::Entry, crate::abi::Slot, std::collections::BinaryHeap};
 
 /// The client's place in the table: its hash, scaled onto the slots.
 #[inline(always)]

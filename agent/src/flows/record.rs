@@ -1,0 +1,342 @@
+//! One connection that opened, failed or closed: decoded from the event ring, with names filled in.
+//!
+//! Decoding reads bytes by their place in [`agent_ebpf::abi::Event`] and never panics, whatever they hold.
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use agent_ebpf::abi::{Address, CloseReason, ConnectFailure, Endpoint, Event, EventKind, Protocol};
+use jiff::Timestamp;
+use serde::{Deserialize, Serialize};
+
+use super::Names;
+use super::identity::{UNKNOWN, Workload};
+use super::named;
+
+/// Bytes that are no event of this build's programs.
+#[derive(Debug, PartialEq, Eq, thiserror::Error)]
+pub enum DecodeError {
+    /// Not the size of an event.
+    #[error(
+        "an event of {found} bytes where {expected} were expected; do agent and kernel programs belong together?"
+    )]
+    Length {
+        /// Size of an event, in bytes.
+        expected: usize,
+        /// Size of what came, in bytes.
+        found: usize,
+    },
+    /// A number without a meaning.
+    #[error("an event with {field} {number}, which this agent does not know; are the kernel programs newer?")]
+    Unknown {
+        /// `kind`, `reason` or `protocol`.
+        field: &'static str,
+        /// The number.
+        number: u8,
+    },
+}
+
+/// What happened to a connection.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "event", content = "reason", rename_all = "snake_case")]
+pub enum Happening {
+    /// It was established.
+    Opened,
+    /// It was not established.
+    #[serde(with = "named::connect_failure")]
+    Failed(ConnectFailure),
+    /// It ended.
+    #[serde(with = "named::close_reason")]
+    Closed(CloseReason),
+}
+
+impl Happening {
+    /// The name of the event.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Opened => EventKind::Opened.name(),
+            Self::Failed(_) => EventKind::Failed.name(),
+            Self::Closed(_) => EventKind::Closed.name(),
+        }
+    }
+
+    /// The reason's name; empty for what opened.
+    pub const fn reason(self) -> &'static str {
+        match self {
+            Self::Opened => "",
+            Self::Failed(reason) => reason.name(),
+            Self::Closed(reason) => reason.name(),
+        }
+    }
+}
+
+/// One event of one connection.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Record {
+    /// When it happened, by the wall clock.
+    pub time: Timestamp,
+    /// What happened, and why: `event` is `opened`, `failed` or `closed`, `reason` goes with the last two.
+    #[serde(flatten)]
+    pub happening: Happening,
+    /// Who connects.
+    pub client: Arc<Workload>,
+    /// The service's full name.
+    pub service: Arc<str>,
+    /// The version of the backend; null where it has none.
+    pub version: Option<Arc<str>>,
+    /// `tcp` or `udp`.
+    #[serde(with = "named::protocol")]
+    pub protocol: Protocol,
+    /// The address the application asked for.
+    pub requested: SocketAddr,
+    /// The backend's address; null where none was chosen.
+    pub backend: Option<SocketAddr>,
+    /// How long the handshake took (opened, failed) or the connection lasted (closed), in nanoseconds.
+    pub duration_ns: u64,
+    /// Payload bytes the backend acknowledged.
+    pub sent_bytes: u64,
+    /// Payload bytes received from the backend.
+    pub received_bytes: u64,
+    /// TCP segments sent again.
+    pub retransmits: u32,
+    /// The smoothed round-trip time, in microseconds; null where none is known.
+    pub rtt_us: Option<u32>,
+}
+
+impl Record {
+    /// The record in `bytes`, which are one entry of the event ring. `monotonic_zero` is the wall-clock time at
+    /// which the monotonic clock of the kernel programs read zero.
+    ///
+    /// # Errors
+    /// Bytes of another length, or with numbers this build does not know.
+    pub fn decode(
+        bytes: &[u8],
+        monotonic_zero: Timestamp,
+        names: &mut dyn Names,
+    ) -> Result<Self, DecodeError> {
+        let event = event_of(bytes)?;
+        let happening = happening_of(&event)?;
+        let protocol = Protocol::from_raw(event.protocol)
+            .ok_or(DecodeError::Unknown { field: "protocol", number: event.protocol })?;
+        let version = match event.version {
+            0 => None,
+            id => Some(names.version(event.service, id).unwrap_or_else(|| UNKNOWN.into())),
+        };
+        let backend = SocketAddr::from(event.chosen);
+        Ok(Self {
+            time: monotonic_zero.checked_add(Duration::from_nanos(event.at_ns)).unwrap_or(monotonic_zero),
+            happening,
+            client: names.client(event.cgroup).workload,
+            service: names.service(event.service).map_or_else(|| UNKNOWN.into(), |label| label.name),
+            version,
+            protocol,
+            requested: event.requested.into(),
+            backend: (backend.port() != 0).then_some(backend),
+            duration_ns: event.duration_ns,
+            sent_bytes: event.sent_bytes,
+            received_bytes: event.received_bytes,
+            retransmits: event.retransmits,
+            rtt_us: (event.rtt_us != 0).then_some(event.rtt_us),
+        })
+    }
+}
+
+fn happening_of(event: &Event) -> Result<Happening, DecodeError> {
+    let unknown = |field, number| DecodeError::Unknown { field, number };
+    let reason = unknown("reason", event.reason);
+    match EventKind::from_raw(event.kind) {
+        Some(EventKind::Opened) => Ok(Happening::Opened),
+        Some(EventKind::Failed) => {
+            ConnectFailure::from_raw(event.reason).map(Happening::Failed).ok_or(reason)
+        }
+        Some(EventKind::Closed) => CloseReason::from_raw(event.reason).map(Happening::Closed).ok_or(reason),
+        None => Err(unknown("kind", event.kind)),
+    }
+}
+
+/// Reads fields one after the other, in the order of [`Event`].
+struct Fields<'a>(&'a [u8]);
+
+impl Fields<'_> {
+    /// The next `N` bytes; zeros past the end, which [`event_of`] rules out by the length.
+    fn bytes<const N: usize>(&mut self) -> [u8; N] {
+        let Some((head, tail)) = self.0.split_first_chunk() else { return [0; N] };
+        self.0 = tail;
+        *head
+    }
+
+    fn u8(&mut self) -> u8 {
+        u8::from_ne_bytes(self.bytes())
+    }
+
+    fn u16(&mut self) -> u16 {
+        u16::from_ne_bytes(self.bytes())
+    }
+
+    fn u32(&mut self) -> u32 {
+        u32::from_ne_bytes(self.bytes())
+    }
+
+    fn u64(&mut self) -> u64 {
+        u64::from_ne_bytes(self.bytes())
+    }
+
+    fn endpoint(&mut self) -> Endpoint {
+        let words_be = [self.u32(), self.u32(), self.u32(), self.u32()];
+        Endpoint { address: Address { words_be }, port_be: self.u16(), _pad: self.u16() }
+    }
+}
+
+fn event_of(bytes: &[u8]) -> Result<Event, DecodeError> {
+    if bytes.len() != size_of::<Event>() {
+        return Err(DecodeError::Length { expected: size_of::<Event>(), found: bytes.len() });
+    }
+    let mut fields = Fields(bytes);
+    // Fields of a struct expression are evaluated in the order written: that of the layout.
+    Ok(Event {
+        at_ns: fields.u64(),
+        duration_ns: fields.u64(),
+        cgroup: fields.u64(),
+        sent_bytes: fields.u64(),
+        received_bytes: fields.u64(),
+        requested: fields.endpoint(),
+        chosen: fields.endpoint(),
+        service: fields.u32(),
+        backend: fields.u32(),
+        version: fields.u32(),
+        rtt_us: fields.u32(),
+        retransmits: fields.u32(),
+        kind: fields.u8(),
+        reason: fields.u8(),
+        protocol: fields.u8(),
+        _pad: fields.u8(),
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use std::mem::offset_of;
+
+    use proptest::prelude::*;
+
+    use super::*;
+    use crate::flows::{Client, ServiceLabel, identity};
+
+    struct Shop;
+
+    impl Names for Shop {
+        fn client(&mut self, cgroup: u64) -> Client {
+            let path = if cgroup == 42 { "/system.slice/nginx.service" } else { "/elsewhere" };
+            Client { workload: Arc::new(identity::workload_of(path)), live: true }
+        }
+        fn is_live(&self, _: &Workload) -> bool {
+            true
+        }
+        fn service(&self, id: u32) -> Option<ServiceLabel> {
+            (id == 7).then(|| ServiceLabel { name: "shop/payment".into(), port: 443 })
+        }
+        fn version(&self, _service: u32, id: u32) -> Option<Arc<str>> {
+            (id == 2).then(|| "v2".into())
+        }
+    }
+
+    /// An event as the kernel writes it, each field put at the offset the compiler gives it.
+    fn written(kind: u8, reason: u8) -> Vec<u8> {
+        let mut bytes = vec![0; size_of::<Event>()];
+        let mut put =
+            |offset: usize, value: &[u8]| bytes[offset..offset + value.len()].copy_from_slice(value);
+        put(offset_of!(Event, at_ns), &1_500_000_000_u64.to_ne_bytes());
+        put(offset_of!(Event, duration_ns), &2_000_u64.to_ne_bytes());
+        put(offset_of!(Event, cgroup), &42_u64.to_ne_bytes());
+        put(offset_of!(Event, sent_bytes), &11_u64.to_ne_bytes());
+        put(offset_of!(Event, received_bytes), &12_u64.to_ne_bytes());
+        for (offset, socket) in
+            [(offset_of!(Event, requested), "10.96.0.10:443"), (offset_of!(Event, chosen), "[fd00::5]:8443")]
+        {
+            let endpoint = Endpoint::from(socket.parse::<SocketAddr>().expect("a socket address"));
+            for (index, word) in (0..).zip(endpoint.address.words_be) {
+                put(offset + 4 * index, &word.to_ne_bytes());
+            }
+            put(offset + offset_of!(Endpoint, port_be), &endpoint.port_be.to_ne_bytes());
+        }
+        put(offset_of!(Event, service), &7_u32.to_ne_bytes());
+        put(offset_of!(Event, backend), &9_u32.to_ne_bytes());
+        put(offset_of!(Event, version), &2_u32.to_ne_bytes());
+        put(offset_of!(Event, rtt_us), &350_u32.to_ne_bytes());
+        put(offset_of!(Event, retransmits), &3_u32.to_ne_bytes());
+        put(offset_of!(Event, kind), &[kind]);
+        put(offset_of!(Event, reason), &[reason]);
+        put(offset_of!(Event, protocol), &[Protocol::Tcp as u8]);
+        bytes
+    }
+
+    fn decode(bytes: &[u8]) -> Result<Record, DecodeError> {
+        Record::decode(bytes, Timestamp::UNIX_EPOCH, &mut Shop)
+    }
+
+    #[test]
+    fn every_field_of_an_event_arrives_under_its_name() {
+        let record = decode(&written(2, 2)).expect("a whole event");
+        let expected = Record {
+            time: "1970-01-01T00:00:01.5Z".parse().expect("a time"),
+            happening: Happening::Closed(CloseReason::RstRemote),
+            client: Arc::new(identity::workload_of("/system.slice/nginx.service")),
+            service: "shop/payment".into(),
+            version: Some("v2".into()),
+            protocol: Protocol::Tcp,
+            requested: "10.96.0.10:443".parse().expect("an address"),
+            backend: Some("[fd00::5]:8443".parse().expect("an address")),
+            duration_ns: 2_000,
+            sent_bytes: 11,
+            received_bytes: 12,
+            retransmits: 3,
+            rtt_us: Some(350),
+        };
+        assert_eq!(record, expected);
+    }
+
+    #[test]
+    fn a_record_comes_back_equal_from_json() {
+        for (kind, reason) in [(0, 0), (1, 1), (2, 3)] {
+            let record = decode(&written(kind, reason)).expect("a whole event");
+            let json = serde_json::to_string(&record).expect("plain values");
+            assert_eq!(serde_json::from_str::<Record>(&json).expect("its own output"), record, "{json}");
+        }
+        let json =
+            serde_json::to_value(decode(&written(1, 0)).expect("a whole event")).expect("plain values");
+        assert_eq!((&json["event"], &json["reason"]), (&"failed".into(), &"refused".into()));
+    }
+
+    #[test]
+    fn numbers_and_lengths_of_another_build_are_refused_by_name() {
+        assert_eq!(decode(&written(9, 0)), Err(DecodeError::Unknown { field: "kind", number: 9 }));
+        assert_eq!(decode(&written(1, 200)), Err(DecodeError::Unknown { field: "reason", number: 200 }));
+        assert_eq!(decode(&[0; 103]), Err(DecodeError::Length { expected: 104, found: 103 }));
+    }
+
+    #[test]
+    fn a_failure_without_a_backend_has_none() {
+        let mut bytes = written(1, 3);
+        bytes[offset_of!(Event, chosen)..][..size_of::<Endpoint>()].fill(0);
+        assert_eq!(decode(&bytes).expect("a whole event").backend, None);
+    }
+
+    proptest! {
+        #[test]
+        fn no_bytes_make_decoding_panic(bytes in prop::collection::vec(any::<u8>(), 0..200)) {
+            let right_size = bytes.len() == size_of::<Event>();
+            prop_assert!(right_size || decode(&bytes).is_err());
+        }
+
+        #[test]
+        fn any_event_with_known_numbers_decodes(
+            mut bytes in prop::collection::vec(any::<u8>(), 104), kind in 0_u8..3, reason in 0_u8..5, udp in any::<bool>()
+        ) {
+            bytes[offset_of!(Event, kind)] = kind;
+            bytes[offset_of!(Event, reason)] = reason;
+            bytes[offset_of!(Event, protocol)] = if udp { 17 } else { 6 };
+            prop_assert!(decode(&bytes).is_ok());
+        }
+    }
+}
