@@ -69,7 +69,7 @@ fn fresh_text(state: &[ServiceSpec]) -> String {
 }
 
 fn without_sizes(text: &str) -> String {
-    let line = |line: &str| match (line.find('%'), line.ends_with(" slots")) {
+    let line = |line: &str| match (line.find('%'), line.contains(" slot")) {
         // Shares inside a table are right to a slot, and so depend on its size.
         (Some(at), false) => line[at..].to_owned(),
         (Some(_), true) => line[..line.rfind(':').unwrap_or(0)].to_owned(),
