@@ -168,6 +168,16 @@ fn a_restart_keeps_ids_and_writes_nothing() {
 }
 
 #[test]
+fn the_generation_of_a_service_counts_on_after_a_restart() {
+    let reconciler = holding(&[web()]);
+    let id = reconciler.directory().services()[0].id;
+    let generation = reconciler.tables().service(id).generation();
+    let mut next = restarted(reconciler);
+    next.apply(&desired(&[spec("web", &["10.0.0.1:80"], &["10.1.0.9:80"])])).unwrap();
+    assert_eq!(next.tables().service(id).generation(), generation + 1);
+}
+
+#[test]
 fn a_restart_shrinks_nothing_before_the_first_apply() {
     let reconciler = holding(&[web(), api()]);
     let before = reconciler.tables().image().clone();
