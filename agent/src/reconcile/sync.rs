@@ -6,7 +6,6 @@ use std::collections::{BTreeMap, BTreeSet};
 use agent_ebpf::abi::{Backend, BackendStatus, FrontendKey, Policy, ServiceWord, Slot};
 
 use super::Reconciler;
-use super::limbo::Retired;
 use super::report::{Report, SyncError};
 use super::spans::Span;
 use crate::compile::{CompiledService, Family};
@@ -301,7 +300,7 @@ impl<T: Tables> Reconciler<T> {
         }
         live.backends.remove(&id);
         live.retired.insert(id);
-        self.limbo.put_backend(id, Retired::new(record));
+        self.limbo.put_backend(id, record);
         Ok(())
     }
 }
