@@ -8,8 +8,10 @@ pub mod affinity;
 pub mod connection;
 pub mod edge;
 pub mod event;
+pub mod hook;
 pub mod limits;
 pub mod outcome;
+pub mod sample;
 pub mod service;
 pub mod settings;
 
@@ -18,7 +20,9 @@ pub use affinity::{AffinityKey, AffinityValue};
 pub use connection::{Connection, Datagrams, Phase, Translation};
 pub use edge::{CloseReason, ConnectFailure, Edge, EdgeKey, HISTOGRAM_BUCKETS, Histogram};
 pub use event::{Event, EventKind};
+pub use hook::Hook;
 pub use outcome::{Loss, Outcome};
+pub use sample::Sample;
 pub use service::{
     Algorithm, Backend, BackendState, BackendStatus, Policy, ServiceState, ServiceWord, Slot, Subset,
 };

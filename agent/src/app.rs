@@ -1,1 +1,264 @@
-//! The composition root: builds every part and runs the one control loop.
+//! The composition root: builds every part in order and runs the one control loop. The only module that knows
+//! every other; it decides nothing about services.
+
+mod duties;
+mod observer;
+
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+use anyhow::Context;
+use tokio::sync::mpsc;
+use tokio::time::{Interval, MissedTickBehavior, interval};
+
+use crate::desired::{Change, Desired};
+use crate::discovery::file::FileSource;
+use crate::discovery::{SourceKind, Update};
+use crate::event::Event;
+use crate::kernel::{DataPlane, KernelTables};
+use crate::readiness::Readiness;
+use crate::reconcile::Reconciler;
+use crate::{admin, canary, clock, shutdown};
+use duties::Duties;
+use observer::Observer;
+
+/// How `segue run` was called.
+#[derive(Clone, Debug)]
+pub struct Options {
+    /// The file services come from.
+    pub config: PathBuf,
+    /// The managed cgroup; the root where none is given.
+    pub cgroup: Option<PathBuf>,
+    /// Where metrics and probes are served.
+    pub listen: SocketAddr,
+    /// The admin API's socket.
+    pub socket: PathBuf,
+    /// The BPF file system.
+    pub bpffs: PathBuf,
+}
+
+/// What is awaited before the agent is ready.
+const CONFIGURATION: &str = "the first configuration";
+const PROGRAMS: &str = "the programs to be attached";
+const CANARY: &str = "the first test connection";
+
+/// Signs of life, counters, who is who.
+const TICK: Duration = Duration::from_secs(1);
+/// Drift, links, the test connection.
+const CHECK: Duration = Duration::from_secs(10);
+/// News of sources that wait to be applied. A source that is faster waits for its place.
+const UPDATE_QUEUE: usize = 1_024;
+
+/// Runs the agent until it is told to leave. The data plane stays.
+///
+/// # Errors
+/// What keeps the agent from starting: no eBPF, another agent, a socket in use, a first configuration that cannot
+/// be used while nothing is pinned yet.
+pub async fn run(options: Options) -> anyhow::Result<()> {
+    let mut data_plane = DataPlane::load(options.cgroup.as_deref(), &options.bpffs)?;
+    let program_log = tokio::spawn(data_plane.log()?.forward());
+    tracing::info!(
+        cgroup = %data_plane.cgroup().path().display(),
+        adopted = data_plane.adopted(),
+        "data plane loaded"
+    );
+    let mut reconciler = Reconciler::new(data_plane.tables()?);
+    reconciler.adopt().context("cannot read the pinned maps")?;
+    let readiness = Readiness::awaiting(&[CONFIGURATION, PROGRAMS, CANARY]);
+    let observer = Arc::new(Observer::new(data_plane, reconciler.directory(), readiness.clone(), &options)?);
+
+    let (trigger, leaving) = shutdown::channel();
+    let mut servers = tokio::task::JoinSet::new();
+    {
+        let (observer, leaving, socket) = (Arc::clone(&observer), leaving.clone(), options.socket.clone());
+        servers.spawn(async move { admin::serve_admin(&socket, observer, leaving.wait()).await });
+    }
+    {
+        let (observer, leaving) = (Arc::clone(&observer), leaving.clone());
+        servers.spawn(admin::serve_metrics(options.listen, observer, leaving.wait()));
+    }
+    let reader = tokio::spawn(duties::read_events(Arc::clone(&observer), observer.events()?));
+
+    let (updates, inbox) = mpsc::channel(UPDATE_QUEUE);
+    let source = tokio::spawn(FileSource::new(options.config.clone()).run(updates));
+
+    let mut control = Control {
+        reconciler,
+        desired: Desired::default(),
+        duties: Duties::new(Arc::clone(&observer)),
+        observer,
+        readiness,
+        synced: false,
+    };
+    control.desired.apply(Change::Upsert(canary::service()));
+    let result = control.run(inbox, &mut servers).await;
+
+    trigger.leave();
+    source.abort();
+    reader.abort();
+    program_log.abort();
+    while servers.join_next().await.is_some() {}
+    result
+}
+
+/// The control loop's state.
+struct Control {
+    reconciler: Reconciler<KernelTables>,
+    desired: Desired,
+    duties: Duties,
+    observer: Arc<Observer>,
+    readiness: Readiness,
+    /// The source has delivered its first full state.
+    synced: bool,
+}
+
+type Inbox = mpsc::Receiver<(SourceKind, Update)>;
+type Servers = tokio::task::JoinSet<Result<(), admin::AdminError>>;
+
+impl Control {
+    async fn run(&mut self, mut inbox: Inbox, servers: &mut Servers) -> anyhow::Result<()> {
+        let (mut tick, mut check) = (every(TICK), every(CHECK));
+        let mut signals = std::pin::pin!(shutdown::signalled());
+        loop {
+            let event = tokio::select! {
+                biased;
+                signal = &mut signals => Event::Leave(signal.context("cannot wait for signals")?),
+                update = inbox.recv() => match update {
+                    Some((source, update)) => Event::Discovered(source, update),
+                    None => Event::SourcesEnded,
+                },
+                Some(ended) = servers.join_next() => {
+                    ended.context("a server of the agent's died")??;
+                    continue;
+                }
+                _ = tick.tick() => Event::Tick,
+                _ = check.tick() => Event::Check,
+            };
+            match event {
+                Event::Discovered(source, update) => self.discovered(source, update)?,
+                Event::SourcesEnded => anyhow::bail!("the configuration file is not watched any more"),
+                Event::Tick => tokio::task::block_in_place(|| {
+                    self.duties.tick();
+                    let report = self.reconciler.idle();
+                    self.observer.repaired(&report);
+                    self.observer.set_fill(&self.reconciler.fill());
+                }),
+                Event::Check => self.check().await?,
+                Event::Leave(signal) => {
+                    tracing::info!(signal, "leaving; the data plane keeps working");
+                    return Ok(());
+                }
+            }
+        }
+    }
+
+    fn discovered(&mut self, source: SourceKind, update: Update) -> anyhow::Result<()> {
+        match update {
+            Update::Changed(change) => {
+                self.desired.apply(with_canary(change));
+                self.synced = true;
+                tokio::task::block_in_place(|| self.reconcile());
+            }
+            Update::Rejected(error) => {
+                self.observer.config_rejected("check", error.to_string());
+                tracing::error!(
+                    source = source.name(),
+                    "configuration rejected, the last good one stays:\n{error}"
+                );
+                if !self.synced && !self.observer.adopted() {
+                    anyhow::bail!("there is no configuration to start with:\n{error}");
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Makes the maps equal to what is desired, then sees to it that the programs are attached: maps before links,
+    /// so that no connection meets empty tables.
+    fn reconcile(&mut self) {
+        let started = clock::monotonic();
+        match self.reconciler.apply(&self.desired) {
+            Ok(report) => {
+                for error in &report.failed {
+                    tracing::error!("{error}; it will be tried again");
+                }
+                for refusal in &report.refused {
+                    tracing::error!("{}", refusal.reason);
+                }
+                self.observer.applied(&report);
+                tracing::info!(
+                    services = self.desired.services().len() - 1,
+                    took_ms = u64::try_from((clock::monotonic() - started).as_millis()).unwrap_or(u64::MAX),
+                    "configuration applied"
+                );
+                self.done(CONFIGURATION);
+            }
+            Err(error) => {
+                self.observer.config_rejected("reconcile", error.to_string());
+                tracing::error!("configuration not applied, the last good one stays: {error}");
+            }
+        }
+        self.observer.set_fill(&self.reconciler.fill());
+        self.attach();
+    }
+
+    fn attach(&mut self) {
+        match self.observer.attach() {
+            Ok(repairs) => {
+                for repair in repairs {
+                    tracing::warn!(hook = repair.hook.name(), found = repair.found, "attached anew");
+                }
+                self.done(PROGRAMS);
+            }
+            Err(error) => tracing::error!("{error}"),
+        }
+    }
+
+    async fn check(&mut self) -> anyhow::Result<()> {
+        if !self.synced {
+            return Ok(());
+        }
+        tokio::task::block_in_place(|| {
+            let report = self.reconciler.repair();
+            let repaired = report.repaired.total();
+            if repaired > 0 {
+                tracing::warn!(repaired, "maps differed from what was written, and are right again");
+            }
+            self.observer.repaired(&report);
+            if self.observer.programs().iter().any(|program| !program.attached) {
+                self.attach();
+            }
+        });
+        if self.observer.test_connection().await {
+            self.done(CANARY);
+        } else {
+            tokio::task::block_in_place(|| self.attach());
+        }
+        Ok(())
+    }
+
+    fn done(&mut self, thing: &'static str) {
+        if self.readiness.done(thing) {
+            tracing::info!("ready");
+        }
+    }
+}
+
+/// A reset names what one source knows; the test connection's service is ours and stays.
+fn with_canary(change: Change) -> Change {
+    match change {
+        Change::Reset(mut services) => {
+            services.push(canary::service());
+            Change::Reset(services)
+        }
+        other => other,
+    }
+}
+
+fn every(period: Duration) -> Interval {
+    let mut interval = interval(period);
+    interval.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    interval
+}

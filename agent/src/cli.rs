@@ -1,7 +1,172 @@
-//! The command line: what a person types and reads.
+//! The command line: what a person types. What they read is made by the modules below.
 
+pub mod check;
 pub mod client;
 pub mod flows;
 pub mod services;
 pub mod status;
 pub mod table;
+
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use clap::{Parser, Subcommand};
+
+pub use table::Output;
+
+use crate::{app, canary, kernel};
+
+/// The control socket's default place.
+pub const DEFAULT_SOCKET: &str = "/run/segue/segue.sock";
+
+/// Takes connections to service addresses at connect(), in the kernel, and sends each to a healthy backend.
+#[derive(Debug, Parser)]
+#[command(name = "segue", version, propagate_version = true, max_term_width = 100)]
+#[command(after_help = "Start here:\n  segue check segue.yaml               is the configuration right?\n  \
+                        segue run --config segue.yaml        balance every process of this host\n  \
+                        segue status                         does it work, and what does the kernel lack?\n  \
+                        segue services                       who answers for whom, and how much\n  \
+                        segue flows -f                       connections as they open, fail and close")]
+pub struct Cli {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Run the agent: load the data plane, follow the configuration, serve metrics
+    Run(RunArgs),
+    /// Check a configuration file, without root and without touching anything
+    Check {
+        #[command(flatten)]
+        args: check::CheckArgs,
+        /// How to print
+        #[arg(short, long, value_enum, default_value_t)]
+        output: Output,
+    },
+    /// Show whether it works: programs, kernel features, maps, configuration, the test connection
+    Status(status::StatusArgs),
+    /// Show services with their frontends, backends, connections and selections
+    Services(services::ServicesArgs),
+    /// Show who talks to which service, in totals or (-f) connection by connection
+    Flows(flows::FlowsArgs),
+    /// Remove the data plane: detach every program and delete every map
+    Unload(UnloadArgs),
+    /// Make one test connection inside a cgroup (the agent calls this itself)
+    #[command(hide = true)]
+    Canary {
+        /// The cgroup to enter
+        cgroup: PathBuf,
+    },
+}
+
+/// Arguments of `segue run`.
+#[derive(Debug, clap::Args)]
+#[command(after_help = "The data plane keeps working when the agent ends, whatever way it ends. \
+                        `segue unload` removes it.\nLog level: SEGUE_LOG=debug (error, warn, info, debug).")]
+pub struct RunArgs {
+    /// The file with the services; it is watched, and an edit takes effect by itself
+    #[arg(long, value_name = "FILE")]
+    config: PathBuf,
+    /// The cgroup (version 2) whose processes are managed [default: the root, that is every process]
+    #[arg(long, value_name = "PATH")]
+    cgroup: Option<PathBuf>,
+    /// Address of /metrics, /healthz and /readyz
+    #[arg(long, value_name = "ADDR", default_value = "127.0.0.1:9464")]
+    listen: SocketAddr,
+    /// Unix socket of the admin API
+    #[arg(long, value_name = "PATH", default_value = DEFAULT_SOCKET)]
+    socket: PathBuf,
+    /// BPF file system that holds maps and links; mounted if it is not
+    #[arg(long, value_name = "PATH", default_value = "/sys/fs/bpf")]
+    bpffs: PathBuf,
+}
+
+/// Arguments of `segue unload`.
+#[derive(Debug, clap::Args)]
+pub struct UnloadArgs {
+    /// BPF file system that holds maps and links
+    #[arg(long, value_name = "PATH", default_value = "/sys/fs/bpf")]
+    bpffs: PathBuf,
+    /// How to print
+    #[arg(short, long, value_enum, default_value_t)]
+    output: Output,
+}
+
+/// Runs the command that was typed. Exit codes: 0 done, 1 failed or something is wrong, 2 typed wrongly.
+pub fn main() -> ExitCode {
+    let command = Cli::parse().command;
+    let result = match command {
+        Command::Run(args) => run(args),
+        Command::Check { args, output } => return check::run(&args, output),
+        Command::Status(args) => return ask(status::run(&args)),
+        Command::Services(args) => return ask(services::run(&args)),
+        Command::Flows(args) => return ask(flows::run(&args)),
+        Command::Unload(args) => unload(&args),
+        Command::Canary { cgroup } => canary::child(&cgroup).map_err(Into::into),
+    };
+    match result {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("segue: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn run(args: RunArgs) -> anyhow::Result<()> {
+    init_log();
+    let options = app::Options {
+        config: args.config,
+        cgroup: args.cgroup,
+        listen: args.listen,
+        socket: args.socket,
+        bpffs: args.bpffs,
+    };
+    // Two workers: the control loop may read maps for milliseconds while the other answers.
+    tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(2)
+        .enable_all()
+        .build()?
+        .block_on(app::run(options))
+}
+
+/// Runs a command that asks the agent.
+fn ask(command: impl Future<Output = ExitCode>) -> ExitCode {
+    match tokio::runtime::Builder::new_current_thread().enable_all().build() {
+        Ok(runtime) => runtime.block_on(command),
+        Err(error) => {
+            eprintln!("segue: cannot start: {error}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+/// Logs to stderr, one line an event, in colour only on a terminal.
+fn init_log() {
+    use std::io::IsTerminal;
+    let filter = tracing_subscriber::EnvFilter::try_from_env("SEGUE_LOG")
+        .unwrap_or_else(|_| tracing_subscriber::EnvFilter::new("info"));
+    let colour = std::io::stderr().is_terminal() && std::env::var_os("NO_COLOR").is_none();
+    tracing_subscriber::fmt()
+        .with_env_filter(filter)
+        .with_ansi(colour)
+        .with_target(false)
+        .with_writer(std::io::stderr)
+        .init();
+}
+
+fn unload(args: &UnloadArgs) -> anyhow::Result<()> {
+    let unloaded = kernel::unload(&args.bpffs)?;
+    match args.output {
+        Output::Json => {
+            println!("{}", serde_json::json!({ "links": unloaded.links, "maps": unloaded.maps }));
+        }
+        Output::Table if unloaded.links + unloaded.maps == 0 => println!("nothing was loaded"),
+        Output::Table => {
+            println!("detached {} programs, removed {} maps", unloaded.links, unloaded.maps);
+        }
+    }
+    Ok(())
+}

@@ -1,1 +1,299 @@
 //! From desired services to map contents. Pure: no maps, no IO, no clock.
+//!
+//! A service becomes one entry per address family in which it has frontends: each family has its own id and is
+//! balanced among its own backends. Where things lie in the maps (policy records, windows of slots) is not decided
+//! here; which ids they have is, by [`Ids`], which the caller keeps.
+
+mod ids;
+#[cfg(test)]
+mod tests;
+
+pub use ids::{Family, Ids, Restored};
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+
+use agent_ebpf::abi::limits::MAX_SUBSETS;
+use agent_ebpf::abi::{Algorithm, Backend, BackendStatus, Endpoint, FrontendKey, Policy, Slot, Subset};
+use agent_ebpf::decide::balance::{self, Entry, maglev};
+use agent_ebpf::decide::split;
+
+use crate::desired::{BackendSpec, ServiceName, ServiceSpec};
+
+/// One service of one address family, as it goes into the maps.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct CompiledService {
+    /// The service's id.
+    pub id: u32,
+    /// The family of its frontends and backends.
+    pub family: Family,
+    /// Its frontends, in order, without repetition.
+    pub frontends: Vec<FrontendKey>,
+    /// The policy record; `first_slot` of every subset is still 0.
+    pub policy: Policy,
+    /// The slots of each subset of the policy, in the order of subsets.
+    pub windows: Vec<Vec<Slot>>,
+    /// Its backends, in the order of their endpoints, also those that take no new connections.
+    pub backends: Vec<CompiledBackend>,
+}
+
+impl CompiledService {
+    /// How many slots its windows have together.
+    pub fn slot_count(&self) -> u32 {
+        self.policy.subsets.iter().map(|subset| subset.slot_count).sum()
+    }
+}
+
+/// One backend as it goes into the maps, and the names its numbers stand for.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct CompiledBackend {
+    /// The backend's id.
+    pub id: u32,
+    /// The map entry.
+    pub record: Backend,
+    /// The version `record.version` stands for.
+    pub version: Option<Arc<str>>,
+    /// The zone `record.zone` stands for.
+    pub zone: Option<Arc<str>>,
+}
+
+/// Why a service cannot be compiled. The sources refuse most of this before; what is here protects the maps.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum CompileError {
+    /// An endpoint is listed twice.
+    #[error("service {service}: backend {address} is listed twice; list each address and port once")]
+    DuplicateBackend {
+        /// The service.
+        service: ServiceName,
+        /// The endpoint.
+        address: SocketAddr,
+    },
+    /// Two versions or two zones of a service have the same 32-bit hash, and could not be told apart.
+    #[error("service {service}: the names {first:?} and {second:?} have the same hash; rename one of them")]
+    NameCollision {
+        /// The service.
+        service: ServiceName,
+        /// One name.
+        first: Arc<str>,
+        /// The other name.
+        second: Arc<str>,
+    },
+    /// The split names more versions than a policy record has room for.
+    #[error("service {service}: the split names {count} versions; at most {MAX_SUBSETS} are possible")]
+    TooManyVersions {
+        /// The service.
+        service: ServiceName,
+        /// Versions named.
+        count: usize,
+    },
+    /// More backends than the largest table of `maglev` has slots.
+    #[error(
+        "service {service}: {count} backends; maglev spreads over at most {}; choose another algorithm",
+        maglev::MAX_BACKENDS
+    )]
+    TooManyBackends {
+        /// The service.
+        service: ServiceName,
+        /// Backends of one family.
+        count: usize,
+    },
+}
+
+/// Compiles a service. Gives the same ids to the same (service, family) and (service, endpoint) every time, and does
+/// not look at capacity: ids beyond it are for the caller to find. On an error `ids` may hold new entries; roll back
+/// to a mark taken before.
+///
+/// # Errors
+/// See [`CompileError`].
+pub fn compile(spec: &ServiceSpec, ids: &mut Ids) -> Result<Vec<CompiledService>, CompileError> {
+    if spec.policy.split.len() > MAX_SUBSETS {
+        let service = Arc::clone(&spec.name);
+        return Err(CompileError::TooManyVersions { service, count: spec.policy.split.len() });
+    }
+    refuse_collisions(spec, |backend| backend.version.as_ref())?;
+    refuse_collisions(spec, |backend| backend.zone.as_ref())?;
+    let mut compiled = Vec::new();
+    for family in Family::ALL {
+        let frontends = frontends(spec, family);
+        if !frontends.is_empty() {
+            compiled.push(compile_family(spec, family, frontends, ids)?);
+        }
+    }
+    Ok(compiled)
+}
+
+/// The frontends of one family of a service, in order, without repetition.
+pub fn frontends(spec: &ServiceSpec, family: Family) -> Vec<FrontendKey> {
+    let keys = spec.frontends.iter().map(|&address| FrontendKey::new(address.into(), spec.protocol as u8));
+    let mut keys: Vec<FrontendKey> = keys.filter(|key| Family::of(&key.endpoint()) == family).collect();
+    keys.sort_unstable();
+    keys.dedup();
+    keys
+}
+
+/// The 32-bit id of a version or zone: FNV-1a of the name, except that it is never 0, which means "none".
+pub fn name_id(name: &str) -> u32 {
+    let hash =
+        name.bytes().fold(0x811c_9dc5_u32, |hash, byte| (hash ^ u32::from(byte)).wrapping_mul(0x0100_0193));
+    hash.max(1)
+}
+
+fn optional_id(name: Option<&Arc<str>>) -> u32 {
+    name.map_or(0, |name| name_id(name))
+}
+
+fn refuse_collisions(
+    spec: &ServiceSpec,
+    name_of: impl Fn(&BackendSpec) -> Option<&Arc<str>>,
+) -> Result<(), CompileError> {
+    let mut seen: Vec<(u32, &Arc<str>)> = Vec::new();
+    for name in spec.backends.iter().filter_map(name_of) {
+        // Names are few and mostly shared: a backend list of one version compares one pointer per backend.
+        if seen.iter().any(|(_, known)| Arc::ptr_eq(known, name) || *known == name) {
+            continue;
+        }
+        let id = name_id(name);
+        if let Some((_, first)) = seen.iter().find(|(known, _)| *known == id) {
+            return Err(CompileError::NameCollision {
+                service: Arc::clone(&spec.name),
+                first: Arc::clone(first),
+                second: Arc::clone(name),
+            });
+        }
+        seen.push((id, name));
+    }
+    Ok(())
+}
+
+/// A backend on its way into the tables.
+struct Candidate<'spec> {
+    endpoint: Endpoint,
+    spec: &'spec BackendSpec,
+    id: u32,
+}
+
+impl Candidate<'_> {
+    fn takes_connections(&self) -> bool {
+        !self.spec.draining && self.spec.weight > 0
+    }
+}
+
+fn compile_family(
+    spec: &ServiceSpec,
+    family: Family,
+    frontends: Vec<FrontendKey>,
+    ids: &mut Ids,
+) -> Result<CompiledService, CompileError> {
+    let service = ids.service(&spec.name, family, &frontends);
+    let mut candidates: Vec<Candidate<'_>> = spec
+        .backends
+        .iter()
+        .map(|backend| Candidate { endpoint: backend.address.into(), spec: backend, id: 0 })
+        .filter(|candidate| Family::of(&candidate.endpoint) == family)
+        .collect();
+    // The order of a list in a file or an API must not change anything in the kernel.
+    candidates.sort_unstable_by_key(|candidate| candidate.endpoint);
+    if let Some(pair) = candidates.windows(2).find(|pair| pair[0].endpoint == pair[1].endpoint) {
+        let service = Arc::clone(&spec.name);
+        return Err(CompileError::DuplicateBackend { service, address: pair[0].spec.address });
+    }
+    if spec.policy.algorithm == Algorithm::Maglev && candidates.len() > maglev::MAX_BACKENDS as usize {
+        let service = Arc::clone(&spec.name);
+        return Err(CompileError::TooManyBackends { service, count: candidates.len() });
+    }
+    let mut backends = Vec::with_capacity(candidates.len());
+    for candidate in &mut candidates {
+        let (id, generation) = ids.backend(service, candidate.endpoint);
+        candidate.id = id;
+        let status =
+            if candidate.takes_connections() { BackendStatus::Ready } else { BackendStatus::Draining };
+        let record = Backend {
+            endpoint: candidate.endpoint,
+            service,
+            generation,
+            version: optional_id(candidate.spec.version.as_ref()),
+            status: status as u32,
+            zone: optional_id(candidate.spec.zone.as_ref()),
+        };
+        let (version, zone) = (candidate.spec.version.clone(), candidate.spec.zone.clone());
+        backends.push(CompiledBackend { id, record, version, zone });
+    }
+    let (policy, windows) = policy(spec, service, &candidates, ids);
+    Ok(CompiledService { id: service, family, frontends, policy, windows, backends })
+}
+
+/// The policy record and the windows of its subsets. Versions of the split without a usable backend leave their
+/// share to the others; with nothing usable there is one subset without slots.
+fn policy(
+    spec: &ServiceSpec,
+    service: u32,
+    candidates: &[Candidate<'_>],
+    ids: &mut Ids,
+) -> (Policy, Vec<Vec<Slot>>) {
+    let usable: Vec<&Candidate<'_>> =
+        candidates.iter().filter(|candidate| candidate.takes_connections()).collect();
+    let of_version = |version: &Arc<str>| -> Vec<&Candidate<'_>> {
+        usable.iter().copied().filter(|candidate| candidate.spec.version.as_ref() == Some(version)).collect()
+    };
+    let groups: Vec<(u32, u32, Vec<&Candidate<'_>>)> = if spec.policy.split.is_empty() {
+        vec![(1, 0, usable)]
+    } else {
+        let shares = spec.policy.split.iter();
+        shares.map(|share| (share.share, name_id(&share.version), of_version(&share.version))).collect()
+    };
+    let shares: Vec<u32> =
+        groups.iter().map(|(share, _, members)| if members.is_empty() { 0 } else { *share }).collect();
+
+    let timeout_ms = spec.policy.affinity_timeout.map_or(0, |timeout| timeout.as_millis());
+    let mut policy = Policy {
+        service,
+        affinity_timeout_ms: u32::try_from(timeout_ms).unwrap_or(u32::MAX),
+        algorithm: spec.policy.algorithm as u8,
+        refuse_errno: spec.policy.refuse_errno,
+        ..Policy::default()
+    };
+    let mut windows = Vec::new();
+    for ((_, version, members), end) in groups.iter().zip(split::share_ends(&shares)) {
+        let Some(share_end) = end else { continue };
+        let window = window(spec.policy.algorithm, service, *version, members, ids);
+        let slot_count = u32::try_from(window.len()).unwrap_or(u32::MAX);
+        policy.subsets[windows.len()] = Subset { share_end, version: *version, first_slot: 0, slot_count };
+        policy.subset_count += 1;
+        windows.push(window);
+    }
+    if windows.is_empty() {
+        policy.subsets[0] = Subset { share_end: u32::MAX, ..Subset::default() };
+        policy.subset_count = 1;
+        windows.push(Vec::new());
+    }
+    (policy, windows)
+}
+
+fn window(
+    algorithm: Algorithm,
+    service: u32,
+    version: u32,
+    members: &[&Candidate<'_>],
+    ids: &mut Ids,
+) -> Vec<Slot> {
+    let entries: Vec<Entry> = members
+        .iter()
+        .map(|member| Entry {
+            backend: member.id,
+            weight: member.spec.weight,
+            identity: identity(&member.endpoint),
+        })
+        .collect();
+    let slots = balance::fill(algorithm, &entries, ids.table_slots(service, version));
+    if algorithm == Algorithm::Maglev {
+        ids.set_table_slots(service, version, u32::try_from(slots.len()).unwrap_or(u32::MAX));
+    }
+    slots
+}
+
+/// What `maglev` knows a backend by: a hash of its endpoint, the same on every node and after every restart.
+fn identity(endpoint: &Endpoint) -> u64 {
+    let words = endpoint.address.words_be.iter().map(|&word| u32::from_be(word));
+    let port = u32::from(u16::from_be(endpoint.port_be));
+    words.chain([port]).fold(0, |hash, word| balance::mix(hash ^ u64::from(word)).wrapping_add(1))
+}

@@ -9,6 +9,7 @@ pub mod edge;
 pub mod histogram;
 pub mod identity;
 pub mod named;
+pub mod open;
 pub mod record;
 pub mod tally;
 
@@ -19,6 +20,7 @@ pub use cgroups::Cgroups;
 pub use edge::EdgeView;
 pub use histogram::Distribution;
 pub use identity::{Workload, WorkloadKind};
+pub use open::OpenConnections;
 pub use record::{DecodeError, Record};
 pub use tally::Tally;
 
@@ -30,8 +32,8 @@ pub trait Names {
     fn is_live(&self, workload: &Workload) -> bool;
     /// The service with this id; `None` where it was removed and is forgotten.
     fn service(&self, id: u32) -> Option<ServiceLabel>;
-    /// The version with this id; `None` for id 0.
-    fn version(&self, id: u32) -> Option<Arc<str>>;
+    /// The version of a service with this id; `None` for id 0, and where it is forgotten.
+    fn version(&self, service: u32, version: u32) -> Option<Arc<str>>;
 }
 
 /// The client of a connection.

@@ -3,9 +3,180 @@
 //! [`Tables`] is the seam: `reconcile` writes agent-owned maps through it and nothing else does. The real one
 //! maps the arrays into memory; the one in [`fake`] is for tests and fails on request.
 
+mod bpf;
+mod cgroup;
+mod counters;
+mod data_plane;
+mod events;
 pub mod fake;
+mod hooks;
+mod kernel_types;
+mod layout;
+mod mapped;
+mod monotonic;
+mod probe;
+mod program_log;
+mod tables;
 
-use agent_ebpf::abi::{Backend, BackendState, FrontendKey, Policy, ServiceWord, Slot};
+use std::io;
+use std::path::PathBuf;
+
+use agent_ebpf::abi::{Backend, BackendState, FrontendKey, Hook, Policy, ServiceWord, Slot};
+
+pub use cgroup::{Cgroup, mount_point};
+pub use counters::Counters;
+pub use data_plane::{DataPlane, Repair};
+pub use events::EventReader;
+pub use layout::{Unloaded, unload};
+pub use monotonic::monotonic_ns;
+pub use probe::{Feature, Features};
+pub use program_log::ProgramLog;
+pub use tables::KernelTables;
+
+/// What can go wrong between the agent and the kernel.
+#[derive(Debug, thiserror::Error)]
+pub enum KernelError {
+    /// The kernel refuses the simplest program.
+    #[error(
+        "the kernel refuses to load an eBPF program: {0}; Segue needs Linux 5.10 or later with CONFIG_BPF_SYSCALL and \
+         CONFIG_CGROUP_BPF, and root or CAP_BPF with CAP_NET_ADMIN"
+    )]
+    NoEbpf(#[source] io::Error),
+    /// No cgroup version 2 anywhere.
+    #[error("cgroup version 2 is not mounted; mount it with `mount -t cgroup2 none /sys/fs/cgroup`")]
+    NoCgroup2,
+    /// The cgroup cannot be opened.
+    #[error("cannot open cgroup {}: {source}; check --cgroup", path.display())]
+    Cgroup {
+        /// What was given.
+        path: PathBuf,
+        /// Why not.
+        source: io::Error,
+    },
+    /// The path is some other directory.
+    #[error("{} is not a cgroup of version 2; give --cgroup a directory under {}", path.display(), mount.display())]
+    NotACgroup {
+        /// What was given.
+        path: PathBuf,
+        /// Where cgroups are.
+        mount: PathBuf,
+    },
+    /// No BPF file system can be mounted.
+    #[error("cannot mount a BPF file system at {}: {source}; mount one there, or give --bpffs another path", path.display())]
+    Bpffs {
+        /// Where.
+        path: PathBuf,
+        /// Why not.
+        source: io::Error,
+    },
+    /// A pin or its directory cannot be used.
+    #[error("cannot use {}: {source}", path.display())]
+    Pins {
+        /// Which.
+        path: PathBuf,
+        /// Why not.
+        source: io::Error,
+    },
+    /// The lock is taken.
+    #[error("another agent is running on {}; stop it first, or give this one another --bpffs", path.display())]
+    AnotherAgent {
+        /// The locked directory.
+        path: PathBuf,
+    },
+    /// The object as a whole is refused.
+    #[error(
+        "cannot load the eBPF object: {source}; if pinned maps are of another build, run `segue unload` first"
+    )]
+    Load {
+        /// Why not.
+        source: Box<aya::EbpfError>,
+    },
+    /// One program is refused.
+    #[error("the kernel refuses program {program}: {source}")]
+    Program {
+        /// Which.
+        program: &'static str,
+        /// Why.
+        source: Box<aya::programs::ProgramError>,
+    },
+    /// The object has no such program: agent and object are of different builds.
+    #[error("the eBPF object has no program {program}; build the agent again")]
+    Missing {
+        /// Which.
+        program: &'static str,
+    },
+    /// A program cannot be attached.
+    #[error("cannot attach {} to cgroup {}: {source}", hook.name(), cgroup.display())]
+    Attach {
+        /// Where.
+        hook: Hook,
+        /// To which cgroup.
+        cgroup: PathBuf,
+        /// Why not.
+        source: io::Error,
+    },
+    /// The programs' log cannot be read.
+    #[error("cannot read what the eBPF programs log: {source}")]
+    Log {
+        /// Why not.
+        source: io::Error,
+    },
+    /// A map cannot be opened.
+    #[error("cannot open map {map} at {}: {source}", path.display())]
+    Map {
+        /// Which.
+        map: &'static str,
+        /// Its pin.
+        path: PathBuf,
+        /// Why not.
+        source: io::Error,
+    },
+}
+
+/// One program of the data plane.
+#[derive(Clone, Debug)]
+pub struct ProgramStatus {
+    /// Its name in the kernel.
+    pub program: &'static str,
+    /// Where it sits.
+    pub hook: Hook,
+    /// Its id.
+    pub id: Option<u32>,
+    /// It is attached to the managed cgroup, by our link.
+    pub attached: bool,
+    /// How often it ran, where the kernel counts (`kernel.bpf_stats_enabled`).
+    pub runs: Option<u64>,
+    /// How long all runs took, in nanoseconds, where the kernel counts.
+    pub run_time_ns: Option<u64>,
+}
+
+/// One map of the data plane.
+#[derive(Clone, Debug)]
+pub struct MapStatus {
+    /// Its name.
+    pub name: &'static str,
+    /// Entries in use as far as the kernel tells without a walk; 0 where it does not.
+    pub entries: u64,
+    /// Entries it can hold; for the event ring, bytes; 0 for socket storage, which has no limit.
+    pub max_entries: u64,
+    /// Memory it takes, in bytes.
+    pub bytes: u64,
+}
+
+/// The name of an errno, for labels: a closed list of what map operations return.
+pub fn errno_name(error: &io::Error) -> &'static str {
+    match error.raw_os_error() {
+        Some(libc::E2BIG) => "E2BIG",
+        Some(libc::ENOMEM) => "ENOMEM",
+        Some(libc::EPERM) => "EPERM",
+        Some(libc::EINVAL) => "EINVAL",
+        Some(libc::ENOENT) => "ENOENT",
+        Some(libc::EEXIST) => "EEXIST",
+        Some(libc::EBUSY) => "EBUSY",
+        Some(libc::EAGAIN) => "EAGAIN",
+        _ => "other",
+    }
+}
 
 /// How many entries each agent-owned map can hold.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -31,7 +202,7 @@ pub struct MapError {
     /// What was tried: `insert`, `remove`, `write`, `list`.
     pub operation: &'static str,
     /// What the kernel said.
-    pub source: std::io::Error,
+    pub source: io::Error,
 }
 
 /// The maps the agent owns, and the state of backends, which the kernel owns and the agent reads.

@@ -13,6 +13,7 @@
 
 pub mod admin;
 pub mod app;
+pub mod canary;
 pub mod cli;
 pub mod clock;
 pub mod compile;

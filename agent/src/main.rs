@@ -1,5 +1,5 @@
 //! The `segue` command.
 
 fn main() -> std::process::ExitCode {
-    std::process::ExitCode::SUCCESS
+    segue_agent::cli::main()
 }

@@ -38,12 +38,6 @@ pub struct Connection {
     pub cgroup: u64,
     /// When `connect()` was called, on the monotonic clock.
     pub started_at_ns: u64,
-    /// Bytes the peer acknowledged that are already counted in the edge.
-    pub sent_counted: u64,
-    /// Bytes received that are already counted in the edge.
-    pub received_counted: u64,
-    /// Retransmits that are already counted in the edge.
-    pub retransmits_counted: u32,
     /// A [`Phase`] by number.
     pub phase: u8,
     /// A protocol by number.
@@ -52,9 +46,11 @@ pub struct Connection {
     pub marks: u8,
     /// The TCP state in which the application closed the socket.
     pub state_at_close: u8,
+    /// Bytes received, modulo 2³², when the peer acknowledged this side's FIN.
+    pub received_at_fin_low: u32,
 }
 
-const _: () = assert!(size_of::<Connection>() == 96);
+const _: () = assert!(size_of::<Connection>() == 80);
 
 /// The application gave up its last handle of the socket.
 pub const CLOSED_BY_APPLICATION: u8 = 1;

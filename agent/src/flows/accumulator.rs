@@ -123,7 +123,7 @@ impl Accumulator {
         if label.is_some() {
             seen.label = label;
         }
-        let row_key = row_key(client.workload, seen.label.as_ref(), key.version, names);
+        let row_key = row_key(client.workload, seen.label.as_ref(), &key, names);
         let is_new = !self.rows.contains_key(&row_key);
         if is_new && !alive && growth == Edge::default() {
             return seen;
@@ -162,16 +162,16 @@ impl Accumulator {
 fn row_key(
     client: Arc<Workload>,
     label: Option<&ServiceLabel>,
-    version: u32,
+    key: &EdgeKey,
     names: &mut dyn Names,
 ) -> RowKey {
     let (service, port) = match label {
         Some(label) => (Arc::clone(&label.name), label.port),
         None => (UNKNOWN.into(), 0),
     };
-    let version = match version {
+    let version = match key.version {
         0 => None,
-        id => Some(names.version(id).unwrap_or_else(|| UNKNOWN.into())),
+        version => Some(names.version(key.service, version).unwrap_or_else(|| UNKNOWN.into())),
     };
     RowKey { client, service, port, version }
 }
@@ -229,7 +229,7 @@ mod tests {
             (!self.removed.contains(&id))
                 .then(|| ServiceLabel { name: format!("shop/svc{id}").into(), port: 80 })
         }
-        fn version(&self, id: u32) -> Option<Arc<str>> {
+        fn version(&self, _service: u32, id: u32) -> Option<Arc<str>> {
             (id == 1).then(|| "v1".into())
         }
     }

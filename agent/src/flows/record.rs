@@ -121,7 +121,7 @@ impl Record {
             .ok_or(DecodeError::Unknown { field: "protocol", number: event.protocol })?;
         let version = match event.version {
             0 => None,
-            id => Some(names.version(id).unwrap_or_else(|| UNKNOWN.into())),
+            id => Some(names.version(event.service, id).unwrap_or_else(|| UNKNOWN.into())),
         };
         let backend = SocketAddr::from(event.chosen);
         Ok(Self {
@@ -236,7 +236,7 @@ mod tests {
         fn service(&self, id: u32) -> Option<ServiceLabel> {
             (id == 7).then(|| ServiceLabel { name: "shop/payment".into(), port: 443 })
         }
-        fn version(&self, id: u32) -> Option<Arc<str>> {
+        fn version(&self, _service: u32, id: u32) -> Option<Arc<str>> {
             (id == 2).then(|| "v2".into())
         }
     }

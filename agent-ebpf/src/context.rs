@@ -1,0 +1,385 @@
+//! What the kernel hands to a program. The only module that dereferences a context; it decides nothing.
+
+use core::ffi::c_void;
+
+use agent_ebpf::abi::{Address, Connection, Endpoint, Sample};
+use agent_ebpf::decide::flow;
+use aya_ebpf::bindings::{bpf_sock, bpf_sock_addr, bpf_sock_ops};
+use aya_ebpf::helpers::generated::{
+    bpf_get_current_ancestor_cgroup_id, bpf_get_current_cgroup_id, bpf_get_prandom_u32, bpf_ktime_get_ns,
+    bpf_probe_read_kernel, bpf_seq_write, bpf_set_retval, bpf_sock_ops_cb_flags_set, bpf_tcp_sock,
+};
+use aya_ebpf::programs::{SockAddrContext, SockContext, SockOpsContext};
+
+/// Whether the kernel lets these hooks choose the errno (6.1 and later). Set by the loader, which asks the
+/// kernel; the verifier removes the branch that is not taken, so an older one never sees the helper.
+#[unsafe(no_mangle)]
+static HAS_SET_RETVAL: u8 = 0;
+
+/// Where `struct tcp_sock` keeps its counts on this kernel, in bytes from its start. Set by the loader, which
+/// reads them from the kernel's own type information.
+#[unsafe(no_mangle)]
+static TCP_BYTES_ACKED_OFFSET: u32 = 0;
+#[unsafe(no_mangle)]
+static TCP_BYTES_RECEIVED_OFFSET: u32 = 0;
+#[unsafe(no_mangle)]
+static TCP_SRTT_OFFSET: u32 = 0;
+#[unsafe(no_mangle)]
+static TCP_RETRANSMITS_OFFSET: u32 = 0;
+#[unsafe(no_mangle)]
+static SOCKET_STATE_OFFSET: u32 = 0;
+
+/// Which of the two forms of an address a context has.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Family {
+    /// A `…4` hook.
+    V4,
+    /// A `…6` hook; the address may be an IPv4-mapped one.
+    V6,
+}
+
+/// A socket, as these programs may use it: a key of socket-local storage.
+#[derive(Clone, Copy)]
+pub(crate) struct Socket(pub(crate) *mut c_void);
+
+/// The context of the `cgroup/sock_addr` hooks.
+pub(crate) struct SocketAddress {
+    raw: *mut bpf_sock_addr,
+    family: Family,
+}
+
+impl SocketAddress {
+    /// Wraps a context.
+    #[inline(always)]
+    pub(crate) fn new(context: &SockAddrContext, family: Family) -> Self {
+        Self { raw: context.sock_addr, family }
+    }
+
+    /// The transport protocol's number.
+    #[inline(always)]
+    pub(crate) fn protocol(&self) -> u8 {
+        // SAFETY: the kernel passes a valid context, readable in words for the length of the run.
+        let protocol = unsafe { (*self.raw).protocol };
+        if protocol <= 255 { protocol as u8 } else { 0 }
+    }
+
+    /// The destination (connect, sendmsg), the source (recvmsg) or the peer (getpeername).
+    #[inline(always)]
+    pub(crate) fn endpoint(&self) -> Endpoint {
+        // SAFETY: as above; each field is read by a load of its own width.
+        unsafe {
+            let address = match self.family {
+                Family::V4 => Address::from_v4_be((*self.raw).user_ip4),
+                Family::V6 => Address::from_v6_be([
+                    (*self.raw).user_ip6[0],
+                    (*self.raw).user_ip6[1],
+                    (*self.raw).user_ip6[2],
+                    (*self.raw).user_ip6[3],
+                ]),
+            };
+            Endpoint::new(address, (*self.raw).user_port as u16)
+        }
+    }
+
+    /// Replaces that endpoint. On a `…4` hook the address must be IPv4.
+    #[inline(always)]
+    pub(crate) fn set_endpoint(&self, endpoint: &Endpoint) {
+        // SAFETY: these fields are writable in words on every hook this is called from.
+        unsafe {
+            match self.family {
+                Family::V4 => (*self.raw).user_ip4 = endpoint.address.words_be[3],
+                Family::V6 => {
+                    (*self.raw).user_ip6[0] = endpoint.address.words_be[0];
+                    (*self.raw).user_ip6[1] = endpoint.address.words_be[1];
+                    (*self.raw).user_ip6[2] = endpoint.address.words_be[2];
+                    (*self.raw).user_ip6[3] = endpoint.address.words_be[3];
+                }
+            }
+            (*self.raw).user_port = u32::from(endpoint.port_be);
+        }
+    }
+
+    /// The socket of the call.
+    #[inline(always)]
+    pub(crate) fn socket(&self) -> Option<Socket> {
+        // SAFETY: as above. The field may be null, which the verifier makes us check.
+        let socket = unsafe { (*self.raw).__bindgen_anon_1.sk };
+        if socket.is_null() { None } else { Some(Socket(socket.cast())) }
+    }
+}
+
+/// The context of `cgroup/sock_release`.
+pub(crate) struct ClosingSocket {
+    raw: *mut bpf_sock,
+}
+
+impl ClosingSocket {
+    /// Wraps a context.
+    #[inline(always)]
+    pub(crate) fn new(context: &SockContext) -> Self {
+        Self { raw: context.sock }
+    }
+
+    /// The socket, which here is the context itself.
+    #[inline(always)]
+    pub(crate) fn socket(&self) -> Socket {
+        Socket(self.raw.cast())
+    }
+
+    /// The TCP state, by number.
+    #[inline(always)]
+    pub(crate) fn state(&self) -> u8 {
+        // SAFETY: the kernel passes a valid context.
+        unsafe { (*self.raw).state as u8 }
+    }
+}
+
+/// What `sock_ops` is told about.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(crate) enum TcpEvent {
+    /// A SYN is about to leave.
+    Connect,
+    /// Our handshake is done.
+    Established,
+    /// A retransmission timer ran out; whether the kernel gives up.
+    Retransmission {
+        /// It gives up.
+        expired: bool,
+    },
+    /// The socket changes its state.
+    State {
+        /// From this TCP state.
+        old: u8,
+        /// To this one.
+        new: u8,
+    },
+    /// Anything else.
+    Other,
+}
+
+// include/uapi/linux/bpf.h
+const OP_TCP_CONNECT: u32 = 3;
+const OP_ACTIVE_ESTABLISHED: u32 = 4;
+const OP_RTO: u32 = 8;
+const OP_STATE: u32 = 10;
+const FLAG_RTO: i32 = 1;
+const FLAG_STATE: i32 = 4;
+
+/// The context of `sock_ops`.
+pub(crate) struct TcpSocket {
+    raw: *mut bpf_sock_ops,
+}
+
+/// What a TCP socket counted so far.
+#[derive(Clone, Copy, Default)]
+pub(crate) struct TcpCounts {
+    /// Payload bytes the peer acknowledged.
+    pub(crate) sent_bytes: u64,
+    /// Payload bytes received.
+    pub(crate) received_bytes: u64,
+    /// The smoothed round-trip time in microseconds.
+    pub(crate) rtt_us: u32,
+    /// Segments sent again.
+    pub(crate) retransmits: u32,
+    /// Segments received.
+    pub(crate) segments_received: u32,
+}
+
+impl TcpCounts {
+    /// Takes from the byte counts what was no payload, given the socket's state.
+    #[inline(always)]
+    pub(crate) fn keep_payload(&mut self, connection: &Connection, state: u8) {
+        self.sent_bytes = flow::payload_sent(self.sent_bytes, state);
+        self.received_bytes = flow::payload_received(
+            self.received_bytes,
+            state,
+            connection.state_at_close,
+            connection.received_at_fin_low,
+        );
+    }
+}
+
+impl TcpSocket {
+    /// Wraps a context.
+    #[inline(always)]
+    pub(crate) fn new(context: &SockOpsContext) -> Self {
+        Self { raw: context.ops }
+    }
+
+    /// What happened.
+    #[inline(always)]
+    pub(crate) fn event(&self) -> TcpEvent {
+        // SAFETY: the kernel passes a valid context; `args` is valid for these operations.
+        unsafe {
+            let args = (*self.raw).__bindgen_anon_1.args;
+            match (*self.raw).op {
+                OP_TCP_CONNECT => TcpEvent::Connect,
+                OP_ACTIVE_ESTABLISHED => TcpEvent::Established,
+                OP_RTO => TcpEvent::Retransmission { expired: args[2] != 0 },
+                OP_STATE => TcpEvent::State { old: args[0] as u8, new: args[1] as u8 },
+                _ => TcpEvent::Other,
+            }
+        }
+    }
+
+    /// The socket.
+    #[inline(always)]
+    pub(crate) fn socket(&self) -> Option<Socket> {
+        // SAFETY: as above. Null for request sockets, which the verifier makes us check.
+        let socket = unsafe { (*self.raw).__bindgen_anon_2.sk };
+        if socket.is_null() { None } else { Some(Socket(socket.cast())) }
+    }
+
+    /// Asks for state changes and retransmission time-outs of this socket.
+    #[inline(always)]
+    pub(crate) fn watch(&self) {
+        // SAFETY: a helper of this program type. It cannot fail for flags every supported kernel knows.
+        unsafe { bpf_sock_ops_cb_flags_set(self.raw, FLAG_STATE | FLAG_RTO) };
+    }
+
+    /// What the socket counted so far; zeros where the kernel does not say.
+    #[inline(always)]
+    pub(crate) fn counts(&self) -> TcpCounts {
+        // SAFETY: null-checked as the verifier demands; the helper gives a view valid for this run.
+        unsafe {
+            let socket = (*self.raw).__bindgen_anon_2.sk;
+            if socket.is_null() {
+                return TcpCounts::default();
+            }
+            let tcp = bpf_tcp_sock(socket);
+            if tcp.is_null() {
+                return TcpCounts::default();
+            }
+            TcpCounts {
+                sent_bytes: (*tcp).bytes_acked,
+                received_bytes: (*tcp).bytes_received,
+                // The kernel keeps eight times the smoothed value.
+                rtt_us: (*tcp).srtt_us >> 3,
+                retransmits: (*tcp).total_retrans,
+                segments_received: (*tcp).segs_in,
+            }
+        }
+    }
+}
+
+/// The context of `iter/bpf_sk_storage_map`, as `struct bpf_iter__bpf_sk_storage_map` lays it out.
+#[repr(C)]
+pub(crate) struct RawVisit {
+    meta: *mut RawVisitMeta,
+    _map: u64,
+    socket: *mut c_void,
+    value: *mut Connection,
+}
+
+#[repr(C)]
+struct RawVisitMeta {
+    output: *mut c_void,
+}
+
+/// One socket on the walk over all that remember a connection.
+pub(crate) struct Visit {
+    raw: *mut RawVisit,
+}
+
+impl Visit {
+    /// Wraps a context.
+    #[inline(always)]
+    pub(crate) fn new(raw: *mut RawVisit) -> Self {
+        Self { raw }
+    }
+
+    /// What the socket remembers; `None` at the end of the walk.
+    #[inline(always)]
+    pub(crate) fn connection(&self) -> Option<&Connection> {
+        // SAFETY: the kernel passes a valid context; both pointers are null at the end of the walk.
+        unsafe {
+            if (*self.raw).socket.is_null() {
+                return None;
+            }
+            (*self.raw).value.as_ref()
+        }
+    }
+
+    /// What its TCP socket counted so far, as payload.
+    #[inline(always)]
+    pub(crate) fn counts(&self, connection: &Connection) -> TcpCounts {
+        // SAFETY: `socket` is a `struct sock`, which is the start of a `struct tcp_sock` for TCP; the offsets
+        // are this kernel's.
+        unsafe {
+            let socket = (*self.raw).socket;
+            let mut counts = TcpCounts {
+                sent_bytes: read_field(socket, &raw const TCP_BYTES_ACKED_OFFSET),
+                received_bytes: read_field(socket, &raw const TCP_BYTES_RECEIVED_OFFSET),
+                rtt_us: read_field::<u32>(socket, &raw const TCP_SRTT_OFFSET) >> 3,
+                retransmits: read_field(socket, &raw const TCP_RETRANSMITS_OFFSET),
+                segments_received: 0,
+            };
+            counts.keep_payload(connection, read_field(socket, &raw const SOCKET_STATE_OFFSET));
+            counts
+        }
+    }
+
+    /// Writes a record to the reader of the walk.
+    #[inline(always)]
+    pub(crate) fn report(&self, sample: &Sample) {
+        // SAFETY: the kernel passes a valid context; the helper copies the record.
+        unsafe {
+            let output = (*(*self.raw).meta).output;
+            bpf_seq_write(output.cast(), core::ptr::from_ref(sample).cast(), size_of::<Sample>() as u32);
+        }
+    }
+}
+
+/// Reads a field of a kernel structure; zero where it cannot be read.
+///
+/// # Safety
+///
+/// `offset` must point to a constant of this object.
+#[inline(always)]
+unsafe fn read_field<T: Default>(base: *mut c_void, offset: *const u32) -> T {
+    let mut value = T::default();
+    // SAFETY: a volatile read of a constant; the helper checks the address it copies from.
+    unsafe {
+        let offset = core::ptr::read_volatile(offset);
+        bpf_probe_read_kernel((&raw mut value).cast(), size_of::<T>() as u32, base.byte_add(offset as usize));
+    }
+    value
+}
+
+/// The monotonic clock.
+#[inline(always)]
+pub(crate) fn now_ns() -> u64 {
+    // SAFETY: a helper without arguments.
+    unsafe { bpf_ktime_get_ns() }
+}
+
+/// 32 random bits.
+#[inline(always)]
+pub(crate) fn draw() -> u32 {
+    // SAFETY: a helper without arguments.
+    unsafe { bpf_get_prandom_u32() }
+}
+
+/// The cgroup (leaf) of the calling process.
+#[inline(always)]
+pub(crate) fn current_cgroup() -> u64 {
+    // SAFETY: a helper without arguments.
+    unsafe { bpf_get_current_cgroup_id() }
+}
+
+/// The calling process' cgroup at a level of the hierarchy; 0 where it does not reach that deep.
+#[inline(always)]
+pub(crate) fn current_ancestor_cgroup(level: u32) -> u64 {
+    // SAFETY: a helper that only takes a number.
+    unsafe { bpf_get_current_ancestor_cgroup_id(level as i32) }
+}
+
+/// Makes the system call that is about to be refused fail with this errno, where the kernel can.
+#[inline(always)]
+pub(crate) fn refuse_with(errno: u8) {
+    // SAFETY: a volatile read of a constant of this object, which the loader may have replaced.
+    if unsafe { core::ptr::read_volatile(&raw const HAS_SET_RETVAL) } != 0 {
+        // SAFETY: a helper that only takes a number.
+        unsafe { bpf_set_retval(-i32::from(errno)) };
+    }
+}

@@ -1,0 +1,105 @@
+//! Which slot of a window a connection takes. One file per algorithm, each with both sides: the pick, which runs
+//! in the kernel, and the fill, which builds the window in the agent.
+//!
+//! This module knows nothing of maps, addresses or health: it gets numbers and gives numbers.
+
+pub mod maglev;
+pub mod random;
+pub mod round_robin;
+
+use crate::abi::{Algorithm, Slot};
+
+/// What a pick may depend on. An algorithm reads only what [`needs_client`] and [`needs_cursor`] say (`random`
+/// reads the draw); the rest may be anything.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Inputs {
+    /// 32 random bits. Not the draw that chose the subset: the two choices would depend on each other.
+    pub draw: u32,
+    /// Who connects: the id of the client's workload. The same client gives the same value.
+    pub client: u64,
+    /// The value of the service's cursor before this connection raised it by one.
+    pub cursor: u64,
+}
+
+/// The outcome of a pick.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Position {
+    /// Place in the window, less than its number of slots.
+    pub slot: u32,
+    /// What decides between the two backends of a slot; see [`resolve`].
+    pub coin: u32,
+}
+
+/// Whether this algorithm reads [`Inputs::client`].
+#[inline(always)]
+pub const fn needs_client(algorithm: Algorithm) -> bool {
+    matches!(algorithm, Algorithm::Maglev)
+}
+
+/// Whether this algorithm reads [`Inputs::cursor`], which the caller raises by one for each connection.
+#[inline(always)]
+pub const fn needs_cursor(algorithm: Algorithm) -> bool {
+    matches!(algorithm, Algorithm::RoundRobin)
+}
+
+/// The place in a window of `slot_count` slots, or `None` where the window is empty.
+#[inline(always)]
+pub fn position(algorithm: Algorithm, slot_count: u32, inputs: &Inputs) -> Option<Position> {
+    if slot_count == 0 {
+        return None;
+    }
+    match algorithm {
+        Algorithm::Random => Some(random::position(slot_count, inputs.draw)),
+        Algorithm::RoundRobin => round_robin::position(slot_count, inputs.cursor),
+        Algorithm::Maglev => Some(maglev::position(slot_count, inputs.client)),
+    }
+}
+
+/// The id of the backend a slot gives for a coin.
+#[inline(always)]
+pub fn resolve(slot: &Slot, coin: u32) -> u32 {
+    if coin <= slot.keep_below { slot.backend } else { slot.alias }
+}
+
+/// Spreads 64 bits over 64 bits, one to one; every input bit changes about half of the output bits. The constants
+/// are those of the finaliser of SplitMix64 (Steele, Lea, Flood, OOPSLA 2014).
+#[inline(always)]
+pub const fn mix(value: u64) -> u64 {
+    let value = (value ^ (value >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+    let value = (value ^ (value >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+    value ^ (value >> 31)
+}
+
+/// A backend as [`fill`] sees it.
+#[cfg(not(target_arch = "bpf"))]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Entry {
+    /// The backend's id.
+    pub backend: u32,
+    /// Its share relative to the others'; with 0 it gets no slot.
+    pub weight: u16,
+    /// A number that stays with the backend whatever its id and its place in the list: a hash of its endpoint.
+    pub identity: u64,
+}
+
+/// The window in which this algorithm finds these backends in proportion to their weights. Empty if and only if no
+/// entry has a weight.
+///
+/// `previous_slots` is the number of slots of the window this one replaces, 0 without one: `maglev` keeps its table
+/// size while it can, because another size moves every client. For more backends than [`maglev::MAX_BACKENDS`]
+/// `maglev` leaves some without a slot; callers refuse that before.
+#[cfg(not(target_arch = "bpf"))]
+pub fn fill(algorithm: Algorithm, entries: &[Entry], previous_slots: u32) -> Vec<Slot> {
+    let weighted: Vec<Entry> = entries.iter().copied().filter(|entry| entry.weight > 0).collect();
+    if weighted.is_empty() {
+        return Vec::new();
+    }
+    match algorithm {
+        Algorithm::Random => random::fill(&weighted),
+        Algorithm::RoundRobin => round_robin::fill(&weighted),
+        Algorithm::Maglev => maglev::fill(&weighted, previous_slots),
+    }
+}
+
+#[cfg(test)]
+mod tests;

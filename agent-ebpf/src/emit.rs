@@ -1,0 +1,49 @@
+//! What leaves a program: the count of its outcome, and events for those who listen.
+
+use agent_ebpf::abi::{Connection, Event, EventKind, Hook, Loss, Outcome};
+
+use aya_ebpf::EbpfContext;
+use aya_log_ebpf::warn;
+
+use crate::context::TcpCounts;
+use crate::maps;
+
+/// Counts the outcome of a run; the last thing every program does.
+#[inline(always)]
+pub(crate) fn outcome(hook: Hook, outcome: Outcome) {
+    maps::count(hook, outcome);
+}
+
+/// Says in the agent's log that a connection was let through because the tables surprised a program. Rare by
+/// design, so it may cost something.
+#[inline(always)]
+pub(crate) fn surprise<C: EbpfContext>(context: &C, hook: Hook, outcome: Outcome) {
+    warn!(context, "program {} let a call through untouched, outcome {}", hook as u8, outcome as u8);
+}
+
+/// Sends an event about a connection. Failures are always sent, the rest only while somebody follows.
+#[inline(always)]
+pub(crate) fn event(kind: EventKind, reason: u8, connection: &Connection, counts: &TcpCounts, now_ns: u64) {
+    if kind != EventKind::Failed && now_ns >= maps::follow_until_ns() {
+        return;
+    }
+    let sent = maps::send(Event {
+        at_ns: now_ns,
+        duration_ns: now_ns.saturating_sub(connection.started_at_ns),
+        cgroup: connection.cgroup,
+        sent_bytes: counts.sent_bytes,
+        received_bytes: counts.received_bytes,
+        requested: connection.requested,
+        chosen: connection.chosen,
+        service: connection.service,
+        backend: connection.backend,
+        version: connection.version,
+        rtt_us: counts.rtt_us,
+        retransmits: counts.retransmits,
+        kind: kind as u8,
+        reason,
+        protocol: connection.protocol,
+        _pad: 0,
+    });
+    maps::lost(if sent { Loss::EventWritten } else { Loss::Event });
+}

@@ -1,0 +1,307 @@
+//! Every map, with the one side that writes it, behind accessors that are safe to call.
+
+use core::ffi::c_void;
+use core::ptr;
+
+use agent_ebpf::abi::limits;
+use agent_ebpf::abi::{
+    AffinityKey, AffinityValue, Backend, BackendState, Connection, Datagrams, Edge, EdgeKey, Event,
+    FrontendKey, Hook, Loss, Outcome, Policy, ServiceState, ServiceWord, Settings, Slot,
+};
+use aya_ebpf::bindings::{BPF_F_MMAPABLE, BPF_F_NO_PREALLOC, BPF_NOEXIST, BPF_SK_STORAGE_GET_F_CREATE};
+use aya_ebpf::btf_maps::SkStorage;
+use aya_ebpf::helpers::generated::{bpf_sk_storage_delete, bpf_sk_storage_get};
+use aya_ebpf::macros::{btf_map, map};
+use aya_ebpf::maps::{Array, HashMap, LruHashMap, PerCpuArray, PerCpuHashMap, RingBuf};
+
+use crate::context::Socket;
+
+/// What applications ask for → service id. Agent writes.
+#[map]
+static FRONTENDS: HashMap<FrontendKey, u32> = HashMap::with_max_entries(limits::MAX_FRONTENDS, 0);
+
+/// Service id → the policy record in force. Agent writes, one store per replacement.
+#[map]
+static SERVICES: Array<ServiceWord> = Array::with_max_entries(limits::MAX_SERVICES, BPF_F_MMAPABLE);
+
+/// Policy records. Agent writes those that no service names.
+#[map]
+static POLICIES: Array<Policy> = Array::with_max_entries(limits::MAX_POLICIES, BPF_F_MMAPABLE);
+
+/// Windows of backend ids. Agent writes those that no policy names.
+#[map]
+static SLOTS: Array<Slot> = Array::with_max_entries(limits::MAX_SLOTS, BPF_F_MMAPABLE);
+
+/// Backend id → where it listens. Agent writes.
+#[map]
+static BACKENDS: Array<Backend> = Array::with_max_entries(limits::MAX_BACKENDS, BPF_F_MMAPABLE);
+
+/// Counts per backend. Kernel writes.
+#[map]
+static BACKEND_STATE: Array<BackendState> = Array::with_max_entries(limits::MAX_BACKENDS, BPF_F_MMAPABLE);
+
+/// Counts per service. Kernel writes.
+#[map]
+static SERVICE_STATE: Array<ServiceState> = Array::with_max_entries(limits::MAX_SERVICES, BPF_F_MMAPABLE);
+
+/// Which backend a client was given last. Kernel writes.
+#[map]
+static AFFINITY: LruHashMap<AffinityKey, AffinityValue> =
+    LruHashMap::with_max_entries(limits::MAX_AFFINITIES, 0);
+
+/// Workload cgroups: pods and units. Agent writes; the value says nothing yet.
+#[map]
+static WORKLOADS: HashMap<u64, u32> = HashMap::with_max_entries(limits::MAX_WORKLOADS, BPF_F_NO_PREALLOC);
+
+/// Counts per edge and CPU. Kernel writes, agent removes those of dead cgroups.
+#[map]
+static EDGES: PerCpuHashMap<EdgeKey, Edge> =
+    PerCpuHashMap::with_max_entries(limits::MAX_EDGES, BPF_F_NO_PREALLOC);
+
+/// How runs ended, per program and CPU. Kernel writes.
+#[map]
+static OUTCOMES: PerCpuArray<u64> =
+    PerCpuArray::with_max_entries((Hook::ALL.len() * Outcome::ALL.len()) as u32, 0);
+
+/// What could not be recorded, per CPU. Kernel writes.
+#[map]
+static LOSSES: PerCpuArray<u64> = PerCpuArray::with_max_entries(Loss::ALL.len() as u32, 0);
+
+/// Connections that opened, failed or closed. Kernel writes.
+#[map]
+static EVENTS: RingBuf = RingBuf::with_byte_size(limits::EVENT_RING_BYTES, 0);
+
+/// The few switches. Agent writes.
+#[map]
+static SETTINGS: Array<Settings> = Array::with_max_entries(1, BPF_F_MMAPABLE);
+
+/// What a connected socket remembers. Kernel writes.
+#[btf_map]
+static CONNECTIONS: SkStorage<Connection> = SkStorage::new();
+
+/// What an unconnected UDP socket remembers. Kernel writes.
+#[btf_map]
+static DATAGRAMS: SkStorage<Datagrams> = SkStorage::new();
+
+/// An edge nobody counted on yet.
+static NEW_EDGE: Edge = Edge {
+    opened: 0,
+    closed: [0; 5],
+    failed: [0; 5],
+    sent_bytes: 0,
+    received_bytes: 0,
+    retransmits: 0,
+    connect: NEW_HISTOGRAM,
+    connect_failed: NEW_HISTOGRAM,
+    rtt: NEW_HISTOGRAM,
+};
+const NEW_HISTOGRAM: agent_ebpf::abi::Histogram =
+    agent_ebpf::abi::Histogram { sum_ns: 0, buckets: [0; agent_ebpf::abi::HISTOGRAM_BUCKETS + 1] };
+
+/// Adds to a counter that other CPUs, or an interrupt on this one, may be adding to.
+///
+/// One atomic add without a result, which every supported kernel knows (`BPF_XADD`); the target's standard
+/// library has no atomic arithmetic because older kernels had no compare-and-swap.
+#[inline(always)]
+pub(crate) fn add(counter: &mut u64, amount: u64) {
+    // SAFETY: an exclusive reference is a valid, aligned pointer; every concurrent writer uses this function.
+    unsafe {
+        core::arch::asm!(
+            "lock *(u64 *)({counter} + 0) += {amount}",
+            counter = in(reg) ptr::from_mut(counter),
+            amount = in(reg) amount,
+            options(nostack, preserves_flags),
+        );
+    }
+}
+
+/// The service of a destination.
+#[inline(always)]
+pub(crate) fn service_of(key: &FrontendKey) -> Option<u32> {
+    // SAFETY: the value is one word, which an update replaces as a whole.
+    unsafe { FRONTENDS.get(key) }.copied()
+}
+
+/// The policy record in force for a service.
+#[inline(always)]
+pub(crate) fn policy_of(service: u32) -> Option<&'static Policy> {
+    let word = SERVICES.get_ptr(service)?;
+    // SAFETY: the kernel gave a pointer into the array. Volatile: one load of the word the agent may replace.
+    let word = unsafe { ptr::read_volatile(word) };
+    POLICIES.get(word.policy()?)
+}
+
+/// A slot.
+#[inline(always)]
+pub(crate) fn slot(index: u32) -> Option<&'static Slot> {
+    SLOTS.get(index)
+}
+
+/// A backend.
+#[inline(always)]
+pub(crate) fn backend(id: u32) -> Option<&'static Backend> {
+    BACKENDS.get(id)
+}
+
+/// The counts of a backend.
+#[inline(always)]
+pub(crate) fn backend_state(id: u32) -> Option<&'static mut BackendState> {
+    // SAFETY: the kernel gave a pointer into the array; fields are only changed by `add`.
+    BACKEND_STATE.get_ptr_mut(id).map(|state| unsafe { &mut *state })
+}
+
+/// The counts of a service.
+#[inline(always)]
+pub(crate) fn service_state(service: u32) -> Option<&'static mut ServiceState> {
+    // SAFETY: as for `backend_state`.
+    SERVICE_STATE.get_ptr_mut(service).map(|state| unsafe { &mut *state })
+}
+
+/// Which backend a client was given last.
+#[inline(always)]
+pub(crate) fn affinity(key: &AffinityKey) -> Option<AffinityValue> {
+    // SAFETY: a copy. An update by another CPU at this moment may mix two values of the same client and
+    // service, which the caller finds out by checking the backend's service and generation.
+    unsafe { AFFINITY.get(key) }.copied()
+}
+
+/// Remembers which backend a client was given.
+#[inline(always)]
+pub(crate) fn set_affinity(key: &AffinityKey, value: &AffinityValue) {
+    if AFFINITY.insert(key, value, 0).is_err() {
+        lost(Loss::Affinity);
+    }
+}
+
+/// Whether this cgroup is a workload's.
+#[inline(always)]
+pub(crate) fn is_workload(cgroup: u64) -> bool {
+    WORKLOADS.get_ptr(&cgroup).is_some()
+}
+
+/// This CPU's counts of an edge, made when they are not there yet.
+#[inline(always)]
+pub(crate) fn edge(key: &EdgeKey) -> Option<&'static mut Edge> {
+    let found = match EDGES.get_ptr_mut(key) {
+        Some(found) => Some(found),
+        None => {
+            // NOEXIST: another CPU may have made the entry since, and this CPU's counts with it.
+            let _ = EDGES.insert(key, &NEW_EDGE, u64::from(BPF_NOEXIST));
+            EDGES.get_ptr_mut(key)
+        }
+    };
+    match found {
+        // SAFETY: the kernel gave a pointer to this CPU's value; fields are only changed by `add`.
+        Some(found) => Some(unsafe { &mut *found }),
+        None => {
+            lost(Loss::Edge);
+            None
+        }
+    }
+}
+
+/// A storage map as the helpers take it: the loader replaces the address of the definition by the map's.
+#[inline(always)]
+fn storage<T>(map: &'static SkStorage<T>) -> *mut c_void {
+    ptr::from_ref(map).cast_mut().cast()
+}
+
+/// What a connected socket remembers.
+#[inline(always)]
+pub(crate) fn connection(socket: Socket) -> Option<&'static mut Connection> {
+    // SAFETY: the socket comes from a context and is checked for null; the kernel gives a pointer to the
+    // socket's own value, valid for this run.
+    unsafe {
+        bpf_sk_storage_get(storage(&CONNECTIONS), socket.0, ptr::null_mut(), 0).cast::<Connection>().as_mut()
+    }
+}
+
+/// Remembers for a socket that has nothing to remember yet. `None` where there is no memory.
+#[inline(always)]
+pub(crate) fn new_connection(socket: Socket, value: &mut Connection) -> Option<&'static mut Connection> {
+    // SAFETY: as for `connection`; the value has the map's size.
+    unsafe {
+        bpf_sk_storage_get(
+            storage(&CONNECTIONS),
+            socket.0,
+            ptr::from_mut(value).cast(),
+            u64::from(BPF_SK_STORAGE_GET_F_CREATE),
+        )
+        .cast::<Connection>()
+        .as_mut()
+    }
+}
+
+/// Forgets what a connected socket remembered.
+#[inline(always)]
+pub(crate) fn forget_connection(socket: Socket) {
+    // SAFETY: as for `connection`.
+    unsafe { bpf_sk_storage_delete(storage(&CONNECTIONS), socket.0) };
+}
+
+/// What an unconnected UDP socket remembers.
+#[inline(always)]
+pub(crate) fn datagrams(socket: Socket) -> Option<&'static mut Datagrams> {
+    // SAFETY: as for `connection`.
+    unsafe {
+        bpf_sk_storage_get(storage(&DATAGRAMS), socket.0, ptr::null_mut(), 0).cast::<Datagrams>().as_mut()
+    }
+}
+
+/// The same, made empty when it is not there yet. `None` where there is no memory.
+#[inline(always)]
+pub(crate) fn datagrams_or_new(socket: Socket) -> Option<&'static mut Datagrams> {
+    // SAFETY: as for `connection`; without an initial value the kernel gives zeros.
+    unsafe {
+        bpf_sk_storage_get(
+            storage(&DATAGRAMS),
+            socket.0,
+            ptr::null_mut(),
+            u64::from(BPF_SK_STORAGE_GET_F_CREATE),
+        )
+        .cast::<Datagrams>()
+        .as_mut()
+    }
+}
+
+/// Until when somebody follows single connections.
+#[inline(always)]
+pub(crate) fn follow_until_ns() -> u64 {
+    match SETTINGS.get_ptr(0) {
+        // SAFETY: the kernel gave a pointer into the array. Volatile: one load of a word the agent may replace.
+        Some(settings) => unsafe { ptr::read_volatile(&raw const (*settings).follow_until_ns) },
+        None => 0,
+    }
+}
+
+/// Counts how a run of a program ended.
+#[inline(always)]
+pub(crate) fn count(hook: Hook, outcome: Outcome) {
+    let index = hook as u32 * Outcome::ALL.len() as u32 + outcome as u32;
+    if let Some(counter) = OUTCOMES.get_ptr_mut(index) {
+        // SAFETY: the kernel gave a pointer to this CPU's counter.
+        add(unsafe { &mut *counter }, 1);
+    }
+}
+
+/// Counts what could not be recorded.
+#[inline(always)]
+pub(crate) fn lost(loss: Loss) {
+    if let Some(counter) = LOSSES.get_ptr_mut(loss as u32) {
+        // SAFETY: the kernel gave a pointer to this CPU's counter.
+        add(unsafe { &mut *counter }, 1);
+    }
+}
+
+/// Sends an event to the ring. `false` where it is full.
+#[inline(always)]
+pub(crate) fn send(event: Event) -> bool {
+    match EVENTS.reserve::<Event>(0) {
+        Some(mut place) => {
+            place.write(event);
+            place.submit(0);
+            true
+        }
+        None => false,
+    }
+}

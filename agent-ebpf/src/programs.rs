@@ -1,0 +1,15 @@
+//! One program per hook: read, decide, act, record.
+
+mod connect;
+mod getpeername;
+mod recvmsg;
+mod sample;
+mod select;
+mod sendmsg;
+mod sock_ops;
+mod sock_release;
+
+/// The system call goes on.
+const ALLOW: i32 = 1;
+/// The system call fails, with EPERM unless an errno was set.
+const REFUSE: i32 = 0;

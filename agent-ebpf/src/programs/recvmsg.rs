@@ -1,0 +1,56 @@
+//! The source of a received datagram: an answer of a backend comes from the service address.
+
+use agent_ebpf::abi::{Endpoint, Hook, Outcome, Phase};
+use aya_ebpf::macros::cgroup_sock_addr;
+use aya_ebpf::programs::SockAddrContext;
+
+use super::ALLOW;
+use crate::context::{Family, Socket, SocketAddress};
+use crate::{emit, maps};
+
+/// Attach point `cgroup/recvmsg4`, kernel 5.2.
+#[cgroup_sock_addr(recvmsg4)]
+fn segue_recvmsg4(context: SockAddrContext) -> i32 {
+    run(Hook::Recvmsg4, &SocketAddress::new(&context, Family::V4))
+}
+
+/// Attach point `cgroup/recvmsg6`, kernel 5.2.
+#[cgroup_sock_addr(recvmsg6)]
+fn segue_recvmsg6(context: SockAddrContext) -> i32 {
+    run(Hook::Recvmsg6, &SocketAddress::new(&context, Family::V6))
+}
+
+#[inline(always)]
+fn run(hook: Hook, call: &SocketAddress) -> i32 {
+    let outcome = match call.socket() {
+        None => Outcome::Unsupported,
+        Some(socket) => match requested_of(socket, &call.endpoint()) {
+            Some(requested) => {
+                call.set_endpoint(&requested);
+                Outcome::Restored
+            }
+            None => Outcome::PeerUnmanaged,
+        },
+    };
+    emit::outcome(hook, outcome);
+    ALLOW
+}
+
+/// What the application asked for when it was sent to `source`.
+#[inline(always)]
+fn requested_of(socket: Socket, source: &Endpoint) -> Option<Endpoint> {
+    if let Some(connection) = maps::connection(socket) {
+        if connection.phase != Phase::Released as u8 && connection.chosen == *source {
+            return Some(connection.requested);
+        }
+    }
+    if let Some(datagrams) = maps::datagrams(socket) {
+        for translation in &datagrams.translations {
+            // A place that was never used has no port; no datagram comes from port 0.
+            if translation.chosen == *source {
+                return Some(translation.requested);
+            }
+        }
+    }
+    None
+}

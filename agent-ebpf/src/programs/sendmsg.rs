@@ -1,0 +1,115 @@
+//! A datagram of an unconnected UDP socket: it goes to a backend, and the next ones to the same.
+
+use agent_ebpf::abi::limits::MAX_TRANSLATIONS;
+use agent_ebpf::abi::{BackendStatus, Endpoint, FrontendKey, Hook, Outcome, Protocol, Translation};
+use aya_ebpf::macros::cgroup_sock_addr;
+use aya_ebpf::programs::SockAddrContext;
+
+use super::select::{Selection, select};
+use super::{ALLOW, REFUSE};
+use crate::context::{self, Family, SocketAddress};
+use crate::{emit, maps};
+
+/// Attach point `cgroup/sendmsg4`, kernel 4.18.
+#[cgroup_sock_addr(sendmsg4)]
+fn segue_sendmsg4(context: SockAddrContext) -> i32 {
+    run(Hook::Sendmsg4, &context, Family::V4)
+}
+
+/// Attach point `cgroup/sendmsg6`, kernel 4.18.
+#[cgroup_sock_addr(sendmsg6)]
+fn segue_sendmsg6(context: SockAddrContext) -> i32 {
+    run(Hook::Sendmsg6, &context, Family::V6)
+}
+
+#[inline(always)]
+fn run(hook: Hook, context: &SockAddrContext, family: Family) -> i32 {
+    let outcome = send(&SocketAddress::new(context, family));
+    emit::outcome(hook, outcome);
+    if matches!(outcome, Outcome::Inconsistent | Outcome::StorageFailed) {
+        emit::surprise(context, hook, outcome);
+    }
+    if matches!(outcome, Outcome::NoBackend) { REFUSE } else { ALLOW }
+}
+
+#[inline(always)]
+fn send(call: &SocketAddress) -> Outcome {
+    let requested = call.endpoint();
+    let Some(service) = maps::service_of(&FrontendKey::new(requested, Protocol::Udp as u8)) else {
+        return Outcome::Unmanaged;
+    };
+    let Some(socket) = call.socket() else { return Outcome::Unsupported };
+    let Some(datagrams) = maps::datagrams_or_new(socket) else { return Outcome::StorageFailed };
+
+    if let Some(chosen) = followed(&datagrams.translations, &requested, service) {
+        call.set_endpoint(&chosen);
+        return Outcome::Followed;
+    }
+    match select(service, context::now_ns()) {
+        Selection::Backend { id, backend, affine } => {
+            let translation = Translation {
+                requested,
+                chosen: backend.endpoint,
+                service,
+                backend: id,
+                backend_generation: backend.generation,
+            };
+            let place = place_for(&datagrams.translations, &requested, datagrams.next);
+            if let Some(kept) = datagrams.translations.get_mut(place as usize) {
+                *kept = translation;
+            }
+            datagrams.next = (place + 1) % MAX_TRANSLATIONS as u32;
+            if let Some(state) = maps::backend_state(id) {
+                maps::add(&mut state.selections, 1);
+            }
+            if let Some(state) = maps::service_state(service) {
+                maps::add(&mut state.selected, 1);
+                if affine {
+                    maps::add(&mut state.affine, 1);
+                }
+            }
+            call.set_endpoint(&translation.chosen);
+            if affine { Outcome::Affine } else { Outcome::Selected }
+        }
+        Selection::Nothing { errno } => {
+            if let Some(state) = maps::service_state(service) {
+                maps::add(&mut state.no_backend, 1);
+            }
+            context::refuse_with(errno);
+            Outcome::NoBackend
+        }
+        Selection::Inconsistent => Outcome::Inconsistent,
+    }
+}
+
+/// Where this socket's datagrams to `requested` went before, if that backend still takes them.
+#[inline(always)]
+fn followed(
+    translations: &[Translation; MAX_TRANSLATIONS],
+    requested: &Endpoint,
+    service: u32,
+) -> Option<Endpoint> {
+    for translation in translations {
+        if translation.service == service && translation.requested == *requested {
+            let backend = maps::backend(translation.backend)?;
+            let holds = backend.service == service
+                && backend.generation == translation.backend_generation
+                && backend.status == BackendStatus::Ready as u32;
+            return if holds { Some(translation.chosen) } else { None };
+        }
+    }
+    None
+}
+
+/// The place of an earlier choice for the same address, else the one that gives way next.
+#[inline(always)]
+fn place_for(translations: &[Translation; MAX_TRANSLATIONS], requested: &Endpoint, next: u32) -> u32 {
+    let mut place = 0;
+    for translation in translations {
+        if translation.requested == *requested {
+            return place;
+        }
+        place += 1;
+    }
+    next % MAX_TRANSLATIONS as u32
+}

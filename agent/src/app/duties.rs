@@ -1,0 +1,58 @@
+//! What the agent does by the clock, besides applying configuration.
+
+use std::sync::Arc;
+
+use super::observer::Observer;
+use crate::kernel::EventReader;
+
+/// Events taken from the ring at a time.
+const EVENT_BATCH: usize = 512;
+/// Edges are folded, and cgroups learned, every so many ticks.
+const FOLD_EVERY: u64 = 5;
+/// Counts of open connections are compared with the sockets there are every so many ticks.
+const HEAL_EVERY: u64 = 10;
+
+/// Counts ticks and does what is due.
+pub(super) struct Duties {
+    observer: Arc<Observer>,
+    ticks: u64,
+}
+
+impl Duties {
+    pub(super) fn new(observer: Arc<Observer>) -> Self {
+        Self { observer, ticks: 0 }
+    }
+
+    /// One tick, a second after the last.
+    pub(super) fn tick(&mut self) {
+        self.observer.sign_of_life();
+        if self.ticks.is_multiple_of(FOLD_EVERY) {
+            self.observer.learn_workloads();
+            if let Err(error) = self.observer.fold_edges() {
+                tracing::warn!("{error}");
+            }
+        }
+        if self.ticks % HEAL_EVERY == HEAL_EVERY - 1 {
+            self.observer.heal_drift();
+        }
+        self.ticks += 1;
+    }
+}
+
+/// Reads the event ring until the agent leaves.
+pub(super) async fn read_events(observer: Arc<Observer>, mut events: EventReader) {
+    loop {
+        match events.read(EVENT_BATCH).await {
+            Ok(records) => {
+                for record in records {
+                    observer.announce(&record);
+                }
+                tokio::task::yield_now().await;
+            }
+            Err(error) => {
+                tracing::error!("cannot read the event ring, connections are not followed any more: {error}");
+                return;
+            }
+        }
+    }
+}

@@ -1,0 +1,254 @@
+//! What fields mean together: within one service, and over all services of a file. Reads no text.
+
+use std::collections::{BTreeSet, HashMap};
+use std::net::SocketAddr;
+
+use agent_ebpf::abi::limits::{MAX_BACKENDS, MAX_FRONTENDS, MAX_SERVICES, MAX_SUBSETS};
+
+use super::problem::{Findings, Position};
+use super::service::{Mark, Service};
+
+/// Checks one service by itself.
+pub(super) fn service(findings: &mut Findings, service: &Service) {
+    repeated_backends(findings, service);
+    split_shape(findings, service);
+    if service.backends_whole {
+        usable_backends(findings, service);
+        families(findings, service);
+        split_versions(findings, service);
+    }
+    for (frontend, mark) in service.spec.frontends.iter().zip(&service.frontends) {
+        if frontend.ip().is_loopback() {
+            findings.warnings.add(
+                mark.at,
+                format_args!("services[{}].frontends[{}]", service.index, mark.index),
+                format_args!(
+                    "{frontend} is a loopback address; programs on this host that use it for something else \
+                     are sent to the backends too, choose an address nobody has"
+                ),
+            );
+        }
+    }
+}
+
+fn repeated_backends(findings: &mut Findings, service: &Service) {
+    let mut first: HashMap<SocketAddr, usize> = HashMap::with_capacity(service.spec.backends.len());
+    for (place, backend) in service.spec.backends.iter().enumerate() {
+        let Some(earlier) = first.insert(backend.address, place) else { continue };
+        first.insert(backend.address, earlier);
+        let (mark, earlier) = (service.backends[place], service.backends[earlier]);
+        findings.problems.add(
+            mark.at,
+            format_args!("services[{}].backends[{}]", service.index, mark.index),
+            format_args!(
+                "{} is already backends[{}] on line {}; remove one of the two, a weight gives a larger share",
+                backend.address, earlier.index, earlier.at.line
+            ),
+        );
+    }
+}
+
+fn usable_backends(findings: &mut Findings, service: &Service) {
+    let backends = &service.spec.backends;
+    let field = format_args!("services[{}].backends", service.index);
+    let Some(first) = service.backends.first() else {
+        let message = "is empty; every connect to this service is refused until there are backends";
+        return findings.warnings.add(service.at, field, message);
+    };
+    if backends.iter().all(|backend| backend.weight == 0) {
+        let message =
+            "have weight 0, all of them; give one a weight, or use `draining: true`, or remove them";
+        findings.problems.add(first.at, field, message);
+    } else if backends.iter().all(|backend| backend.weight == 0 || backend.draining) {
+        let message = "are draining or have weight 0, all of them; every new connect is refused";
+        findings.warnings.add(first.at, field, message);
+    }
+}
+
+fn families(findings: &mut Findings, service: &Service) {
+    if service.spec.backends.is_empty() {
+        return;
+    }
+    for is_v4 in [true, false] {
+        if service.spec.backends.iter().any(|backend| backend.address.is_ipv4() == is_v4) {
+            continue;
+        }
+        let lonely = service.spec.frontends.iter().zip(&service.frontends);
+        for (frontend, mark) in lonely.filter(|(frontend, _)| frontend.is_ipv4() == is_v4) {
+            let family = family(is_v4);
+            findings.problems.add(
+                mark.at,
+                format_args!("services[{}].frontends[{}]", service.index, mark.index),
+                format_args!(
+                    "{frontend} is {family} and no backend is; add an {family} backend or remove it"
+                ),
+            );
+        }
+    }
+}
+
+fn family(is_v4: bool) -> &'static str {
+    match is_v4 {
+        true => "IPv4",
+        false => "IPv6",
+    }
+}
+
+fn split_shape(findings: &mut Findings, service: &Service) {
+    let split = &service.spec.policy.split;
+    let field = format_args!("services[{}].policy.split", service.index);
+    if let Some(beyond) = service.shares.get(MAX_SUBSETS) {
+        let message = format_args!("has more than {MAX_SUBSETS} versions; remove some");
+        findings.problems.add(*beyond, field, message);
+    }
+    if !split.is_empty() && split.iter().all(|entry| entry.share == 0) {
+        let message = "gives every version 0; give one a share, or remove the split";
+        findings.problems.add(service.split_at, field, message);
+    }
+}
+
+fn split_versions(findings: &mut Findings, service: &Service) {
+    let (policy, backends) = (&service.spec.policy, &service.spec.backends);
+    let field = |name: &str| format!("services[{}].policy.split{name}", service.index);
+    for (entry, at) in policy.split.iter().zip(&service.shares).take(MAX_SUBSETS) {
+        let version = &entry.version;
+        let mut of_version = backends.iter().filter(|backend| backend.version.as_ref() == Some(version));
+        if of_version.clone().next().is_none() {
+            let message = "is the version of no backend; correct it, or give it to a backend";
+            findings.problems.add(*at, field(&format!(".{version}")), message);
+        } else if let Some(is_v4) = [true, false].into_iter().find(|is_v4| {
+            service.spec.frontends.iter().any(|frontend| frontend.is_ipv4() == *is_v4)
+                && backends.iter().any(|backend| backend.address.is_ipv4() == *is_v4)
+                && !of_version.clone().any(|backend| backend.address.is_ipv4() == *is_v4)
+        }) {
+            let family = family(is_v4);
+            findings.problems.add(
+                *at,
+                field(&format!(".{version}")),
+                format_args!(
+                    "has no {family} backend, but the service has an {family} frontend; \
+                     add one, or remove the {family} frontends"
+                ),
+            );
+        } else if entry.share > 0 && of_version.all(|backend| backend.weight == 0 || backend.draining) {
+            let message = "has a share, but its backends are all draining or have weight 0; lower the share";
+            findings.warnings.add(*at, field(&format!(".{version}")), message);
+        }
+    }
+    if policy.split.is_empty() {
+        return;
+    }
+    let named: BTreeSet<_> = policy.split.iter().map(|entry| &entry.version).collect();
+    let idle: BTreeSet<_> = backends
+        .iter()
+        .map(|backend| &backend.version)
+        .filter(|v| !v.as_ref().is_some_and(|v| named.contains(v)))
+        .collect();
+    for version in idle {
+        let message = match version {
+            Some(version) => format!(
+                "says nothing of version {version}, whose backends get no connections; add a share, 0 if that is meant"
+            ),
+            None => {
+                "gives no connections to backends without a version; give them one of the versions".into()
+            }
+        };
+        findings.warnings.add(service.split_at, field(""), message);
+    }
+}
+
+/// Checks what only all services together show.
+pub(super) fn all(findings: &mut Findings, services: &[Service]) {
+    repeated_names(findings, services);
+    let owners = frontend_owners(findings, services);
+    backends_that_are_frontends(findings, services, &owners);
+    limits(findings, services);
+}
+
+fn repeated_names(findings: &mut Findings, services: &[Service]) {
+    let mut first: HashMap<&str, &Service> = HashMap::with_capacity(services.len());
+    for service in services.iter().filter(|service| !service.spec.name.is_empty()) {
+        let earlier = *first.entry(&service.spec.name).or_insert(service);
+        if !std::ptr::eq(earlier, service) {
+            findings.problems.add(
+                service.at,
+                format_args!("services[{}].name", service.index),
+                format_args!(
+                    "{} is already the name of services[{}] on line {}; rename one of the two",
+                    service.spec.name, earlier.index, earlier.at.line
+                ),
+            );
+        }
+    }
+}
+
+/// A frontend under a protocol number, and the service (by place) that has it.
+type Owners = HashMap<(u8, SocketAddr), usize>;
+
+fn frontend_owners(findings: &mut Findings, services: &[Service]) -> Owners {
+    let mut owners: HashMap<(u8, SocketAddr), (usize, Position)> = HashMap::with_capacity(services.len());
+    for (place, service) in services.iter().enumerate() {
+        for (frontend, mark) in service.spec.frontends.iter().zip(&service.frontends) {
+            let key = (service.spec.protocol as u8, *frontend);
+            let Some(&(owner, at)) = owners.get(&key) else {
+                owners.insert(key, (place, mark.at));
+                continue;
+            };
+            let whose = match (owner == place, services[owner].spec.name.as_ref()) {
+                (true, _) => "this service".into(),
+                (false, "") => format!("services[{}]", services[owner].index),
+                (false, name) => format!("service {name}"),
+            };
+            findings.problems.add(
+                mark.at,
+                format_args!("services[{}].frontends[{}]", service.index, mark.index),
+                format_args!(
+                    "{frontend} ({}) is already a frontend of {whose} on line {}; remove one of the two",
+                    service.spec.protocol.name(),
+                    at.line
+                ),
+            );
+        }
+    }
+    owners.into_iter().map(|(key, (place, _))| (key, place)).collect()
+}
+
+fn backends_that_are_frontends(findings: &mut Findings, services: &[Service], owners: &Owners) {
+    for (place, service) in services.iter().enumerate() {
+        for (backend, mark) in service.spec.backends.iter().zip(&service.backends) {
+            let address = backend.address;
+            let Some(&owner) = owners.get(&(service.spec.protocol as u8, address)) else { continue };
+            let field = format_args!("services[{}].backends[{}]", service.index, mark.index);
+            if owner == place {
+                let message = format_args!(
+                    "{address} is a frontend of this service; write the address the server listens on"
+                );
+                findings.problems.add(mark.at, field, message);
+            } else {
+                findings.warnings.add(
+                    mark.at,
+                    field,
+                    format_args!(
+                        "{address} is a frontend of services[{}]; an address is translated once, so connections \
+                         go to {address} itself",
+                        services[owner].index
+                    ),
+                );
+            }
+        }
+    }
+}
+
+fn limits(findings: &mut Findings, services: &[Service]) {
+    if let Some(beyond) = services.get(MAX_SERVICES as usize) {
+        let message = format_args!("holds more than {MAX_SERVICES} services; remove some");
+        findings.problems.add(beyond.at, "services", message);
+    }
+    total(findings, "frontends", MAX_FRONTENDS, services.iter().flat_map(|service| &service.frontends));
+    total(findings, "backends", MAX_BACKENDS, services.iter().flat_map(|service| &service.backends));
+}
+
+fn total<'a>(findings: &mut Findings, what: &str, limit: u32, mut marks: impl Iterator<Item = &'a Mark>) {
+    let Some(beyond) = marks.nth(limit as usize) else { return };
+    findings.problems.add(beyond.at, "services", format_args!("hold more than {limit} {what}; remove some"));
+}

@@ -1,0 +1,116 @@
+//! The tables of `docs/config.md`, from the enums and limits that decide. Knows no file.
+
+use std::fmt::Write as _;
+
+use agent_ebpf::abi::Algorithm;
+use agent_ebpf::abi::limits::{MAX_BACKENDS, MAX_FRONTENDS, MAX_SERVICES, MAX_SUBSETS};
+
+use crate::desired::PolicySpec;
+
+use super::reader::Fields;
+use super::service::{AffinityField, BackendField, PolicyField, ServiceField};
+use super::value::{AFFINITY_TIMEOUT, DEFAULT_WEIGHT, MAX_LABEL, RefuseWith, SHARES, WEIGHTS, show_duration};
+use super::{MAX_FILE_BYTES, MAX_REPORTED, RootField};
+
+/// The reference of the file format, in Markdown: every field, algorithm, errno, default and limit.
+pub fn reference() -> String {
+    let mut text = String::new();
+    fields::<RootField>(&mut text, "The file");
+    fields::<ServiceField>(&mut text, "`services[]`");
+    fields::<PolicyField>(&mut text, "`services[].policy`");
+    fields::<AffinityField>(&mut text, "`services[].policy.affinity`");
+    fields::<BackendField>(&mut text, "`services[].backends[]`");
+    let default = PolicySpec::default();
+    let algorithms = Algorithm::ALL.iter().map(|algorithm| {
+        let name = marked(algorithm.name(), *algorithm == default.algorithm);
+        [name, algorithm_meaning(*algorithm).to_owned()]
+    });
+    table(&mut text, "`algorithm`", ["Name", "How a backend is chosen"], algorithms);
+    let errnos = RefuseWith::ALL.iter().map(|errno| {
+        let name = marked(errno.name(), errno.errno() == default.refuse_errno);
+        [name, errno.errno().to_string()]
+    });
+    table(&mut text, "`refuse_with`", ["Name", "Number"], errnos);
+    table(&mut text, "Limits and defaults", ["What", "Value"], limits());
+    text
+}
+
+fn fields<F: Fields>(text: &mut String, title: &str) {
+    let rows = F::ALL.iter().map(|field| [format!("`{}`", field.name()), field.meaning().to_owned()]);
+    table(text, title, ["Field", "Meaning"], rows);
+}
+
+fn table(text: &mut String, title: &str, heads: [&str; 2], rows: impl IntoIterator<Item = [String; 2]>) {
+    // Writing to a `String` cannot fail.
+    let _ = writeln!(text, "### {title}\n\n| {} | {} |\n| --- | --- |", heads[0], heads[1]);
+    for [name, meaning] in rows {
+        let _ = writeln!(text, "| {name} | {meaning} |");
+    }
+    text.push('\n');
+}
+
+fn marked(name: &str, is_default: bool) -> String {
+    match is_default {
+        true => format!("`{name}` (default)"),
+        false => format!("`{name}`"),
+    }
+}
+
+fn algorithm_meaning(algorithm: Algorithm) -> &'static str {
+    match algorithm {
+        Algorithm::Random => "Each connection goes to a random backend, in proportion to the weights.",
+        Algorithm::RoundRobin => {
+            "Connections go round the backends in a fixed sequence in which weights are interleaved."
+        }
+        Algorithm::Maglev => {
+            "A client keeps its backend while it is there; losing one backend moves few other clients."
+        }
+    }
+}
+
+fn limits() -> Vec<[String; 2]> {
+    let row = |what: &str, value: String| [what.to_owned(), value];
+    vec![
+        row("services", format!("at most {MAX_SERVICES}")),
+        row("frontends of all services", format!("at most {MAX_FRONTENDS}")),
+        row("backends of all services", format!("at most {MAX_BACKENDS}")),
+        row("versions in a `split`", format!("at most {MAX_SUBSETS}")),
+        row("a share in a `split`", format!("{} to {}", SHARES.start(), SHARES.end())),
+        row("`weight`", format!("{} to {}, default {DEFAULT_WEIGHT}", WEIGHTS.start(), WEIGHTS.end())),
+        row(
+            "`affinity.timeout`",
+            format!(
+                "{} to {}, without `affinity` none",
+                show_duration(*AFFINITY_TIMEOUT.start()),
+                show_duration(*AFFINITY_TIMEOUT.end())
+            ),
+        ),
+        row("each part of a service's name, a zone, a version", format!("1 to {MAX_LABEL} characters")),
+        row("size of the file", format!("at most {} MiB", MAX_FILE_BYTES >> 20)),
+        row("problems reported at a time", MAX_REPORTED.to_string()),
+    ]
+}
+
+#[cfg(test)]
+mod tests {
+    use std::path::Path;
+
+    use super::*;
+
+    const BEGIN: &str = "<!-- reference: begin -->\n";
+    const END: &str = "<!-- reference: end -->\n";
+
+    #[test]
+    fn the_documentation_says_what_the_code_says() {
+        let file = Path::new(env!("CARGO_MANIFEST_DIR")).join("../docs/config.md");
+        let text = std::fs::read_to_string(&file).expect("docs/config.md");
+        let (before, rest) = text.split_once(BEGIN).expect("the mark where the reference begins");
+        let (written, after) = rest.split_once(END).expect("the mark where the reference ends");
+        let current = format!("\n{}", reference());
+        if std::env::var_os("SEGUE_UPDATE_REFERENCE").is_some() {
+            std::fs::write(&file, format!("{before}{BEGIN}{current}{END}{after}")).expect("written");
+            return;
+        }
+        assert_eq!(written, current, "run this test with SEGUE_UPDATE_REFERENCE=1 to write docs/config.md");
+    }
+}

@@ -1,0 +1,374 @@
+//! Reads one service: its fields, each by itself. What its fields mean together is `check`'s.
+
+use std::collections::HashSet;
+use std::net::SocketAddr;
+use std::sync::Arc;
+
+use agent_ebpf::abi::Protocol;
+use agent_ebpf::abi::limits::{MAX_BACKENDS, MAX_FRONTENDS, MAX_SUBSETS};
+
+use crate::desired::{BackendSpec, PolicySpec, ServiceSpec, VersionShare};
+
+use super::problem::Position;
+use super::reader::{Node, Reader, Stop, Text, fields};
+use super::value;
+
+fields! {
+    /// A service.
+    enum ServiceField {
+        Name = "name": "`name` or `namespace/name`, in lower-case letters, digits and `-`; unique. Required.",
+        Protocol = "protocol": "`tcp` (default) or `udp`, for all frontends and backends.",
+        Frontends = "frontends": "The addresses applications ask for, at least one. No two services of a protocol share one. Required.",
+        Policy = "policy": "The rules. Each has a default.",
+        Backends = "backends": "The servers. `[]` refuses every connect. Required.",
+    }
+}
+
+fields! {
+    /// The rules of a service.
+    enum PolicyField {
+        Algorithm = "algorithm": "How a backend is chosen.",
+        Affinity = "affinity": "Keeps a client (a pod or a unit) on its backend.",
+        Split = "split": "Shares by version, as in `{ v1: 95, v2: 5 }`, in any unit; every version must be one that a backend has, in each address family that has a frontend.",
+        RefuseWith = "refuse_with": "What `connect()` fails with where nothing is usable.",
+    }
+}
+
+fields! {
+    /// How a client keeps its backend.
+    enum AffinityField {
+        Timeout = "timeout": "How long after its last connection. Required.",
+    }
+}
+
+fields! {
+    /// A server. `address` alone may be written as a plain string.
+    enum BackendField {
+        Address = "address": "Where it listens. Unique within the service. Required.",
+        Weight = "weight": "Its share among the backends of its version; 0 takes no new connections.",
+        Zone = "zone": "The zone it runs in.",
+        Version = "version": "The version it runs.",
+        Draining = "draining": "`true` keeps its connections and takes no new ones.",
+    }
+}
+
+const ADDRESS: &str = "an address and a port, as in \"10.0.0.1:80\" or \"[fd00::1]:80\" (in quotes)";
+
+/// Where in the file an element of a list stands.
+#[derive(Clone, Copy)]
+pub(super) struct Mark {
+    pub(super) at: Position,
+    pub(super) index: usize,
+}
+
+/// A service as read. Elements that are wrong are left out.
+pub(super) struct Service {
+    /// Its place among the services of the file.
+    pub(super) index: usize,
+    /// Where its name stands, or the service where it has none.
+    pub(super) at: Position,
+    /// What was read; the name is empty where it is missing or wrong.
+    pub(super) spec: ServiceSpec,
+    /// Where each of `spec.frontends` stands.
+    pub(super) frontends: Vec<Mark>,
+    /// Where each of `spec.backends` stands.
+    pub(super) backends: Vec<Mark>,
+    /// Where the split stands.
+    pub(super) split_at: Position,
+    /// Where each of `spec.policy.split` stands.
+    pub(super) shares: Vec<Position>,
+    /// Every backend of the file is in `spec.backends`.
+    pub(super) backends_whole: bool,
+}
+
+/// What the services of a file share: how much of what is limited was read so far, and zones and versions, each
+/// held once however many backends name it.
+#[derive(Default)]
+pub(super) struct Totals {
+    frontends: u32,
+    backends: u32,
+    labels: HashSet<Arc<str>>,
+}
+
+impl Totals {
+    fn label(&mut self, text: &str) -> Arc<str> {
+        if let Some(known) = self.labels.get(text) {
+            return Arc::clone(known);
+        }
+        let new: Arc<str> = text.into();
+        self.labels.insert(Arc::clone(&new));
+        new
+    }
+}
+
+/// Counts one more; `false` where there is already one too many. Nothing beyond that is kept, so that memory is
+/// in proportion to the limits however large the file is.
+fn admitted(count: &mut u32, limit: u32) -> bool {
+    *count += u32::from(*count <= limit + 1);
+    *count <= limit + 1
+}
+
+/// Reads the service at `index`. `None`, with a problem recorded, where there is no mapping.
+pub(super) fn read<'a>(
+    reader: &mut Reader<'a>,
+    totals: &mut Totals,
+    index: usize,
+    node: &Node<'a>,
+) -> Result<Option<Service>, Stop> {
+    let mut service = Service {
+        index,
+        at: node.at,
+        spec: ServiceSpec {
+            name: "".into(),
+            protocol: Protocol::Tcp,
+            frontends: Vec::new(),
+            backends: Vec::new(),
+            policy: PolicySpec::default(),
+        },
+        frontends: Vec::new(),
+        backends: Vec::new(),
+        split_at: node.at,
+        shares: Vec::new(),
+        backends_whole: false,
+    };
+    let (mut has_name, mut has_frontends, mut has_backends) = (false, false, false);
+    let wanted = "a mapping with name, frontends and backends";
+    let is_mapping = reader.mapping(node, wanted, |reader, field, value| match field {
+        ServiceField::Name => {
+            has_name = true;
+            name(reader, value, &mut service)
+        }
+        ServiceField::Protocol => {
+            let protocol = one(reader, value, "tcp or udp", value::protocol)?;
+            service.spec.protocol = protocol.unwrap_or(Protocol::Tcp);
+            Ok(())
+        }
+        ServiceField::Frontends => {
+            has_frontends = true;
+            frontends(reader, totals, &value, &mut service)
+        }
+        ServiceField::Policy => policy(reader, totals, &value, &mut service),
+        ServiceField::Backends => {
+            has_backends = true;
+            backends(reader, totals, &value, &mut service)
+        }
+    })?;
+    if !is_mapping {
+        return Ok(None);
+    }
+    if !has_name {
+        reader.problem_in(node.at, "name", "is missing; write \"name\" or \"namespace/name\"");
+    }
+    if !has_frontends {
+        reader.problem_in(node.at, "frontends", "is missing; write at least one address");
+    }
+    if !has_backends {
+        let message = "is missing; write the servers, or `[]` to refuse every connect";
+        reader.problem_in(node.at, "backends", message);
+    }
+    Ok(Some(service))
+}
+
+/// Reads text and makes a value of it; `None`, with a problem recorded, where it is wrong.
+fn one<'a, T>(
+    reader: &mut Reader<'a>,
+    node: Node<'a>,
+    wanted: &str,
+    parse: impl FnOnce(&str) -> Result<T, String>,
+) -> Result<Option<T>, Stop> {
+    let Some(Text { at, value }) = reader.text(node, wanted)? else { return Ok(None) };
+    match parse(&value) {
+        Ok(value) => Ok(Some(value)),
+        Err(message) => {
+            reader.problem(at, message);
+            Ok(None)
+        }
+    }
+}
+
+fn name<'a>(reader: &mut Reader<'a>, node: Node<'a>, service: &mut Service) -> Result<(), Stop> {
+    service.at = node.at;
+    let checked = |text: &str| value::service_name(text).map(|()| text.into());
+    if let Some(name) = one(reader, node, "a name, as in shop/payment", checked)? {
+        service.spec.name = name;
+    }
+    Ok(())
+}
+
+fn frontends<'a>(
+    reader: &mut Reader<'a>,
+    totals: &mut Totals,
+    node: &Node<'a>,
+    service: &mut Service,
+) -> Result<(), Stop> {
+    let mut count = 0;
+    let is_list = reader.list(node, "a list of addresses", |reader, index, node| {
+        count += 1;
+        if !admitted(&mut totals.frontends, MAX_FRONTENDS) {
+            return reader.skip(&node);
+        }
+        let at = node.at;
+        if let Some(frontend) = one(reader, node, ADDRESS, value::endpoint)? {
+            service.spec.frontends.push(frontend);
+            service.frontends.push(Mark { at, index });
+        }
+        Ok(())
+    })?;
+    if is_list && count == 0 {
+        reader.problem(node.at, "is empty; write at least one address");
+    }
+    Ok(())
+}
+
+fn backends<'a>(
+    reader: &mut Reader<'a>,
+    totals: &mut Totals,
+    node: &Node<'a>,
+    service: &mut Service,
+) -> Result<(), Stop> {
+    let before = reader.findings.problems.total();
+    let mut count = 0;
+    reader.list(node, "a list of backends, or `[]`", |reader, index, node| {
+        count += 1;
+        if !admitted(&mut totals.backends, MAX_BACKENDS) {
+            return reader.skip(&node);
+        }
+        if let Some((backend, at)) = backend(reader, totals, node)? {
+            service.spec.backends.push(backend);
+            service.backends.push(Mark { at, index });
+        }
+        Ok(())
+    })?;
+    service.backends_whole =
+        reader.findings.problems.total() == before && service.spec.backends.len() == count;
+    Ok(())
+}
+
+/// A backend and where its address stands.
+fn backend<'a>(
+    reader: &mut Reader<'a>,
+    totals: &mut Totals,
+    node: Node<'a>,
+) -> Result<Option<(BackendSpec, Position)>, Stop> {
+    let mut at = node.at;
+    let mut address: Option<SocketAddr> = None;
+    let (mut weight, mut zone, mut version, mut draining) = (value::DEFAULT_WEIGHT, None, None, false);
+    if Reader::is_text(&node) {
+        address = one(reader, node, ADDRESS, value::endpoint)?;
+    } else {
+        let mut has_address = false;
+        let wanted = "an address, or a mapping with address, as in { address: \"10.0.0.1:80\" }";
+        let is_mapping = reader.mapping(&node, wanted, |reader, field, value| {
+            match field {
+                BackendField::Address => {
+                    has_address = true;
+                    at = value.at;
+                    address = one(reader, value, ADDRESS, value::endpoint)?;
+                }
+                BackendField::Weight => {
+                    let read = one(reader, value, "a whole number", value::weight)?;
+                    weight = read.unwrap_or(value::DEFAULT_WEIGHT);
+                }
+                BackendField::Zone => zone = label(reader, totals, value)?,
+                BackendField::Version => version = label(reader, totals, value)?,
+                BackendField::Draining => {
+                    draining = one(reader, value, "true or false", value::switch)?.unwrap_or_default();
+                }
+            }
+            Ok(())
+        })?;
+        if is_mapping && !has_address {
+            reader.problem_in(node.at, "address", format_args!("is missing; write {ADDRESS}"));
+        }
+    }
+    Ok(address.map(|address| (BackendSpec { address, weight, zone, version, draining }, at)))
+}
+
+fn label<'a>(reader: &mut Reader<'a>, totals: &mut Totals, node: Node<'a>) -> Result<Option<Arc<str>>, Stop> {
+    one(reader, node, "a name", |text| value::label(text).map(|()| totals.label(text)))
+}
+
+fn policy<'a>(
+    reader: &mut Reader<'a>,
+    totals: &mut Totals,
+    node: &Node<'a>,
+    service: &mut Service,
+) -> Result<(), Stop> {
+    reader.mapping(node, "a mapping, as in { algorithm: random }", |reader, field, value| {
+        match field {
+            PolicyField::Algorithm => {
+                if let Some(algorithm) = one(reader, value, "the name of an algorithm", value::algorithm)? {
+                    service.spec.policy.algorithm = algorithm;
+                }
+            }
+            PolicyField::Affinity => affinity(reader, &value, &mut service.spec.policy)?,
+            PolicyField::Split => split(reader, totals, &value, service)?,
+            PolicyField::RefuseWith => {
+                if let Some(errno) = one(reader, value, "the name of an errno", value::refuse_with)? {
+                    service.spec.policy.refuse_errno = errno.errno();
+                }
+            }
+        }
+        Ok(())
+    })?;
+    Ok(())
+}
+
+fn affinity<'a>(reader: &mut Reader<'a>, node: &Node<'a>, policy: &mut PolicySpec) -> Result<(), Stop> {
+    let mut has_timeout = false;
+    let is_mapping = reader.mapping(node, "a mapping, as in { timeout: 10m }", |reader, field, value| {
+        match field {
+            AffinityField::Timeout => {
+                has_timeout = true;
+                policy.affinity_timeout = one(reader, value, "a duration", value::affinity_timeout)?;
+            }
+        }
+        Ok(())
+    })?;
+    if is_mapping && !has_timeout {
+        reader.problem_in(node.at, "timeout", "is missing; write a duration, as in 10m");
+    }
+    Ok(())
+}
+
+fn split<'a>(
+    reader: &mut Reader<'a>,
+    totals: &mut Totals,
+    node: &Node<'a>,
+    service: &mut Service,
+) -> Result<(), Stop> {
+    service.split_at = node.at;
+    let mut count = 0;
+    let mut seen = HashSet::new();
+    let is_mapping =
+        reader.entries(node, "shares by version, as in { v1: 95, v2: 5 }", |reader, key, value| {
+            count += 1;
+            if count > MAX_SUBSETS + 1 {
+                return reader.skip(&value);
+            }
+            let Some(version) = checked_version(reader, totals, &key) else { return reader.skip(&value) };
+            if !seen.insert(Arc::clone(&version)) {
+                reader.problem(key.at, "is written twice; keep one of the two");
+                return reader.skip(&value);
+            }
+            if let Some(share) = one(reader, value, "a whole number", value::share)? {
+                service.spec.policy.split.push(VersionShare { version, share });
+                service.shares.push(key.at);
+            }
+            Ok(())
+        })?;
+    if is_mapping && count == 0 {
+        reader.problem(node.at, "is empty; write shares by version, or remove it");
+    }
+    Ok(())
+}
+
+fn checked_version(reader: &mut Reader<'_>, totals: &mut Totals, key: &Text<'_>) -> Option<Arc<str>> {
+    match value::label(&key.value) {
+        Ok(()) => Some(totals.label(&key.value)),
+        Err(message) => {
+            reader.problem(key.at, message);
+            None
+        }
+    }
+}

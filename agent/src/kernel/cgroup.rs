@@ -1,0 +1,76 @@
+//! The cgroup whose processes are managed.
+
+use std::fs::File;
+use std::os::fd::{AsFd, BorrowedFd};
+use std::os::unix::fs::MetadataExt;
+use std::path::{Path, PathBuf};
+
+use super::KernelError;
+
+/// An open cgroup (version 2) directory.
+#[derive(Debug)]
+pub struct Cgroup {
+    path: PathBuf,
+    directory: File,
+    id: u64,
+}
+
+impl Cgroup {
+    /// Opens a cgroup directory, or the root of the hierarchy where `path` is `None`.
+    pub fn open(path: Option<&Path>) -> Result<Self, KernelError> {
+        let mount = mount_point()?;
+        let path = path.unwrap_or(&mount).to_owned();
+        let fail = |source| KernelError::Cgroup { path: path.clone(), source };
+        let directory = File::open(&path).map_err(fail)?;
+        let metadata = directory.metadata().map_err(fail)?;
+        if !path.join("cgroup.procs").exists() {
+            return Err(KernelError::NotACgroup { path, mount });
+        }
+        Ok(Self { path, directory, id: metadata.ino() })
+    }
+
+    /// Where it is.
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// The kernel's id of it, which is the inode of its directory.
+    pub fn id(&self) -> u64 {
+        self.id
+    }
+
+    /// Its descriptor, for attaching.
+    pub fn fd(&self) -> BorrowedFd<'_> {
+        self.directory.as_fd()
+    }
+}
+
+/// Where cgroup version 2 is mounted: `/sys/fs/cgroup`, or `/sys/fs/cgroup/unified` where both versions are.
+pub fn mount_point() -> Result<PathBuf, KernelError> {
+    let mounts = std::fs::read_to_string("/proc/self/mountinfo").unwrap_or_default();
+    find_mount_point(&mounts).ok_or(KernelError::NoCgroup2)
+}
+
+/// Finds it in the text of `/proc/self/mountinfo` (proc(5)): the fifth field of the line whose file system type,
+/// the first after the dash, is `cgroup2`.
+fn find_mount_point(mountinfo: &str) -> Option<PathBuf> {
+    mountinfo.lines().find_map(|line| {
+        let (before, after) = line.split_once(" - ")?;
+        (after.split(' ').next() == Some("cgroup2")).then(|| before.split(' ').nth(4).map(PathBuf::from))?
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_mount_point_is_found_in_both_layouts() {
+        let unified = "35 24 0:30 / /sys/fs/cgroup rw,nosuid shared:9 - cgroup2 cgroup2 rw,nsdelegate\n";
+        assert_eq!(find_mount_point(unified), Some(PathBuf::from("/sys/fs/cgroup")));
+        let hybrid = "32 31 0:29 / /sys/fs/cgroup/cpu rw - cgroup cgroup rw,cpu\n\
+                      41 31 0:38 / /sys/fs/cgroup/unified rw,relatime - cgroup2 cgroup2 rw\n";
+        assert_eq!(find_mount_point(hybrid), Some(PathBuf::from("/sys/fs/cgroup/unified")));
+        assert_eq!(find_mount_point("1 2 0:3 / / rw - ext4 /dev/sda rw\n"), None);
+    }
+}

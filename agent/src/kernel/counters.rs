@@ -1,0 +1,205 @@
+//! What the kernel counts, read from any thread.
+
+use std::io::{self, Read};
+use std::os::fd::{AsFd, OwnedFd};
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+
+use agent_ebpf::abi::{BackendState, Edge, EdgeKey, Histogram, Hook, Loss, Outcome, Sample, ServiceState};
+use aya::maps::{HashMap, Map, MapData, PerCpuArray, PerCpuHashMap};
+
+use super::bpf;
+use super::data_plane::{Arrays, DataPlane};
+use super::tables::{Plain, errno_of};
+use super::{KernelError, MapError};
+
+/// Readers of the kernel-owned maps, and the two small maps that tell the programs what to send and who is who.
+pub struct Counters {
+    arrays: Arc<Arrays>,
+    edges: PerCpuHashMap<MapData, Plain<EdgeKey>, Plain<Edge>>,
+    edge_capacity: u32,
+    outcomes: PerCpuArray<MapData, u64>,
+    losses: PerCpuArray<MapData, u64>,
+    workloads: HashMap<MapData, u64, u32>,
+    connections: OwnedFd,
+    walk: Option<OwnedFd>,
+}
+
+impl Counters {
+    pub(super) fn new(data_plane: &DataPlane) -> Result<Self, KernelError> {
+        let open = |name: &'static str| {
+            let path = data_plane.map_path(name);
+            MapData::from_pin(&path).map_err(|error| KernelError::Map {
+                map: name,
+                path,
+                source: io::Error::other(error),
+            })
+        };
+        let typed = |name: &'static str| {
+            move |error| KernelError::Map { map: name, path: name.into(), source: io::Error::other(error) }
+        };
+        let edges = open("EDGES")?;
+        let edge_capacity = edges.info().map_err(typed("EDGES"))?.max_entries();
+        let connections = data_plane.map_path("CONNECTIONS");
+        Ok(Self {
+            arrays: Arc::new(Arrays::new(data_plane)?),
+            edges: PerCpuHashMap::try_from(Map::PerCpuHashMap(edges)).map_err(typed("EDGES"))?,
+            edge_capacity,
+            outcomes: PerCpuArray::try_from(Map::PerCpuArray(open("OUTCOMES")?))
+                .map_err(typed("OUTCOMES"))?,
+            losses: PerCpuArray::try_from(Map::PerCpuArray(open("LOSSES")?)).map_err(typed("LOSSES"))?,
+            workloads: HashMap::try_from(Map::HashMap(open("WORKLOADS")?)).map_err(typed("WORKLOADS"))?,
+            connections: bpf::open_pin(&connections).map_err(|source| KernelError::Map {
+                map: "CONNECTIONS",
+                path: connections,
+                source,
+            })?,
+            walk: data_plane.sample_program(),
+        })
+    }
+
+    /// Every edge, summed over CPUs, in the order of keys.
+    pub fn edges(&self) -> Result<Vec<(EdgeKey, Edge)>, MapError> {
+        let fail = |error| MapError { map: "EDGES", operation: "list", source: errno_of(error) };
+        let mut edges = Vec::new();
+        for entry in self.edges.iter() {
+            let (key, per_cpu) = entry.map_err(fail)?;
+            let mut sum = Edge::default();
+            for part in per_cpu.iter() {
+                add_edge(&mut sum, &part.0);
+            }
+            edges.push((key.0, sum));
+        }
+        edges.sort_unstable_by_key(|(key, _)| *key);
+        Ok(edges)
+    }
+
+    /// How many edges the kernel can count at a time.
+    pub fn edge_capacity(&self) -> u32 {
+        self.edge_capacity
+    }
+
+    /// Removes an edge, after its counts were taken over elsewhere.
+    pub fn remove_edge(&mut self, key: &EdgeKey) -> Result<(), MapError> {
+        let fail = |error| MapError { map: "EDGES", operation: "remove", source: errno_of(error) };
+        match self.edges.remove(&Plain(*key)).map_err(fail) {
+            Err(error) if error.source.raw_os_error() == Some(libc::ENOENT) => Ok(()),
+            result => result,
+        }
+    }
+
+    /// Counts of runs by program and outcome, summed over CPUs; those that never happened are left out.
+    pub fn outcomes(&self) -> Result<Vec<(Hook, Outcome, u64)>, MapError> {
+        let mut counts = Vec::new();
+        for (place, &hook) in Hook::ALL.iter().enumerate() {
+            for (at, &outcome) in Outcome::ALL.iter().enumerate() {
+                let count = sum(&self.outcomes, "OUTCOMES", place * Outcome::ALL.len() + at)?;
+                if count != 0 {
+                    counts.push((hook, outcome, count));
+                }
+            }
+        }
+        Ok(counts)
+    }
+
+    /// What could not be recorded, summed over CPUs.
+    pub fn losses(&self) -> Result<Vec<(Loss, u64)>, MapError> {
+        Loss::ALL.iter().enumerate().map(|(at, &loss)| Ok((loss, sum(&self.losses, "LOSSES", at)?))).collect()
+    }
+
+    /// What the kernel counts for a backend.
+    pub fn backend_state(&self, id: u32) -> BackendState {
+        self.arrays.backend_state.read(id)
+    }
+
+    /// What the kernel counts for a service.
+    pub fn service_state(&self, id: u32) -> ServiceState {
+        self.arrays.service_state.read(id)
+    }
+
+    /// Corrects the number of open connections of a backend by what the walk found. The one write of the agent
+    /// to a map of the kernel's: an atomic add to a counter that the programs change by atomic adds.
+    pub fn correct_active(&self, backend: u32, difference: i64) {
+        const ACTIVE: usize = std::mem::offset_of!(BackendState, active) / 8;
+        self.arrays
+            .backend_state
+            .word(backend, ACTIVE)
+            .fetch_add(difference.cast_unsigned(), Ordering::Relaxed);
+    }
+
+    /// Asks for every connection's opening and closing until this moment of the monotonic clock.
+    pub fn follow_until(&self, until_ns: u64) {
+        self.arrays.settings.word(0, 0).store(until_ns, Ordering::Relaxed);
+    }
+
+    /// Says that the agent is alive.
+    pub fn heartbeat(&self, now_ns: u64) {
+        self.arrays.settings.word(0, 1).store(now_ns, Ordering::Relaxed);
+    }
+
+    /// Walks over every socket that talks to a service. `None` where this kernel cannot.
+    pub fn samples(&self) -> Option<io::Result<Vec<Sample>>> {
+        let walk = self.walk.as_ref()?;
+        Some(bpf::iterate_map(walk.as_fd(), self.connections.as_fd()).and_then(|mut output| {
+            let mut bytes = Vec::new();
+            output.read_to_end(&mut bytes)?;
+            Ok(bytes.chunks_exact(size_of::<Sample>()).map(decode_sample).collect())
+        }))
+    }
+
+    /// Makes this the set of workload cgroups.
+    pub fn set_workloads(&mut self, cgroups: &std::collections::BTreeSet<u64>) -> Result<(), MapError> {
+        let fail = |operation| move |error| MapError { map: "WORKLOADS", operation, source: errno_of(error) };
+        let known: std::collections::BTreeSet<u64> =
+            self.workloads.keys().collect::<Result<_, _>>().map_err(fail("list"))?;
+        for gone in known.difference(cgroups) {
+            self.workloads.remove(gone).map_err(fail("remove"))?;
+        }
+        for new in cgroups.difference(&known) {
+            self.workloads.insert(new, 1, 0).map_err(fail("insert"))?;
+        }
+        Ok(())
+    }
+}
+
+fn sum(map: &PerCpuArray<MapData, u64>, name: &'static str, index: usize) -> Result<u64, MapError> {
+    let fail = |error| MapError { map: name, operation: "read", source: errno_of(error) };
+    let index = u32::try_from(index).unwrap_or(u32::MAX);
+    Ok(map.get(&index, 0).map_err(fail)?.iter().copied().fold(0, u64::wrapping_add))
+}
+
+fn add_edge(sum: &mut Edge, part: &Edge) {
+    sum.opened += part.opened;
+    add_each(&mut sum.closed, &part.closed);
+    add_each(&mut sum.failed, &part.failed);
+    sum.sent_bytes += part.sent_bytes;
+    sum.received_bytes += part.received_bytes;
+    sum.retransmits += part.retransmits;
+    for (sum, part) in [
+        (&mut sum.connect, &part.connect),
+        (&mut sum.connect_failed, &part.connect_failed),
+        (&mut sum.rtt, &part.rtt),
+    ] {
+        add_histogram(sum, part);
+    }
+}
+
+fn add_histogram(sum: &mut Histogram, part: &Histogram) {
+    sum.sum_ns += part.sum_ns;
+    add_each(&mut sum.buckets, &part.buckets);
+}
+
+fn add_each<const N: usize>(sums: &mut [u64; N], parts: &[u64; N]) {
+    for (sum, part) in sums.iter_mut().zip(parts) {
+        *sum += part;
+    }
+}
+
+/// Reads a record that the walk wrote. The chunk has the record's size.
+fn decode_sample(bytes: &[u8]) -> Sample {
+    let mut sample = Sample::default();
+    let length = bytes.len().min(size_of::<Sample>());
+    // SAFETY: `Sample` is made of integers, any bytes are a valid one, and no more than its size is copied.
+    unsafe { std::ptr::copy_nonoverlapping(bytes.as_ptr(), (&raw mut sample).cast(), length) };
+    sample
+}

@@ -1,0 +1,299 @@
+//! Loading, attaching and adopting the programs. After [`DataPlane::attach`] the data plane needs no agent.
+
+use std::fs::File;
+use std::os::fd::{AsFd, OwnedFd};
+use std::path::{Path, PathBuf};
+
+use agent_ebpf::abi::{Backend, BackendState, Policy, ServiceState, ServiceWord, Settings, Slot};
+use aya::programs::Program;
+use aya::{Btf, Ebpf, EbpfLoader};
+
+use super::bpf;
+use super::cgroup::Cgroup;
+use super::counters::Counters;
+use super::events::EventReader;
+use super::hooks::{ATTACHMENTS, Attachment, MAPS, SAMPLE_PROGRAM};
+use super::layout::{self, Layout};
+use super::mapped::MappedArray;
+use super::probe::{self, Features};
+use super::program_log::ProgramLog;
+use super::tables::KernelTables;
+use super::{KernelError, MapStatus, ProgramStatus};
+
+/// The kernel object, built by the build script.
+static OBJECT: &[u8] = aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/segue-dataplane.o"));
+
+/// The loaded data plane. Dropping it detaches nothing.
+pub struct DataPlane {
+    layout: Layout,
+    cgroup: Cgroup,
+    features: Features,
+    adopted: bool,
+    ebpf: Ebpf,
+    /// Held as long as this agent lives.
+    _lock: File,
+}
+
+impl DataPlane {
+    /// Loads the programs into the kernel, with the maps that are pinned or new ones. Attaches nothing yet.
+    pub fn load(cgroup: Option<&Path>, bpffs: &Path) -> Result<Self, KernelError> {
+        let cgroup = Cgroup::open(cgroup)?;
+        let mut features = probe::features().map_err(KernelError::NoEbpf)?;
+        layout::ensure_bpffs(bpffs)?;
+        let layout = Layout::new(bpffs);
+        layout.create()?;
+        let lock = layout.lock()?;
+        let adopted = layout.map("SERVICES").exists();
+
+        let mut loader = EbpfLoader::new();
+        for map in MAPS {
+            loader.map_pin_path(map, layout.map(map));
+        }
+        let retval = u8::from(features.set_retval);
+        let offsets = features
+            .tcp_sock
+            .map(|at| [at.bytes_acked, at.bytes_received, at.srtt, at.retransmits, at.state]);
+        let [acked, received, srtt, retransmits, state] = offsets.unwrap_or_default();
+        loader
+            .override_global("HAS_SET_RETVAL", &retval, true)
+            .override_global("TCP_BYTES_ACKED_OFFSET", &acked, true)
+            .override_global("TCP_BYTES_RECEIVED_OFFSET", &received, true)
+            .override_global("TCP_SRTT_OFFSET", &srtt, true)
+            .override_global("TCP_RETRANSMITS_OFFSET", &retransmits, true)
+            .override_global("SOCKET_STATE_OFFSET", &state, true);
+        let mut ebpf =
+            loader.load(OBJECT).map_err(|source| KernelError::Load { source: Box::new(source) })?;
+        for attachment in ATTACHMENTS {
+            load_program(&mut ebpf, attachment.program)?;
+        }
+        features.sample = features.tcp_sock.is_some() && load_walk(&mut ebpf);
+        Ok(Self { layout, cgroup, features, adopted, ebpf, _lock: lock })
+    }
+
+    /// What the programs log. There is one reader; the next call finds nothing.
+    pub fn log(&mut self) -> Result<ProgramLog, KernelError> {
+        ProgramLog::new(&mut self.ebpf)
+    }
+
+    /// Whether the maps were there before.
+    pub fn adopted(&self) -> bool {
+        self.adopted
+    }
+
+    /// What this kernel can do.
+    pub fn features(&self) -> &Features {
+        &self.features
+    }
+
+    /// The managed cgroup.
+    pub fn cgroup(&self) -> &Cgroup {
+        &self.cgroup
+    }
+
+    /// The maps the agent owns.
+    pub fn tables(&self) -> Result<KernelTables, KernelError> {
+        KernelTables::new(self)
+    }
+
+    /// What the kernel counts.
+    pub fn counters(&self) -> Result<Counters, KernelError> {
+        Counters::new(self)
+    }
+
+    /// The event ring. One reader at a time.
+    pub fn events(&self) -> Result<EventReader, KernelError> {
+        EventReader::new(&self.layout.map("EVENTS"))
+    }
+
+    pub(super) fn array<T: Copy + Default>(&self, name: &'static str) -> Result<MappedArray<T>, KernelError> {
+        let path = self.layout.map(name);
+        let fail = |source| KernelError::Map { map: name, path: path.clone(), source };
+        let entries = aya::maps::MapData::from_pin(&path)
+            .and_then(|map| map.info())
+            .map_err(|error| fail(std::io::Error::other(error)))?
+            .max_entries();
+        MappedArray::new(bpf::open_pin(&path).map_err(fail)?, entries).map_err(fail)
+    }
+
+    pub(super) fn map_path(&self, name: &str) -> PathBuf {
+        self.layout.map(name)
+    }
+
+    pub(super) fn sample_program(&self) -> Option<OwnedFd> {
+        if !self.features.sample {
+            return None;
+        }
+        match self.ebpf.program(SAMPLE_PROGRAM) {
+            Some(Program::Iter(walk)) => walk.fd().ok()?.as_fd().try_clone_to_owned().ok(),
+            _ => None,
+        }
+    }
+
+    /// Puts the loaded programs in force: a link that is pinned gets the new program in place, without a moment
+    /// in between; one that is missing, or holds on to another cgroup, is made anew. The order is that of
+    /// `ATTACHMENTS`. May be called again at any time; it repairs what is broken.
+    pub fn attach(&self) -> Result<Vec<Repair>, KernelError> {
+        let mut repairs = Vec::new();
+        for attachment in ATTACHMENTS {
+            if let Some(repair) = self.attach_one(attachment)? {
+                repairs.push(repair);
+            }
+        }
+        for version in self.layout.other_versions() {
+            layout::remove_version(&version, &mut layout::Unloaded::default())?;
+        }
+        Ok(repairs)
+    }
+
+    fn attach_one(&self, attachment: Attachment) -> Result<Option<Repair>, KernelError> {
+        let hook = attachment.hook;
+        let program = self.program_fd(attachment.program)?;
+        let pin = self.layout.link(hook);
+        let fail = |source| KernelError::Attach { hook, cgroup: self.cgroup.path().to_owned(), source };
+        let mut repair = None;
+        if let Ok(link) = bpf::open_pin(&pin) {
+            match bpf::cgroup_link(link.as_fd()) {
+                Ok(Some(state))
+                    if state.cgroup == self.cgroup.id() && state.attach_type == attachment.attach_type =>
+                {
+                    return bpf::update_link(link.as_fd(), program.as_fd()).map(|()| None).map_err(fail);
+                }
+                _ => repair = Some(Repair { hook, found: "a link to something else" }),
+            }
+            std::fs::remove_file(&pin).map_err(|source| KernelError::Pins { path: pin.clone(), source })?;
+        } else if self.adopted {
+            repair = Some(Repair { hook, found: "no link" });
+            // Something that is not a link may sit in its place.
+            let _ = std::fs::remove_file(&pin);
+        }
+        let link =
+            bpf::link_to_cgroup(program.as_fd(), self.cgroup.fd(), attachment.attach_type).map_err(fail)?;
+        bpf::pin(link.as_fd(), &pin).map_err(|source| KernelError::Pins { path: pin, source })?;
+        Ok(repair)
+    }
+
+    fn program_fd(&self, name: &'static str) -> Result<OwnedFd, KernelError> {
+        let fail = |source| KernelError::Program { program: name, source };
+        let program = self.ebpf.program(name).ok_or(KernelError::Missing { program: name })?;
+        let fd = program.fd().map_err(|error| fail(Box::new(error)))?;
+        fd.as_fd()
+            .try_clone_to_owned()
+            .map_err(|error| fail(Box::new(aya::programs::ProgramError::from(error))))
+    }
+
+    /// Whether each program is attached to the managed cgroup right now, as its pinned link says.
+    pub fn programs(&self) -> Vec<ProgramStatus> {
+        ATTACHMENTS.iter().map(|attachment| self.program(attachment)).collect()
+    }
+
+    fn program(&self, attachment: &Attachment) -> ProgramStatus {
+        let link = bpf::open_pin(&self.layout.link(attachment.hook)).ok();
+        let state = link.and_then(|link| bpf::cgroup_link(link.as_fd()).ok().flatten());
+        let ours =
+            self.program_fd(attachment.program).ok().and_then(|program| bpf::program(program.as_fd()).ok());
+        let counted = ours.as_ref().filter(|ours| ours.runs > 0);
+        ProgramStatus {
+            program: attachment.program,
+            hook: attachment.hook,
+            id: ours.as_ref().map(|ours| ours.id),
+            attached: state.is_some_and(|state| {
+                state.cgroup == self.cgroup.id() && ours.as_ref().is_some_and(|ours| ours.id == state.program)
+            }),
+            runs: counted.map(|ours| ours.runs),
+            run_time_ns: counted.map(|ours| ours.run_time_ns),
+        }
+    }
+
+    /// Every map: its size, and its memory as the kernel accounts it.
+    pub fn maps(&self) -> Vec<MapStatus> {
+        MAPS.iter()
+            .map(|&name| {
+                let description =
+                    bpf::open_pin(&self.layout.map(name)).ok().map(|map| bpf::describe_map(map.as_fd()));
+                let (max_entries, bytes) = description.and_then(Result::ok).unwrap_or_default();
+                MapStatus { name, entries: 0, max_entries, bytes }
+            })
+            .collect()
+    }
+
+    /// Programs of others on the hooks Segue uses, on the managed cgroup itself: hook, id and name.
+    pub fn neighbours(&self) -> Vec<(&'static str, u32, String)> {
+        let ours: Vec<u32> = self.programs().iter().filter_map(|program| program.id).collect();
+        let mut neighbours = Vec::new();
+        for attachment in ATTACHMENTS {
+            for id in bpf::attached(self.cgroup.fd(), attachment.attach_type).unwrap_or_default() {
+                if !ours.contains(&id) {
+                    neighbours.push((attachment.hook.name(), id, bpf::program_name(id)));
+                }
+            }
+        }
+        neighbours
+    }
+}
+
+/// A link that was not as it should be when the programs were attached.
+#[derive(Clone, Copy, Debug)]
+pub struct Repair {
+    /// Its hook.
+    pub hook: agent_ebpf::abi::Hook,
+    /// What was there instead.
+    pub found: &'static str,
+}
+
+fn load_program(ebpf: &mut Ebpf, name: &'static str) -> Result<(), KernelError> {
+    let loaded = match ebpf.program_mut(name) {
+        Some(Program::CgroupSockAddr(program)) => program.load(),
+        Some(Program::CgroupSock(program)) => program.load(),
+        Some(Program::SockOps(program)) => program.load(),
+        _ => return Err(KernelError::Missing { program: name }),
+    };
+    loaded.map_err(|source| KernelError::Program { program: name, source: Box::new(source) })
+}
+
+/// Loads the walk over sockets, where this kernel takes it.
+fn load_walk(ebpf: &mut Ebpf) -> bool {
+    let Ok(btf) = Btf::from_sys_fs() else { return false };
+    match ebpf.program_mut(SAMPLE_PROGRAM) {
+        Some(Program::Iter(walk)) => match walk.load("bpf_sk_storage_map", &btf) {
+            Ok(()) => true,
+            Err(error) => {
+                tracing::debug!(
+                    error = &error as &dyn std::error::Error,
+                    "the walk over sockets does not load"
+                );
+                false
+            }
+        },
+        _ => false,
+    }
+}
+
+/// The arrays by name, typed once.
+pub(super) struct Arrays {
+    pub(super) services: MappedArray<ServiceWordEntry>,
+    pub(super) policies: MappedArray<Policy>,
+    pub(super) slots: MappedArray<Slot>,
+    pub(super) backends: MappedArray<Backend>,
+    pub(super) backend_state: MappedArray<BackendState>,
+    pub(super) service_state: MappedArray<ServiceState>,
+    pub(super) settings: MappedArray<Settings>,
+}
+
+/// A [`ServiceWord`] as an entry of an array.
+pub(super) type ServiceWordEntry = u64;
+
+const _: () = assert!(size_of::<ServiceWord>() == size_of::<ServiceWordEntry>());
+
+impl Arrays {
+    pub(super) fn new(data_plane: &DataPlane) -> Result<Self, KernelError> {
+        Ok(Self {
+            services: data_plane.array("SERVICES")?,
+            policies: data_plane.array("POLICIES")?,
+            slots: data_plane.array("SLOTS")?,
+            backends: data_plane.array("BACKENDS")?,
+            backend_state: data_plane.array("BACKEND_STATE")?,
+            service_state: data_plane.array("SERVICE_STATE")?,
+            settings: data_plane.array("SETTINGS")?,
+        })
+    }
+}

@@ -1,0 +1,279 @@
+//! Brings one service's map contents to its intent, in an order that no reader can see half of. Every step looks at
+//! what is there first, so that it can be run again after a failure.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use agent_ebpf::abi::{Backend, BackendStatus, FrontendKey, Policy, ServiceWord, Slot};
+
+use super::Reconciler;
+use super::limbo::Retired;
+use super::report::{Report, SyncError};
+use super::spans::Span;
+use crate::compile::{CompiledService, Family};
+use crate::desired::ServiceName;
+use crate::kernel::{MapError, Tables};
+
+/// What should become of a service id.
+#[derive(Debug, Default)]
+pub(super) enum Intent {
+    /// It was found in the maps and nobody has claimed it yet: it stays as it is.
+    #[default]
+    Adopted,
+    /// It should be this.
+    Wanted(CompiledService),
+    /// It should go.
+    Gone,
+}
+
+/// What a service id stands for, in intent and in the maps.
+#[derive(Debug, Default)]
+pub(super) struct Live {
+    pub(super) name: Option<ServiceName>,
+    pub(super) family: Option<Family>,
+    pub(super) intent: Intent,
+    /// What its word in `SERVICES` leads to.
+    pub(super) published: Option<Published>,
+    /// How often the word was replaced.
+    pub(super) generation: u32,
+    /// The entries of `FRONTENDS` that lead here.
+    pub(super) frontends: BTreeSet<FrontendKey>,
+    /// Its entries in `BACKENDS`, as last written, without those that are retired.
+    pub(super) backends: BTreeMap<u32, Backend>,
+    /// Backends that left and are not vacated yet.
+    pub(super) retired: BTreeSet<u32>,
+}
+
+impl Live {
+    /// The intent, if the service is to stay.
+    pub(super) fn wanted(&self) -> Option<&CompiledService> {
+        match &self.intent {
+            Intent::Wanted(compiled) => Some(compiled),
+            Intent::Adopted | Intent::Gone => None,
+        }
+    }
+}
+
+/// A policy record and the slots it leads to.
+#[derive(Debug)]
+pub(super) struct Published {
+    pub(super) word: ServiceWord,
+    /// Place in `POLICIES`; empty where what was found there belongs to somebody else.
+    pub(super) record: Span,
+    /// Place in `SLOTS`; empty where what was found there belongs to somebody else.
+    pub(super) window: Span,
+    pub(super) policy: Policy,
+    pub(super) slots: Vec<Slot>,
+    /// `false` where what was found in the maps cannot be right and has to be replaced.
+    pub(super) sound: bool,
+}
+
+impl Published {
+    fn is(&self, compiled: &CompiledService) -> bool {
+        let mut policy = self.policy;
+        policy.subsets.iter_mut().for_each(|subset| subset.first_slot = 0);
+        self.sound && policy == compiled.policy && self.slots.iter().eq(compiled.windows.iter().flatten())
+    }
+}
+
+impl<T: Tables> Reconciler<T> {
+    /// Brings one service to its intent. Safe to call again.
+    pub(super) fn sync(&mut self, id: u32, report: &mut Report) -> Result<(), SyncError> {
+        let Some(mut live) = self.live.remove(&id) else { return Ok(()) };
+        let intent = std::mem::take(&mut live.intent);
+        let result = match &intent {
+            Intent::Adopted => Ok(()),
+            Intent::Wanted(compiled) => self.sync_wanted(&mut live, compiled, report),
+            Intent::Gone => self.sync_gone(id, &mut live, report),
+        };
+        live.intent = intent;
+        self.live.insert(id, live);
+        result
+    }
+
+    fn sync_wanted(
+        &mut self,
+        live: &mut Live,
+        compiled: &CompiledService,
+        report: &mut Report,
+    ) -> Result<(), SyncError> {
+        self.limbo.recall_service(compiled.id);
+        for backend in &compiled.backends {
+            if live.retired.remove(&backend.id) {
+                self.limbo.recall_backend(backend.id);
+                live.backends.insert(backend.id, backend.record);
+            }
+        }
+        // Backends that new slots may name come before the slots; those that close come after.
+        self.write_backends(live, compiled, true, report)?;
+        self.publish(live, compiled, report)?;
+        self.place_frontends(live, compiled, report)?;
+        self.write_backends(live, compiled, false, report)?;
+        let wanted: BTreeSet<u32> = compiled.backends.iter().map(|backend| backend.id).collect();
+        let gone: Vec<u32> = live.backends.keys().copied().filter(|id| !wanted.contains(id)).collect();
+        gone.into_iter().try_for_each(|id| self.retire(live, id, report))
+    }
+
+    fn sync_gone(&mut self, id: u32, live: &mut Live, report: &mut Report) -> Result<(), SyncError> {
+        for key in live.frontends.iter().copied().collect::<Vec<_>>() {
+            self.remove_frontend(live, &key, report)?;
+        }
+        if self.tables.service(id) != ServiceWord::NONE {
+            self.tables.set_service(id, ServiceWord::NONE)?;
+            report.removed.services += 1;
+        }
+        if let Some(old) = live.published.take() {
+            report.removed.policies += 1;
+            report.removed.slots += old.slots.len() as u64;
+            self.limbo.put(&old);
+        }
+        for backend in live.backends.keys().copied().collect::<Vec<_>>() {
+            self.retire(live, backend, report)?;
+        }
+        self.limbo.put_service(id);
+        Ok(())
+    }
+
+    /// Writes backends that are not what they should be: the new ones and those that (again) take connections
+    /// with `opening`, otherwise the rest.
+    fn write_backends(
+        &mut self,
+        live: &mut Live,
+        compiled: &CompiledService,
+        opening: bool,
+        report: &mut Report,
+    ) -> Result<(), MapError> {
+        for backend in &compiled.backends {
+            let present = self.tables.backend(backend.id);
+            let opens = backend.record.status == BackendStatus::Ready as u32
+                || present.status == BackendStatus::Vacant as u32
+                || (present.endpoint, present.service) != (backend.record.endpoint, backend.record.service);
+            if present != backend.record && (opens || !opening) {
+                self.tables.set_backend(backend.id, &backend.record)?;
+                report.written.backends += 1;
+            }
+            if present == backend.record || opens || !opening {
+                live.backends.insert(backend.id, backend.record);
+            }
+        }
+        Ok(())
+    }
+
+    /// Writes slots and a policy record where nobody reads, and then names them in one store.
+    pub(super) fn publish(
+        &mut self,
+        live: &mut Live,
+        compiled: &CompiledService,
+        report: &mut Report,
+    ) -> Result<(), SyncError> {
+        if let Some(published) = live.published.as_ref().filter(|published| published.is(compiled)) {
+            if self.tables.service(compiled.id) != published.word {
+                self.tables.set_service(compiled.id, published.word)?;
+                report.written.services += 1;
+            }
+            return Ok(());
+        }
+        let needed = compiled.slot_count();
+        let window = self.slots.allocate(needed).ok_or(SyncError::NoRoom { map: "SLOTS", needed })?;
+        let Some(record) = self.policies.allocate(1) else {
+            self.slots.release(window);
+            return Err(SyncError::NoRoom { map: "POLICIES", needed: 1 });
+        };
+        match self.write_published(live.generation.wrapping_add(1), compiled, record, window) {
+            Ok(published) => {
+                live.generation = published.word.generation();
+                report.written.services += 1;
+                report.written.policies += 1;
+                report.written.slots += published.slots.len() as u64;
+                if let Some(old) = live.published.replace(published) {
+                    self.limbo.put(&old);
+                }
+                Ok(())
+            }
+            Err(error) => {
+                // Nobody was ever led there.
+                self.slots.release(window);
+                self.policies.release(record);
+                Err(error.into())
+            }
+        }
+    }
+
+    fn write_published(
+        &mut self,
+        generation: u32,
+        compiled: &CompiledService,
+        record: Span,
+        window: Span,
+    ) -> Result<Published, MapError> {
+        let slots: Vec<Slot> = compiled.windows.iter().flatten().copied().collect();
+        let mut policy = compiled.policy;
+        let mut next = window.first;
+        for subset in &mut policy.subsets {
+            if subset.slot_count > 0 {
+                subset.first_slot = next;
+                next += subset.slot_count;
+            }
+        }
+        let word = ServiceWord::new(record.first, generation);
+        if !slots.is_empty() {
+            self.tables.set_slots(window.first, &slots)?;
+        }
+        self.tables.set_policy(record.first, &policy)?;
+        self.tables.set_service(compiled.id, word)?;
+        Ok(Published { word, record, window, policy, slots, sound: true })
+    }
+
+    fn place_frontends(
+        &mut self,
+        live: &mut Live,
+        compiled: &CompiledService,
+        report: &mut Report,
+    ) -> Result<(), MapError> {
+        for key in &compiled.frontends {
+            let holder = self.placed.get(key).copied();
+            if holder != Some(compiled.id) {
+                self.tables.insert_frontend(key, compiled.id)?;
+                report.written.frontends += 1;
+                self.placed.insert(*key, compiled.id);
+                if let Some(holder) = holder.and_then(|holder| self.live.get_mut(&holder)) {
+                    holder.frontends.remove(key);
+                }
+            }
+            live.frontends.insert(*key);
+        }
+        let unwanted: Vec<FrontendKey> = live
+            .frontends
+            .iter()
+            .copied()
+            .filter(|key| compiled.frontends.binary_search(key).is_err())
+            .collect();
+        unwanted.iter().try_for_each(|key| self.remove_frontend(live, key, report))
+    }
+
+    fn remove_frontend(
+        &mut self,
+        live: &mut Live,
+        key: &FrontendKey,
+        report: &mut Report,
+    ) -> Result<(), MapError> {
+        self.tables.remove_frontend(key)?;
+        report.removed.frontends += 1;
+        self.placed.remove(key);
+        live.frontends.remove(key);
+        Ok(())
+    }
+
+    /// Closes a backend that is not wanted any more. Its id stays taken until its connections are gone.
+    fn retire(&mut self, live: &mut Live, id: u32, report: &mut Report) -> Result<(), SyncError> {
+        let Some(&known) = live.backends.get(&id) else { return Ok(()) };
+        let record = Backend { status: BackendStatus::Draining as u32, ..known };
+        if self.tables.backend(id) != record {
+            self.tables.set_backend(id, &record)?;
+            report.written.backends += 1;
+        }
+        live.backends.remove(&id);
+        live.retired.insert(id);
+        self.limbo.put_backend(id, Retired::new(record));
+        Ok(())
+    }
+}

@@ -1,0 +1,311 @@
+//! The agent under test, as a process: start, wait until it is ready, ask, edit its configuration, end it in
+//! every way. Knows the command line and the JSON it prints, nothing of the agent's code.
+
+use std::fs;
+use std::io::{Read, Write};
+use std::net::TcpStream;
+use std::os::unix::fs::symlink;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::time::Duration;
+
+use serde_json::Value;
+
+use crate::exposition::Exposition;
+use crate::namespace::Namespace;
+use crate::program::{Finished, Program};
+use crate::wait::eventually;
+use crate::world::{World, beside_test};
+
+/// Where the agent listens inside the namespace of its test.
+const LISTEN: &str = "127.0.0.1:9464";
+
+/// How long loading maps and programs may take on a busy machine.
+pub const READY_LIMIT: Duration = Duration::from_secs(30);
+
+/// How long anything the agent does by itself may take: a reload, a sweep, a sample.
+pub const SOON: Duration = Duration::from_secs(15);
+
+/// An agent that runs, or ran.
+#[derive(Debug)]
+pub struct Agent<'w> {
+    world: &'w World,
+    process: Option<Program>,
+    config: PathBuf,
+}
+
+impl<'w> Agent<'w> {
+    /// Starts the agent on a configuration file and waits until it is ready.
+    ///
+    /// # Panics
+    /// When it ends or is not ready in time, with its log.
+    pub(crate) fn start(world: &'w World, config: &Path) -> Self {
+        let mut agent = Self { world, process: None, config: config.to_owned() };
+        agent.restart();
+        agent
+    }
+
+    /// Starts the agent again on the same configuration, cgroup and bpffs, and waits until it is ready.
+    ///
+    /// # Panics
+    /// As [`World::agent`] does.
+    pub fn restart(&mut self) {
+        let namespace = self.world.namespace();
+        self.launch("the agent to be ready", |log| match get(namespace, "/readyz") {
+            Ok((200, _)) if log.contains("ready") => Ok(()),
+            Ok((code, body)) => Err(format!("/readyz says {code}: {body}")),
+            Err(error) => Err(error.to_string()),
+        });
+    }
+
+    /// Starts the agent again where its configuration is wrong, and waits until it says so while not ready.
+    ///
+    /// # Panics
+    /// When it ends, or does not say so in time.
+    pub fn restart_unready(&mut self) {
+        let namespace = self.world.namespace();
+        let file = self.config.to_string_lossy().into_owned();
+        self.launch("the agent to complain about its configuration", |log| match get(namespace, "/readyz") {
+            Ok((200, _)) => panic!("the agent is ready with a wrong configuration:\n{log}"),
+            Ok((503, _)) if log.contains(&file) => Ok(()),
+            Ok((code, body)) => Err(format!("/readyz says {code}: {body}")),
+            Err(error) => Err(error.to_string()),
+        });
+    }
+
+    fn launch(&mut self, what: &str, check: impl Fn(&str) -> Result<(), String>) {
+        self.process = None;
+        let process = self.process.insert(self.world.start_outside(self.run_command()));
+        eventually(what, READY_LIMIT, || {
+            if let Some(status) = process.ended() {
+                panic!("the agent ended with {status}:\n{}", process.output());
+            }
+            let log = process.output();
+            check(&log).map_err(|reason| format!("{reason}\n{log}"))
+        });
+    }
+
+    /// Runs a second agent on the same bpffs to its end; where it would listen differs from the first.
+    pub fn run_second(&self) -> Finished {
+        let mut command = Command::new(beside_test("segue"));
+        command.arg("run").arg("--config").arg(&self.config);
+        command.arg("--cgroup").arg(self.world.managed_cgroup()).args(["--listen", "127.0.0.1:9465"]);
+        command.arg("--socket").arg(self.world.directory().join("second.sock"));
+        command.arg("--bpffs").arg(self.world.bpffs());
+        self.world.start_outside(command).finish()
+    }
+
+    /// Kills the agent with SIGKILL.
+    ///
+    /// # Panics
+    /// When it does not run.
+    pub fn kill(&mut self) {
+        self.end(libc::SIGKILL);
+    }
+
+    /// Ends the agent with SIGTERM.
+    ///
+    /// # Panics
+    /// When it does not run, or does not end well within 10 s.
+    pub fn terminate(&mut self) {
+        let status = self.end(libc::SIGTERM);
+        assert!(status.success(), "the agent ended with {status} on SIGTERM");
+    }
+
+    fn end(&mut self, signal: libc::c_int) -> std::process::ExitStatus {
+        let mut process = self.process.take().expect("the agent runs");
+        process.signal(signal);
+        process.wait(Duration::from_secs(10))
+    }
+
+    /// Its process id.
+    ///
+    /// # Panics
+    /// When it does not run.
+    pub fn pid(&self) -> u32 {
+        self.process.as_ref().expect("the agent runs").pid()
+    }
+
+    /// What it logged since it was started last.
+    pub fn log(&self) -> String {
+        self.process.as_ref().map(Program::stderr).unwrap_or_default()
+    }
+
+    /// Overwrites the configuration file in place.
+    ///
+    /// # Panics
+    /// When it cannot be written.
+    pub fn edit(&self, config: &str) {
+        fs::write(&self.config, config).expect("a configuration file can be written");
+    }
+
+    /// Replaces the configuration file by renaming another over it.
+    ///
+    /// # Panics
+    /// When that is refused.
+    pub fn replace(&self, config: &str) {
+        let next = self.config.with_extension("next");
+        fs::write(&next, config).expect("a configuration file can be written");
+        fs::rename(&next, &self.config).expect("a rename within one directory");
+    }
+
+    /// The configuration file.
+    pub fn config_path(&self) -> &Path {
+        &self.config
+    }
+
+    /// `segue status -o json`.
+    pub fn status(&self) -> Value {
+        self.query("status")
+    }
+
+    /// `segue services -o json`: the list of services.
+    pub fn services(&self) -> Vec<Value> {
+        list(self.query("services"), "services")
+    }
+
+    /// `segue flows -o json`: the list of edges.
+    pub fn flows(&self) -> Vec<Value> {
+        list(self.query("flows"), "flows")
+    }
+
+    /// One number of one backend, as `segue services` gives it.
+    ///
+    /// # Panics
+    /// When there is no such service, backend or field.
+    pub fn backend(&self, service: &str, address: &str, field: &str) -> u64 {
+        let services = self.services();
+        services
+            .iter()
+            .filter(|view| view["name"] == service)
+            .flat_map(|view| view["backends"].as_array().into_iter().flatten())
+            .find(|backend| backend["address"] == address)
+            .and_then(|backend| backend[field].as_u64())
+            .unwrap_or_else(|| panic!("no {field} of {service} {address} in {services:#?}"))
+    }
+
+    /// Connections now counted for all backends of a service.
+    ///
+    /// # Panics
+    /// When there is no such service.
+    pub fn active(&self, service: &str) -> u64 {
+        let services = self.services();
+        let views: Vec<_> = services.iter().filter(|view| view["name"] == service).collect();
+        assert!(!views.is_empty(), "no service {service} in {services:#?}");
+        views
+            .iter()
+            .flat_map(|view| view["backends"].as_array().into_iter().flatten())
+            .map(|backend| backend["active"].as_u64().expect("a number of active connections"))
+            .sum()
+    }
+
+    /// A scrape of `/metrics`.
+    ///
+    /// # Panics
+    /// When it is not answered with 200.
+    pub fn metrics(&self) -> Exposition {
+        let (code, body) = get(self.world.namespace(), "/metrics").expect("the agent serves its metrics");
+        assert_eq!(code, 200, "/metrics says: {body}");
+        Exposition::parse(&body)
+    }
+
+    /// `segue unload` for this agent's bpffs.
+    pub fn unload(&self) -> Finished {
+        let mut command = Command::new(beside_test("segue"));
+        command.arg("unload").arg("--bpffs").arg(self.world.bpffs());
+        self.world.start_outside(command).finish()
+    }
+
+    fn query(&self, subject: &str) -> Value {
+        let mut command = Command::new(beside_test("segue"));
+        command.arg(subject).arg("--socket").arg(self.socket()).args(["-o", "json"]);
+        let text = self.world.start_outside(command).finish().expect_success();
+        serde_json::from_str(&text)
+            .unwrap_or_else(|error| panic!("segue {subject} printed no JSON: {error}\n{text}"))
+    }
+
+    fn socket(&self) -> PathBuf {
+        self.world.directory().join("segue.sock")
+    }
+
+    fn run_command(&self) -> Command {
+        let mut command = Command::new(beside_test("segue"));
+        command.arg("run").arg("--config").arg(&self.config);
+        command.arg("--cgroup").arg(self.world.managed_cgroup()).args(["--listen", LISTEN]);
+        command.arg("--socket").arg(self.socket()).arg("--bpffs").arg(self.world.bpffs());
+        command
+    }
+}
+
+/// A directory laid out as Kubernetes mounts a ConfigMap: `FILE -> ..data/FILE`, `..data -> ..N`.
+#[derive(Debug)]
+pub struct ConfigMapMount {
+    directory: PathBuf,
+    revision: u32,
+}
+
+impl ConfigMapMount {
+    /// The name of the file inside.
+    const FILE: &str = "segue.yaml";
+
+    /// Lays out the directory with a first revision.
+    ///
+    /// # Panics
+    /// When the directory exists.
+    pub fn new(directory: &Path, config: &str) -> Self {
+        fs::create_dir(directory).expect("a fresh directory");
+        let mut mount = Self { directory: directory.to_owned(), revision: 0 };
+        mount.swap(config);
+        symlink(Path::new("..data").join(Self::FILE), mount.file()).expect("a symbolic link");
+        mount
+    }
+
+    /// The path an agent is given.
+    pub fn file(&self) -> PathBuf {
+        self.directory.join(Self::FILE)
+    }
+
+    /// Writes a revision and swaps the link `..data` to it, as the kubelet does.
+    ///
+    /// # Panics
+    /// When a step is refused.
+    pub fn swap(&mut self, config: &str) {
+        self.revision += 1;
+        let name = format!("..{}", self.revision);
+        let revision = self.directory.join(&name);
+        fs::create_dir(&revision).expect("a fresh directory");
+        fs::write(revision.join(Self::FILE), config).expect("a configuration file can be written");
+        let next = self.directory.join("..data_tmp");
+        symlink(&name, &next).expect("a symbolic link");
+        fs::rename(&next, self.directory.join("..data")).expect("a rename within one directory");
+        if self.revision > 1 {
+            let old = self.directory.join(format!("..{}", self.revision - 1));
+            fs::remove_dir_all(old).expect("the old revision can be removed");
+        }
+    }
+}
+
+/// A JSON array, bare or as the field of this name.
+fn list(value: Value, field: &str) -> Vec<Value> {
+    match value {
+        Value::Array(list) => list,
+        Value::Object(mut object) => match object.remove(field) {
+            Some(Value::Array(list)) => list,
+            other => panic!("{field} is no list: {other:?}"),
+        },
+        other => panic!("{field} is no list: {other}"),
+    }
+}
+
+fn get(namespace: &Namespace, path: &str) -> std::io::Result<(u16, String)> {
+    namespace.run(|| {
+        let mut stream = TcpStream::connect(LISTEN)?;
+        stream.set_read_timeout(Some(Duration::from_secs(10)))?;
+        write!(stream, "GET {path} HTTP/1.0\r\nHost: localhost\r\n\r\n")?;
+        let mut answer = String::new();
+        stream.read_to_string(&mut answer)?;
+        let (head, body) = answer.split_once("\r\n\r\n").unwrap_or((answer.as_str(), ""));
+        let code = head.split(' ').nth(1).and_then(|code| code.parse().ok()).unwrap_or(0);
+        Ok((code, body.to_owned()))
+    })
+}

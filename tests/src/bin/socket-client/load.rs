@@ -1,0 +1,73 @@
+//! Connections one after the other: connect, hear the server's name, close.
+
+use std::io::{self, BufRead, BufReader};
+use std::net::{SocketAddr, TcpStream, UdpSocket};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
+use std::thread::JoinHandle;
+use std::time::Duration;
+
+use segue_tests::client::protocol::Attempt;
+
+/// How long one answer may take.
+const PATIENCE: Duration = Duration::from_secs(5);
+
+/// A loop of greetings on a thread.
+pub(crate) struct Load {
+    stop: Arc<AtomicBool>,
+    progress: Arc<AtomicU32>,
+    thread: JoinHandle<Vec<Attempt>>,
+}
+
+impl Load {
+    pub(crate) fn start(to: SocketAddr, count: u32, pause_us: u64) -> Self {
+        let stop = Arc::new(AtomicBool::new(false));
+        let progress = Arc::new(AtomicU32::new(0));
+        let (stopped, done) = (Arc::clone(&stop), Arc::clone(&progress));
+        let thread = std::thread::spawn(move || {
+            let mut attempts = Vec::new();
+            while !stopped.load(Ordering::Relaxed) && done.fetch_add(1, Ordering::Relaxed) < count {
+                attempts.push(attempt(|| greet(to)));
+                std::thread::sleep(Duration::from_micros(pause_us));
+            }
+            attempts
+        });
+        Self { stop, progress, thread }
+    }
+
+    pub(crate) fn progress(&self) -> u32 {
+        self.progress.load(Ordering::Relaxed)
+    }
+
+    pub(crate) fn stop(self) -> Vec<Attempt> {
+        self.stop.store(true, Ordering::Relaxed);
+        self.thread.join().expect("the loop ended")
+    }
+}
+
+pub(crate) fn repeat(count: u32, mut action: impl FnMut() -> io::Result<String>) -> Vec<Attempt> {
+    (0..count).map(|_| attempt(&mut action)).collect()
+}
+
+pub(crate) fn greet(to: SocketAddr) -> io::Result<String> {
+    let stream = TcpStream::connect(to)?;
+    stream.set_read_timeout(Some(PATIENCE))?;
+    let mut line = String::new();
+    BufReader::new(stream).read_line(&mut line)?;
+    Ok(line.trim_end().to_owned())
+}
+
+pub(crate) fn question(to: SocketAddr) -> io::Result<String> {
+    let socket = UdpSocket::bind(if to.is_ipv4() { "0.0.0.0:0" } else { "[::]:0" })?;
+    socket.set_read_timeout(Some(PATIENCE))?;
+    socket.connect(to)?;
+    socket.send(b"?")?;
+    let mut answer = [0; 512];
+    let length = socket.recv(&mut answer)?;
+    let text = String::from_utf8_lossy(&answer[..length]);
+    Ok(text.split(':').next().unwrap_or_default().to_owned())
+}
+
+fn attempt(action: impl FnOnce() -> io::Result<String>) -> Attempt {
+    action().map_err(|error| error.raw_os_error().unwrap_or(libc::EPROTO))
+}

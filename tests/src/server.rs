@@ -1,0 +1,249 @@
+//! Servers a test runs inside its namespace: TCP and UDP echo that say their name first, HTTP that answers with
+//! it, and a port that never answers. In this process, outside the managed cgroup. Knows nothing of Segue.
+
+use std::collections::HashMap;
+use std::io::{self, BufRead, BufReader, Read, Write};
+use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream, UdpSocket};
+use std::os::fd::AsRawFd;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::thread::JoinHandle;
+use std::time::Duration;
+
+use crate::client::address;
+use crate::namespace::Namespace;
+use crate::sockopt;
+
+/// How often a UDP server looks whether it should end.
+const UDP_TICK: Duration = Duration::from_millis(50);
+
+/// A server; it and its connections end on drop.
+#[derive(Debug)]
+pub struct Server {
+    name: String,
+    address: SocketAddr,
+    shared: Arc<Shared>,
+    listener: Option<TcpListener>,
+    thread: Option<JoinHandle<()>>,
+}
+
+#[derive(Debug, Default)]
+struct Shared {
+    stop: AtomicBool,
+    accepted: AtomicU64,
+    received: AtomicU64,
+    open: Mutex<HashMap<u64, TcpStream>>,
+}
+
+impl Server {
+    /// A TCP server: says `NAME\n`, then echoes until the client has closed, then closes.
+    ///
+    /// # Panics
+    /// When the address is taken.
+    pub fn tcp(namespace: &Namespace, name: &str, at: &str) -> Self {
+        Self::accepting(namespace, name, at, |name, stream, shared| greet_and_echo(&name, stream, shared))
+    }
+
+    /// An HTTP/1.1 server: answers every request with `NAME\n`.
+    ///
+    /// # Panics
+    /// When the address is taken.
+    pub fn http(namespace: &Namespace, name: &str, at: &str) -> Self {
+        Self::accepting(namespace, name, at, |name, stream, _| answer_requests(&name, stream))
+    }
+
+    /// A UDP server: answers `NAME:` and the question.
+    ///
+    /// # Panics
+    /// When the address is taken.
+    pub fn udp(namespace: &Namespace, name: &str, at: &str) -> Self {
+        let at = address(at);
+        let socket =
+            namespace.run(|| UdpSocket::bind(at)).unwrap_or_else(|error| panic!("{name} at {at}: {error}"));
+        socket.set_read_timeout(Some(UDP_TICK)).expect("a timeout on a socket of ours");
+        let shared = Arc::new(Shared::default());
+        let (state, label) = (Arc::clone(&shared), name.to_owned());
+        let thread = std::thread::spawn(move || answer_datagrams(&label, &socket, &state));
+        Self { name: name.to_owned(), address: at, shared, listener: None, thread: Some(thread) }
+    }
+
+    fn accepting(
+        namespace: &Namespace,
+        name: &str,
+        at: &str,
+        serve: impl Fn(String, TcpStream, &Shared) -> io::Result<()> + Send + Sync + 'static,
+    ) -> Self {
+        let at = address(at);
+        let listener =
+            namespace.run(|| TcpListener::bind(at)).unwrap_or_else(|error| panic!("{name} at {at}: {error}"));
+        allow_fast_open(&listener);
+        let shared = Arc::new(Shared::default());
+        let (state, label) = (Arc::clone(&shared), name.to_owned());
+        let accepting = listener.try_clone().expect("a second descriptor");
+        let serve = Arc::new(serve);
+        let thread = std::thread::spawn(move || {
+            while let Ok((stream, _)) = accepting.accept() {
+                let id = state.accepted.fetch_add(1, Ordering::Relaxed);
+                let (Ok(kept), false) = (stream.try_clone(), state.stop.load(Ordering::Relaxed)) else {
+                    return;
+                };
+                state.connections().insert(id, kept);
+                let (state, label, serve) = (Arc::clone(&state), label.clone(), Arc::clone(&serve));
+                std::thread::spawn(move || {
+                    // A client that goes away in the middle is what some tests are about.
+                    let _gone = serve(label, stream, &state);
+                    state.connections().remove(&id);
+                });
+            }
+        });
+        Self { name: name.to_owned(), address: at, shared, listener: Some(listener), thread: Some(thread) }
+    }
+
+    /// The name it says.
+    pub fn name(&self) -> &str {
+        &self.name
+    }
+
+    /// Where it listens.
+    pub fn address(&self) -> SocketAddr {
+        self.address
+    }
+
+    /// Connections (or datagrams) it took so far.
+    pub fn accepted(&self) -> u64 {
+        self.shared.accepted.load(Ordering::Relaxed)
+    }
+
+    /// Connections that are open now.
+    pub fn open(&self) -> usize {
+        self.shared.connections().len()
+    }
+
+    /// Payload bytes it received so far over TCP.
+    pub fn received(&self) -> u64 {
+        self.shared.received.load(Ordering::Relaxed)
+    }
+
+    /// Ends every open connection in good order: says that it is done.
+    pub fn finish_connections(&self) {
+        for stream in self.shared.connections().values() {
+            // A connection the client has ended by now is finished already.
+            let _finished = stream.shutdown(Shutdown::Write);
+        }
+    }
+
+    /// Ends every open connection with a reset.
+    pub fn reset_connections(&self) {
+        let linger = libc::linger { l_onoff: 1, l_linger: 0 };
+        for (_, stream) in self.shared.connections().drain() {
+            let socket = stream.as_raw_fd();
+            // A connection the client has ended by now needs no reset.
+            let _reset = sockopt::set(socket, libc::SOL_SOCKET, libc::SO_LINGER, &linger)
+                .and_then(|()| sockopt::disconnect(socket));
+        }
+    }
+}
+
+impl Drop for Server {
+    fn drop(&mut self) {
+        self.shared.stop.store(true, Ordering::Relaxed);
+        if let Some(listener) = &self.listener {
+            // SAFETY: shutdown takes integers; on a listening socket it ends a pending accept.
+            unsafe { libc::shutdown(listener.as_raw_fd(), libc::SHUT_RDWR) };
+        }
+        if let Some(thread) = self.thread.take() {
+            let _ended = thread.join();
+        }
+        for (_, stream) in self.shared.connections().drain() {
+            let _closed = stream.shutdown(Shutdown::Both);
+        }
+    }
+}
+
+impl Shared {
+    fn connections(&self) -> std::sync::MutexGuard<'_, HashMap<u64, TcpStream>> {
+        self.open.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// A TCP port whose queue is full: a SYN to it gets no answer at all.
+#[derive(Debug)]
+pub struct BlackHole {
+    _listener: TcpListener,
+    _waiting: Vec<TcpStream>,
+}
+
+impl BlackHole {
+    /// Listens at `at` with the shortest queue and fills it.
+    ///
+    /// # Panics
+    /// When the address is taken or the queue does not fill.
+    pub fn new(namespace: &Namespace, at: &str) -> Self {
+        let at = address(at);
+        namespace.run(|| {
+            let listener =
+                TcpListener::bind(at).unwrap_or_else(|error| panic!("black hole at {at}: {error}"));
+            // SAFETY: listen takes integers; a second call only changes the length of the queue.
+            assert_eq!(unsafe { libc::listen(listener.as_raw_fd(), 0) }, 0);
+            let mut waiting = Vec::new();
+            for _ in 0..8 {
+                match TcpStream::connect_timeout(&at, Duration::from_millis(100)) {
+                    Ok(stream) => waiting.push(stream),
+                    Err(error) if error.kind() == io::ErrorKind::TimedOut => {
+                        return Self { _listener: listener, _waiting: waiting };
+                    }
+                    Err(error) => panic!("black hole at {at}: {error}"),
+                }
+            }
+            panic!("the queue at {at} does not fill")
+        })
+    }
+}
+
+fn greet_and_echo(name: &str, mut stream: TcpStream, shared: &Shared) -> io::Result<()> {
+    stream.write_all(format!("{name}\n").as_bytes())?;
+    let mut buffer = [0; 64 * 1024];
+    loop {
+        let length = stream.read(&mut buffer)?;
+        if length == 0 {
+            return stream.shutdown(Shutdown::Both);
+        }
+        shared.received.fetch_add(length as u64, Ordering::Relaxed);
+        stream.write_all(&buffer[..length])?;
+    }
+}
+
+fn answer_requests(name: &str, stream: TcpStream) -> io::Result<()> {
+    let mut requests = BufReader::new(stream.try_clone()?).lines();
+    let mut stream = stream;
+    while let Some(mut line) = requests.next().transpose()? {
+        while !line.is_empty() {
+            line = requests.next().transpose()?.unwrap_or_default();
+        }
+        let body = format!("{name}\n");
+        write!(
+            stream,
+            "HTTP/1.1 200 OK\r\nContent-Type: text/plain\r\nContent-Length: {}\r\n\r\n{body}",
+            body.len()
+        )?;
+    }
+    Ok(())
+}
+
+fn answer_datagrams(name: &str, socket: &UdpSocket, shared: &Shared) {
+    let mut buffer = [0; 2048];
+    while !shared.stop.load(Ordering::Relaxed) {
+        let Ok((length, from)) = socket.recv_from(&mut buffer) else { continue };
+        shared.accepted.fetch_add(1, Ordering::Relaxed);
+        let mut answer = format!("{name}:").into_bytes();
+        answer.extend_from_slice(&buffer[..length]);
+        // A client that went away does not end the server.
+        let _sent = socket.send_to(&answer, from);
+    }
+}
+
+fn allow_fast_open(listener: &TcpListener) {
+    let queue: libc::c_int = 16;
+    sockopt::set(listener.as_raw_fd(), libc::IPPROTO_TCP, libc::TCP_FASTOPEN, &queue)
+        .expect("TCP_FASTOPEN on a listener");
+}

@@ -1,0 +1,16 @@
+//! The kernel tier: the agent, its programs and real sockets. One module per hook or subject.
+//!
+//! Run by `cargo xtask test --tier kernel`, as root.
+
+mod balance;
+mod config_live;
+mod connect;
+mod getpeername;
+mod harness;
+mod metrics;
+mod programs_nobody_here_wrote;
+mod recvmsg;
+mod restart;
+mod sendmsg;
+mod sock_ops;
+mod sock_release;
