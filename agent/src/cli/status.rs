@@ -12,14 +12,16 @@ use crate::admin::view::{CanaryState, Status};
 /// Exit code where the agent answers and something needs a look.
 pub const EXIT_PROBLEMS: u8 = 3;
 
-/// Health of the agent, its programs and maps. Exit code 0: all is well, 1: the agent cannot be asked, 3: it
-/// answers and something needs a look.
+/// Health of the agent, its programs and maps.
 #[derive(Clone, Debug, clap::Args)]
+#[command(
+    after_help = "Exit code: 0 all is well, 1 the agent cannot be asked, 3 it answers and needs a look."
+)]
 pub struct StatusArgs {
-    /// How to write the answer.
+    /// How to print
     #[arg(short, long, value_enum, default_value_t)]
     pub output: Output,
-    /// Which agent to ask.
+    /// Which agent to ask
     #[command(flatten)]
     pub connect: ConnectArgs,
 }

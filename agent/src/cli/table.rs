@@ -126,7 +126,7 @@ pub fn print(text: &str) -> ExitCode {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) if error.kind() == std::io::ErrorKind::BrokenPipe => ExitCode::SUCCESS,
         Err(error) => {
-            anstream::eprintln!("{BAD}error:{BAD:#} cannot write the output: {error}");
+            anstream::eprintln!("{BAD}segue:{BAD:#} cannot write the output: {error}");
             ExitCode::FAILURE
         }
     }
@@ -137,7 +137,7 @@ pub fn print_json(value: &impl Serialize) -> ExitCode {
     match serde_json::to_string_pretty(value) {
         Ok(text) => print(&format!("{text}\n")),
         Err(error) => {
-            anstream::eprintln!("{BAD}error:{BAD:#} cannot write the answer as JSON: {error}");
+            anstream::eprintln!("{BAD}segue:{BAD:#} cannot write the answer as JSON: {error}");
             ExitCode::FAILURE
         }
     }
