@@ -49,9 +49,14 @@ impl Cell {
         Self::styled(count.to_string(), if count == 0 { DIM } else { BAD })
     }
 
+    /// Nothing to say.
+    pub fn dash() -> Self {
+        Self::styled("-", DIM)
+    }
+
     /// The text, or a dash where there is none.
     pub fn or_dash(text: Option<impl Into<String>>) -> Self {
-        text.map_or_else(|| Self::styled("-", DIM), |text| Self::styled(text, PLAIN))
+        text.map_or_else(Self::dash, |text| Self::styled(text, PLAIN))
     }
 }
 
