@@ -1,5 +1,6 @@
 //! `cargo xtask build`: the agent with its kernel programs. Tests build for themselves.
 
+use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use anyhow::{Context, bail};
@@ -32,6 +33,14 @@ pub(crate) fn segue(release: bool) -> anyhow::Result<()> {
         bail!("building segue failed");
     }
     Ok(())
+}
+
+/// Where the `segue` binary is once built: cargo puts all of a profile's into one directory, in whichever target
+/// directory this program is.
+pub(crate) fn binary(release: bool) -> PathBuf {
+    let own = std::env::current_exe().unwrap_or_default();
+    let target = own.parent().and_then(Path::parent).unwrap_or(Path::new("target"));
+    target.join(if release { "release" } else { "debug" }).join("segue")
 }
 
 /// The cargo that started this program, in the workspace.

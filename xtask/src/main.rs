@@ -2,9 +2,14 @@
 //! known here.
 
 mod apt;
+mod backends;
+mod bench;
 mod bpf_toolchain;
 mod build;
+mod demo;
 mod host;
+mod node;
+mod reference;
 mod setup;
 mod step;
 mod test;
@@ -23,10 +28,25 @@ enum Command {
     Setup(setup::Arguments),
     /// Build the agent with its kernel programs.
     Build(build::Arguments),
+    /// Show Segue at work: real connections, a config that changes, an agent that is killed.
+    Demo(demo::Arguments),
     /// Run the test tiers and the lints.
     Test(test::Arguments),
+    /// Measure, each thing against its control in the same run.
+    Bench(bench::Arguments),
     /// Check the invariants of the source tree that no compiler checks.
     Tidy(tidy::Arguments),
+    /// Rewrite the parts of docs/ that are made from the code.
+    Reference,
+    /// The demo's client.
+    #[command(hide = true)]
+    DemoClient(demo::ClientArguments),
+    /// The servers of demo and benchmarks where there is no nginx.
+    #[command(hide = true)]
+    Backends(backends::Arguments),
+    /// The benchmarks' client.
+    #[command(hide = true)]
+    BenchProbe,
 }
 
 fn main() -> ExitCode {
@@ -35,6 +55,12 @@ fn main() -> ExitCode {
         Command::Build(arguments) => build::run(&arguments),
         Command::Test(arguments) => test::run(&arguments),
         Command::Tidy(arguments) => tidy::run(&arguments),
+        Command::Demo(arguments) => demo::run(&arguments),
+        Command::DemoClient(arguments) => demo::run_client(&arguments),
+        Command::Backends(arguments) => backends::run(&arguments),
+        Command::Bench(arguments) => bench::run(&arguments),
+        Command::BenchProbe => bench::run_probe(),
+        Command::Reference => reference::run(),
     };
     match result {
         Ok(()) => ExitCode::SUCCESS,

@@ -106,11 +106,15 @@ impl Lack {
     }
 }
 
-/// Whether the toolchain in use has this program. rustup puts a stand-in on `PATH` also for those it lacks.
+/// Whether the toolchain in use has this program. rustup puts a stand-in on `PATH` also for those it lacks, so
+/// the place beside the cargo that runs us is what counts.
 fn has_component(program: &str) -> bool {
     let cargo = std::env::var_os("CARGO").map(std::path::PathBuf::from);
-    let beside = cargo.and_then(|cargo| cargo.parent().map(|directory| directory.join(program)));
-    beside.is_some_and(|path| path.is_file()) || (!has_rustup() && host::program(program).is_some())
+    match cargo.as_ref().and_then(|cargo| cargo.parent()) {
+        Some(directory) if directory.join(program).is_file() => true,
+        Some(_) if has_rustup() => false,
+        _ => host::program(program).is_some(),
+    }
 }
 
 fn has_rustup() -> bool {

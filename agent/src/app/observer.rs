@@ -214,7 +214,13 @@ impl Observer {
     }
 
     /// Reads the kernel's edges and folds them, at most once per [`EDGES_AGE`].
+    ///
+    /// Not before a configuration is in force: until then no id has a name, and what is counted under none would
+    /// stay there.
     pub(super) fn fold_edges(&self) -> Result<(), MapError> {
+        if lock(&self.record).generation == 0 {
+            return Ok(());
+        }
         let now = clock::monotonic();
         let mut state = lock(&self.edges);
         if state.folded_at.is_some_and(|at| now.saturating_sub(at) < EDGES_AGE) {

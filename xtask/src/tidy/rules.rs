@@ -121,12 +121,17 @@ fn finding(file: &SourceFile, line: usize, rule: &'static str, advice: impl Into
     Finding { file: file.path.clone(), line, rule, advice: advice.into() }
 }
 
+/// The part of a file that is not tests; of a file that is a module of tests, nothing.
+fn production<'c>(file: &SourceFile, code: &'c str) -> &'c str {
+    if file.path.ends_with("/tests.rs") { "" } else { before_tests(code) }
+}
+
 fn confined(rule: &Confined, file: &SourceFile, code: &str) -> Vec<Finding> {
     let starts = |prefixes: &[&str]| prefixes.iter().any(|prefix| file.path.starts_with(prefix));
     if !starts(rule.within) || starts(rule.except) {
         return Vec::new();
     }
-    let code = if rule.in_tests { code } else { before_tests(code) };
+    let code = if rule.in_tests { code } else { production(file, code) };
     // `#[unsafe(no_mangle)]` marks an attribute and is no unsafe code.
     let code = code.replace("[unsafe(", "[______(");
     let mut findings = Vec::new();
@@ -146,7 +151,7 @@ fn begins_with_its_purpose(file: &SourceFile) -> Option<Finding> {
 }
 
 fn length(file: &SourceFile, code: &str) -> Option<Finding> {
-    let lines = before_tests(code).lines().count();
+    let lines = production(file, code).lines().count();
     (lines > MAX_LINES).then(|| {
         finding(file, lines, "length", format!("{lines} lines before tests; split it below {MAX_LINES}"))
     })
@@ -258,6 +263,7 @@ mod tests {
         assert_eq!(rules_of("agent/src/x.rs", &body(501)), [("length", 501)]);
         let tests = format!("{}#[cfg(test)]\nmod tests {{\n{}}}\n", body(499), "    fn f() {}\n".repeat(400));
         assert_eq!(rules_of("agent/src/x.rs", &tests), []);
+        assert_eq!(rules_of("agent/src/x/tests.rs", &body(501)), []);
     }
 
     #[test]

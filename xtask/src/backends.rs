@@ -1,0 +1,147 @@
+//! The servers of demo and benchmarks, each of which answers its own name: nginx where it is installed, else a
+//! few lines of ours. They listen on every address of their namespace.
+
+use std::fs;
+use std::io::{BufRead, BufReader, Write};
+use std::net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream};
+use std::path::PathBuf;
+use std::process::Stdio;
+use std::thread;
+use std::time::Duration;
+
+use anyhow::Context;
+
+use crate::host;
+use crate::node::{Node, Place, Process};
+
+/// The first server's port; the others follow.
+const FIRST_PORT: u16 = 8081;
+
+const READY_LIMIT: Duration = Duration::from_secs(10);
+
+/// Which servers to be.
+#[derive(clap::Args)]
+pub(crate) struct Arguments {
+    /// The names, in the order of ports.
+    names: Vec<String>,
+}
+
+/// An address of the server with this index.
+pub(crate) fn address(index: u16) -> SocketAddr {
+    SocketAddr::from((Ipv4Addr::LOCALHOST, FIRST_PORT + index))
+}
+
+/// Each name with its address.
+fn addresses<'a>(names: impl Iterator<Item = &'a str>) -> Vec<(&'a str, SocketAddr)> {
+    (0..).zip(names).map(|(index, name)| (name, address(index))).collect()
+}
+
+/// Starts a server for each name on a node and waits until all answer. Also says what they are.
+pub(crate) fn start(node: &Node, names: &[&str]) -> anyhow::Result<(Process, &'static str)> {
+    let servers = addresses(names.iter().copied());
+    let (mut command, kind) = if let Some(nginx) = host::program("nginx") {
+        let mut command = node.command(&nginx, Place::Beside)?;
+        command.arg("-c").arg(write_nginx_config(node, &servers)?);
+        command.arg("-e").arg(node.directory().join("backends.log"));
+        (command, "nginx")
+    } else {
+        let own = std::env::current_exe().context("cannot find this program")?;
+        let mut command = node.command(&own, Place::Beside)?;
+        command.arg("backends").args(names);
+        (command, "a small server")
+    };
+    command.stdout(Stdio::null());
+    let mut process = Process::start("the backends", &mut command, &node.directory().join("backends.log"))?;
+    let all_answer = || {
+        node.within(|| {
+            Ok(servers.iter().all(|(_, at)| TcpStream::connect_timeout(at, Duration::from_secs(1)).is_ok()))
+        })
+        .unwrap_or(false)
+    };
+    process.wait_until("ready", READY_LIMIT, |_| all_answer())?;
+    Ok((process, kind))
+}
+
+fn write_nginx_config(node: &Node, servers: &[(&str, SocketAddr)]) -> anyhow::Result<PathBuf> {
+    let directory = node.directory();
+    let at = directory.display();
+    let mut text = format!(
+        "daemon off;\nuser root;\nworker_processes 1;\npid {at}/nginx.pid;\nevents {{ worker_connections 4096; }}\n\
+         http {{\n  access_log off;\n  keepalive_requests 1000000;\n  default_type text/plain;\n"
+    );
+    for kind in ["client_body", "proxy", "fastcgi", "uwsgi", "scgi"] {
+        text.push_str(&format!("  {kind}_temp_path {at}/{kind};\n"));
+    }
+    for (name, address) in servers {
+        text.push_str(&format!(
+            "  server {{ listen {} backlog=4096; location / {{ return 200 \"{name}\\n\"; }} }}\n",
+            address.port()
+        ));
+    }
+    text.push_str("}\n");
+    let path = directory.join("nginx.conf");
+    fs::write(&path, text).with_context(|| format!("cannot write {}", path.display()))?;
+    Ok(path)
+}
+
+/// Serves until killed.
+pub(crate) fn run(arguments: &Arguments) -> anyhow::Result<()> {
+    thread::scope(|scope| {
+        for (name, address) in addresses(arguments.names.iter().map(String::as_str)) {
+            let listener = TcpListener::bind((Ipv4Addr::UNSPECIFIED, address.port()))
+                .with_context(|| format!("cannot listen on {address}"))?;
+            scope.spawn(move || serve(&listener, name));
+        }
+        Ok(())
+    })
+}
+
+fn serve(listener: &TcpListener, name: &str) {
+    thread::scope(|scope| {
+        for stream in listener.incoming().flatten() {
+            // A client that goes away in the middle is its own business.
+            scope.spawn(move || drop(answer(stream, name)));
+        }
+    });
+}
+
+/// Answers requests on one connection until the client asks to close it or goes.
+fn answer(stream: TcpStream, name: &str) -> std::io::Result<()> {
+    stream.set_nodelay(true)?;
+    let mut reader = BufReader::new(stream);
+    let mut close = false;
+    let mut line = String::new();
+    while !close {
+        loop {
+            line.clear();
+            if reader.read_line(&mut line)? == 0 {
+                return Ok(());
+            }
+            if line.trim().is_empty() {
+                break;
+            }
+            close |= line.trim().eq_ignore_ascii_case("connection: close");
+        }
+        let body = format!("{name}\n");
+        let head = format!("HTTP/1.1 200 OK\r\nContent-Length: {}\r\n\r\n", body.len());
+        reader.get_mut().write_all((head + &body).as_bytes())?;
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_server_answers_its_name_until_asked_to_close() {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let address = listener.local_addr().unwrap();
+        let server = thread::spawn(move || answer(listener.accept().unwrap().0, "payment-a"));
+        let mut stream = TcpStream::connect(address).unwrap();
+        stream.write_all(b"GET / HTTP/1.1\r\n\r\nGET / HTTP/1.1\r\nConnection: close\r\n\r\n").unwrap();
+        let text = std::io::read_to_string(stream).unwrap();
+        assert_eq!(text.matches("payment-a\n").count(), 2, "{text}");
+        assert!(server.join().unwrap().is_ok());
+    }
+}

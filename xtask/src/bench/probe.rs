@@ -1,0 +1,203 @@
+//! The benchmarks' client: a process in a cgroup that does on its input what a line says, and answers with a
+//! line. It times nothing but the system call it is about.
+//!
+//! - `udp COUNT FIRST LAST`, `tcp COUNT FIRST LAST`: connects COUNT new sockets to random addresses of the
+//!   range; answers with the mean time of a connect() in nanoseconds.
+//! - `until NAME ADDRESS`: asks over new connections until NAME answers; answers with the attempts.
+
+use std::io;
+use std::io::{BufRead, BufReader, Read, Write, stdin, stdout};
+use std::net::{Ipv4Addr, SocketAddrV4, TcpStream};
+use std::process::{Child, ChildStdin, ChildStdout, Stdio};
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, bail};
+
+use crate::node::{Node, Place};
+
+/// After this, `until` gives up.
+const LIMIT: Duration = Duration::from_secs(30);
+
+/// A probe in a cgroup of a node.
+pub(crate) struct Probe {
+    child: Child,
+    input: ChildStdin,
+    output: BufReader<ChildStdout>,
+}
+
+/// Addresses from the first to the last, on one port.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Range {
+    /// The first.
+    pub(crate) first: SocketAddrV4,
+    /// The last.
+    pub(crate) last: Ipv4Addr,
+}
+
+impl Range {
+    /// A single address.
+    pub(crate) fn of_one(address: SocketAddrV4) -> Self {
+        Self { first: address, last: *address.ip() }
+    }
+}
+
+impl Probe {
+    /// Starts one.
+    pub(crate) fn start(node: &Node, place: Place) -> anyhow::Result<Self> {
+        let own = std::env::current_exe().context("cannot find this program")?;
+        let mut command = node.command(&own, place)?;
+        command.arg("bench-probe").stdin(Stdio::piped()).stdout(Stdio::piped());
+        let mut child = command.spawn().context("cannot start a probe")?;
+        let input = child.stdin.take().context("the probe has no input")?;
+        let output = BufReader::new(child.stdout.take().context("the probe has no output")?);
+        Ok(Self { child, input, output })
+    }
+
+    /// The mean time of a connect() to random addresses of the range, in microseconds.
+    pub(crate) fn connect_us(&mut self, protocol: &str, count: u32, range: Range) -> anyhow::Result<f64> {
+        let answer = self.ask(&format!("{protocol} {count} {} {}", range.first, range.last))?;
+        let nanoseconds: f64 = answer.parse().with_context(|| format!("the probe said {answer:?}"))?;
+        Ok(nanoseconds / 1000.0)
+    }
+
+    /// Returns when new connections to the address are answered by `name`.
+    pub(crate) fn until(&mut self, name: &str, address: SocketAddrV4) -> anyhow::Result<()> {
+        let answer = self.ask(&format!("until {name} {address}"))?;
+        answer.parse::<u64>().map(drop).with_context(|| format!("the probe said {answer:?}"))
+    }
+
+    fn ask(&mut self, line: &str) -> anyhow::Result<String> {
+        writeln!(self.input, "{line}").context("the probe is gone")?;
+        let mut answer = String::new();
+        self.output.read_line(&mut answer).context("the probe is gone")?;
+        Ok(answer.trim().to_owned())
+    }
+}
+
+impl Drop for Probe {
+    fn drop(&mut self) {
+        let _ = self.child.kill().and_then(|()| self.child.wait());
+    }
+}
+
+/// Does what the lines of the input say.
+pub(crate) fn run() -> anyhow::Result<()> {
+    let mut random = 0x9e37_79b9_7f4a_7c15_u64 ^ u64::from(std::process::id());
+    for line in stdin().lock().lines() {
+        let line = line.context("cannot read the input")?;
+        let answer = obey(&line, &mut random).unwrap_or_else(|error| format!("error: {error:#}"));
+        writeln!(stdout().lock(), "{answer}").context("cannot write the output")?;
+    }
+    Ok(())
+}
+
+fn obey(line: &str, random: &mut u64) -> anyhow::Result<String> {
+    let words: Vec<&str> = line.split_whitespace().collect();
+    match words[..] {
+        ["udp", count, first, last] => connect_many(libc::SOCK_DGRAM, count, first, last, random),
+        ["tcp", count, first, last] => connect_many(libc::SOCK_STREAM, count, first, last, random),
+        ["until", name, address] => {
+            let address: SocketAddrV4 = address.parse()?;
+            let begin = Instant::now();
+            let mut attempts = 1_u64;
+            while !answers(address, name) {
+                if begin.elapsed() > LIMIT {
+                    bail!("{name} did not answer at {address} within {LIMIT:?}");
+                }
+                attempts += 1;
+            }
+            Ok(attempts.to_string())
+        }
+        _ => bail!("no such command: {line}"),
+    }
+}
+
+fn connect_many(kind: i32, count: &str, first: &str, last: &str, random: &mut u64) -> anyhow::Result<String> {
+    let count: u32 = count.parse()?;
+    let first: SocketAddrV4 = first.parse()?;
+    let last: Ipv4Addr = last.parse()?;
+    let low = first.ip().to_bits();
+    let span = last.to_bits().checked_sub(low).context("the range ends before it begins")? + 1;
+    let mut total = Duration::ZERO;
+    for _ in 0..count {
+        let ip = low + u32::try_from(next(random) % u64::from(span))?;
+        let address = SocketAddrV4::new(Ipv4Addr::from_bits(ip), first.port());
+        total += connect_once(kind, address).with_context(|| format!("connect to {address}"))?;
+    }
+    Ok((total.as_nanos() / u128::from(count.max(1))).to_string())
+}
+
+/// The next number of a xorshift sequence: which address comes next must not be predictable to a cache.
+fn next(state: &mut u64) -> u64 {
+    *state ^= *state << 13;
+    *state ^= *state >> 7;
+    *state ^= *state << 17;
+    *state
+}
+
+/// The time of one connect() of a new socket.
+fn connect_once(kind: i32, address: SocketAddrV4) -> io::Result<Duration> {
+    let size = |bytes: usize| libc::socklen_t::try_from(bytes).map_err(io::Error::other);
+    let target = libc::sockaddr_in {
+        sin_family: libc::AF_INET.try_into().map_err(io::Error::other)?,
+        sin_port: address.port().to_be(),
+        sin_addr: libc::in_addr { s_addr: address.ip().to_bits().to_be() },
+        sin_zero: [0; 8],
+    };
+    // Closing with a reset leaves no TIME_WAIT behind, of which a long run would have too many.
+    let reset = libc::linger { l_onoff: 1, l_linger: 0 };
+    let (target_size, reset_size) = (size(size_of_val(&target))?, size(size_of_val(&reset))?);
+    // SAFETY: the addresses outlive the calls, the sizes are theirs, and the socket is ours to close.
+    unsafe {
+        let socket = libc::socket(libc::AF_INET, kind | libc::SOCK_CLOEXEC, 0);
+        if socket < 0 {
+            return Err(io::Error::last_os_error());
+        }
+        libc::setsockopt(socket, libc::SOL_SOCKET, libc::SO_LINGER, (&raw const reset).cast(), reset_size);
+        let begin = Instant::now();
+        let result = libc::connect(socket, (&raw const target).cast(), target_size);
+        let time = begin.elapsed();
+        let error = io::Error::last_os_error();
+        libc::close(socket);
+        if result == 0 { Ok(time) } else { Err(error) }
+    }
+}
+
+/// Whether a new connection to the address is answered with this name.
+fn answers(address: SocketAddrV4, name: &str) -> bool {
+    let ask = || -> io::Result<String> {
+        let mut stream = TcpStream::connect_timeout(&address.into(), Duration::from_secs(1))?;
+        stream.set_read_timeout(Some(Duration::from_secs(1)))?;
+        stream.write_all(b"GET / HTTP/1.0\r\n\r\n")?;
+        let mut text = String::new();
+        stream.read_to_string(&mut text)?;
+        Ok(text)
+    };
+    ask().is_ok_and(|text| text.trim_end().ends_with(name))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::net::{SocketAddr, TcpListener};
+
+    #[test]
+    fn connects_to_a_range_are_timed() {
+        let answer = obey("udp 50 127.0.0.1:9 127.0.0.4", &mut 1).unwrap();
+        assert!(answer.parse::<u64>().unwrap() > 0);
+    }
+
+    #[test]
+    fn a_refused_connect_is_an_error_that_names_the_address() {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let SocketAddr::V4(address) = listener.local_addr().unwrap() else { panic!("not IPv4") };
+        drop(listener);
+        let error = obey(&format!("tcp 1 {address} 127.0.0.1"), &mut 1).unwrap_err();
+        assert!(format!("{error:#}").contains(&address.to_string()), "{error:#}");
+    }
+
+    #[test]
+    fn a_line_nobody_understands_is_an_error() {
+        assert!(obey("dance", &mut 1).is_err());
+    }
+}

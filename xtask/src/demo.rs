@@ -1,0 +1,390 @@
+//! `cargo xtask demo`: Segue at work on real connections, in half a minute. A client that knows only a service
+//! address, three backends, a config that changes under load, an agent that is killed and started again. It
+//! fails if a single request fails or the answers do not come as the config says.
+
+mod load;
+mod phase;
+mod screen;
+
+use std::io::{BufRead, BufReader};
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+use std::process::Stdio;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::mpsc::{Receiver, RecvTimeoutError, sync_channel};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, bail};
+
+use crate::node::{self, Agent, Node, Place, Process};
+use crate::{backends, build, host, setup, workspace};
+use phase::Phase;
+use screen::{Screen, Tone, grouped, percent};
+
+pub(crate) use load::{Arguments as ClientArguments, run as run_client};
+
+/// Reserved for benchmarks, and without a route in the namespace: it leads nowhere but through Segue.
+const SERVICE: SocketAddr =
+    SocketAddr::new(std::net::IpAddr::V4(std::net::Ipv4Addr::new(198, 18, 0, 10)), 80);
+
+const NAMES: [&str; 3] = ["payment-a", "payment-b", "payment-c"];
+
+const PHASE: Duration = Duration::from_millis(4500);
+
+const REDRAW: Duration = Duration::from_millis(200);
+
+/// Answers the client may be ahead of the screen.
+const QUEUED_ANSWERS: usize = 4096;
+
+/// Set by SIGINT, SIGTERM and SIGHUP.
+static INTERRUPTED: AtomicBool = AtomicBool::new(false);
+
+/// How to show it.
+#[derive(clap::Args)]
+pub(crate) struct Arguments {
+    /// Keep everything running at the end, until Ctrl-C.
+    #[arg(long)]
+    hold: bool,
+}
+
+/// Shows it.
+pub(crate) fn run(arguments: &Arguments) -> anyhow::Result<()> {
+    host::check_ebpf()?;
+    setup::toolchain()?;
+    build::segue(false)?;
+    catch_signals();
+    let node = Node::new("demo")?;
+    let mut show = Show::begin(&node)?;
+    show.acts()?;
+    let outcome = show.summary();
+    if arguments.hold {
+        show.screen.print("\nEverything keeps running until Ctrl-C.");
+        while !INTERRUPTED.load(Ordering::Relaxed) {
+            show.follow_answers(REDRAW);
+        }
+    }
+    outcome
+}
+
+fn catch_signals() {
+    extern "C" fn note(_signal: libc::c_int) {
+        INTERRUPTED.store(true, Ordering::Relaxed);
+    }
+    for signal in [libc::SIGINT, libc::SIGTERM, libc::SIGHUP] {
+        // SAFETY: the handler does nothing but store to an atomic.
+        unsafe { libc::signal(signal, note as *const () as libc::sighandler_t) };
+    }
+}
+
+/// A running demo. Its fields end in this order: client, agent, servers.
+struct Show<'n> {
+    node: &'n Node,
+    screen: Screen,
+    answers: Receiver<String>,
+    _client: Process,
+    agent: Option<Agent<'n>>,
+    _backends: Process,
+    segue: PathBuf,
+    begin: Instant,
+    phases: Vec<Phase>,
+    /// Answers on the connection that stays open, its backend, and how often it broke.
+    held: u64,
+    held_by: Option<String>,
+    held_failed: u64,
+    last_error: Option<String>,
+}
+
+impl<'n> Show<'n> {
+    fn begin(node: &'n Node) -> anyhow::Result<Self> {
+        let mut screen = Screen::new();
+        let (backends, kind) = backends::start(node, &NAMES)?;
+        node::write_config(node, &config([1, 1, 1]))?;
+        let segue = build::binary(false);
+        let agent = Agent::start(node, &segue)?;
+        let title = screen.paint(Tone::Strong, "Segue demo");
+        screen.print(&format!(
+            "{title}: service shop/payment at {SERVICE}, behind it three times {kind} at {} to {}.\n\
+             The client knows only {SERVICE}, to which there is no route. Agent: process {}.\n",
+            backends::address(0),
+            backends::address(2).port(),
+            agent.id()
+        ));
+        let (client, answers) = start_client(node)?;
+        Ok(Self {
+            node,
+            screen,
+            answers,
+            _client: client,
+            agent: Some(agent),
+            _backends: backends,
+            segue,
+            begin: Instant::now(),
+            phases: Vec::new(),
+            held: 0,
+            held_by: None,
+            held_failed: 0,
+            last_error: None,
+        })
+    }
+
+    fn acts(&mut self) -> anyhow::Result<()> {
+        self.act("Act 1: the config changes under load");
+        self.phase("three backends of weight 1", [1, 1, 1])?;
+        self.phase("weights edited to 8, 1, 1", [8, 1, 1])?;
+        self.phase("payment-c taken out of the file", [1, 1, 0])?;
+        self.act("Act 2: the agent dies under load");
+        if let Some(agent) = self.agent.take() {
+            agent.kill()?;
+        }
+        self.phase("agent killed with SIGKILL", [1, 1, 0])?;
+        self.agent = Some(Agent::start(self.node, &self.segue)?);
+        self.phase("agent started again, payment-c back", [1, 1, 1])
+    }
+
+    fn act(&mut self, title: &str) {
+        let title = self.screen.paint(Tone::Strong, title);
+        self.screen.print(&title);
+    }
+
+    /// Puts the weights into force, if they are others than before, and shows what comes of it.
+    fn phase(&mut self, title: &'static str, weights: [u64; 3]) -> anyhow::Result<()> {
+        // What came in meanwhile belongs to the phase before.
+        self.follow_answers(Duration::ZERO);
+        self.phases.push(Phase::new(title, weights));
+        node::write_config(self.node, &config(weights))?;
+        let begin = Instant::now();
+        let mut plain_at = Duration::from_secs(1);
+        while begin.elapsed() < PHASE {
+            if INTERRUPTED.load(Ordering::Relaxed) {
+                bail!("interrupted; everything was cleaned up");
+            }
+            self.follow_answers(REDRAW);
+            if self.screen.is_live() {
+                let table = self.table();
+                self.screen.draw(&table);
+            } else if begin.elapsed() >= plain_at {
+                plain_at += Duration::from_secs(1);
+                let line = self.plain_line();
+                self.screen.print(&line);
+            }
+        }
+        self.screen.print("");
+        Ok(())
+    }
+
+    /// Takes in what the client says, for this long.
+    fn follow_answers(&mut self, time: Duration) {
+        let deadline = Instant::now() + time;
+        loop {
+            let left = deadline.saturating_duration_since(Instant::now());
+            match self.answers.recv_timeout(left) {
+                Ok(line) => self.take_in(&line),
+                // Also with no time at all, everything that has come in is taken.
+                Err(RecvTimeoutError::Timeout) => return,
+                Err(RecvTimeoutError::Disconnected) => {
+                    self.last_error = Some("the client has ended".into());
+                    thread::sleep(left);
+                    return;
+                }
+            }
+        }
+    }
+
+    fn take_in(&mut self, line: &str) {
+        if let Some(held) = line.strip_prefix('=') {
+            if let Some(error) = held.strip_prefix('!') {
+                self.held_failed += 1;
+                self.last_error = Some(format!("on the open connection: {error}"));
+            } else {
+                self.held += 1;
+                self.held_by = Some(held.to_owned());
+            }
+            return;
+        }
+        let Some(phase) = self.phases.last_mut() else { return };
+        if let Some(backend) = NAMES.iter().position(|name| *name == line) {
+            phase.answered(backend);
+        } else {
+            phase.failed += 1;
+            self.last_error = Some(line.trim_start_matches('!').to_owned());
+        }
+    }
+
+    fn table(&self) -> Vec<String> {
+        let Some(phase) = self.phases.last() else { return Vec::new() };
+        let screen = &self.screen;
+        let failed = format!("{} failed", phase.failed);
+        let tone = if phase.failed == 0 { Tone::Good } else { Tone::Bad };
+        let mut lines = vec![format!(
+            "  {:<36} {:>5.1} s  {:>7} requests  {}",
+            phase.title,
+            self.begin.elapsed().as_secs_f64(),
+            grouped(phase.total()),
+            screen.paint(tone, &failed)
+        )];
+        for (index, name) in NAMES.iter().enumerate() {
+            let (part, whole) = (phase.answers[index], phase.total());
+            lines.push(format!(
+                "    {name}  {} {:>8}",
+                screen.bar(Tone::Backend(index), part, whole),
+                percent(part, whole)
+            ));
+        }
+        lines
+    }
+
+    fn plain_line(&self) -> String {
+        let Some(phase) = self.phases.last() else { return String::new() };
+        let shares: Vec<String> = NAMES
+            .iter()
+            .zip(phase.answers)
+            .map(|(name, part)| format!("{name} {:>7}", percent(part, phase.total())))
+            .collect();
+        format!(
+            "  {:<36} {:>4.0} s  {:>7} requests  {} failed  {}",
+            phase.title,
+            self.begin.elapsed().as_secs_f64(),
+            grouped(phase.total()),
+            phase.failed,
+            shares.join("  ")
+        )
+    }
+
+    /// Prints what happened, what the agent says, and how to look around. An error if anything went wrong.
+    fn summary(&mut self) -> anyhow::Result<()> {
+        let table = self.summary_table();
+        self.screen.print(&table);
+        let mut faults: Vec<String> = self.phases.iter().filter_map(Phase::fault).collect();
+        if self.held_failed > 0 || self.held == 0 {
+            faults.push("the open connection broke".into());
+        }
+        if let Some(agent) = &self.agent {
+            for command in ["services", "flows"] {
+                let shown = agent.ask(&[command])?;
+                let prompt = self.screen.paint(Tone::Strong, &format!("$ segue {command}"));
+                self.screen.print(&format!("{prompt}\n{}", shown.trim_end()));
+                self.screen.print("");
+            }
+        }
+        let hints = self.hints();
+        self.screen.print(&hints);
+        if faults.is_empty() {
+            return Ok(());
+        }
+        if let Some(error) = &self.last_error {
+            faults.push(format!("the last error was: {error}"));
+        }
+        bail!("not as it should be:\n  {}", faults.join("\n  "))
+    }
+
+    fn summary_table(&self) -> String {
+        let screen = &self.screen;
+        let heading = format!(
+            "{:<36} {:>9} {:>7} {:>10} {:>10} {:>10}  {:>8}",
+            "What happened", "requests", "failed", NAMES[0], NAMES[1], NAMES[2], "in force"
+        );
+        let mut lines = vec![screen.paint(Tone::Strong, &heading)];
+        let mut before = None;
+        for phase in &self.phases {
+            let share = |index: usize| percent(phase.answers[index], phase.total());
+            let changed = before.replace(phase.weights).is_some_and(|weights| weights != phase.weights);
+            let in_force = match phase.in_force() {
+                Some(time) if changed => format!("{:.2} s", time.as_secs_f64()),
+                None => "never".into(),
+                Some(_) => String::new(),
+            };
+            lines.push(format!(
+                "{:<36} {:>9} {:>7} {:>10} {:>10} {:>10}  {in_force:>8}",
+                phase.title,
+                grouped(phase.total()),
+                phase.failed,
+                share(0),
+                share(1),
+                share(2)
+            ));
+        }
+        let requests: u64 = self.phases.iter().map(Phase::total).sum();
+        let failed: u64 = self.phases.iter().map(|phase| phase.failed).sum();
+        let tone = if failed == 0 { Tone::Good } else { Tone::Bad };
+        lines.push(format!(
+            "\n{} requests on as many connections, {}.",
+            grouped(requests),
+            screen.paint(tone, &format!("{failed} failed"))
+        ));
+        let by = self.held_by.as_deref().unwrap_or("nobody");
+        lines.push(match self.held_failed {
+            0 => format!(
+                "One connection stayed open all the time: {} answers, all by {by}.",
+                grouped(self.held)
+            ),
+            broken => format!("The connection that should stay open broke {broken} times."),
+        });
+        lines.join("\n") + "\n"
+    }
+
+    /// Commands to look around with while it is held.
+    fn hints(&self) -> String {
+        let segue = relative(&self.segue);
+        let socket = node::socket_path(self.node);
+        let (segue, socket) = (segue.display(), socket.display());
+        let namespace = self.node.namespace_path();
+        format!(
+            "With --hold it stays up, to look around in another terminal:\n\
+             \x20 {segue} status --socket {socket}\n\
+             \x20 {segue} flows -f --socket {socket}\n\
+             \x20 nsenter --net={} curl -s http://127.0.0.1:9464/metrics\n\
+             \x20 $EDITOR {}",
+            namespace.display(),
+            node::config_path(self.node).display()
+        )
+    }
+}
+
+/// The config with these weights; a backend of weight 0 is left out.
+fn config(weights: [u64; 3]) -> String {
+    let mut text = format!(
+        "services:\n  - name: shop/payment\n    frontends: [\"{SERVICE}\"]\n    policy: {{ algorithm: round_robin }}\n    backends:\n"
+    );
+    for (index, weight) in (0..).zip(weights).filter(|(_, weight)| *weight > 0) {
+        let address = backends::address(index);
+        text.push_str(&format!("      - {{ address: \"{address}\", weight: {weight} }}\n"));
+    }
+    text
+}
+
+/// A path as it is typed in the workspace.
+fn relative(path: &Path) -> PathBuf {
+    path.strip_prefix(workspace()).unwrap_or(path).to_path_buf()
+}
+
+/// Starts the client in the managed cgroup; what it says comes line by line.
+fn start_client(node: &Node) -> anyhow::Result<(Process, Receiver<String>)> {
+    let own = std::env::current_exe().context("cannot find this program")?;
+    let mut command = node.command(&own, Place::Managed)?;
+    command.args(["demo-client", &SERVICE.to_string()]).stdout(Stdio::piped());
+    let mut client = Process::start("the client", &mut command, &node.directory().join("client.log"))?;
+    let output = client.take_stdout().context("the client has no output")?;
+    let (sender, answers) = sync_channel(QUEUED_ANSWERS);
+    thread::spawn(move || {
+        for line in BufReader::new(output).lines().map_while(Result::ok) {
+            if sender.send(line).is_err() {
+                return;
+            }
+        }
+    });
+    Ok((client, answers))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_config_leaves_out_a_backend_without_weight() {
+        let text = config([8, 1, 0]);
+        assert!(text.contains("127.0.0.1:8081\", weight: 8"), "{text}");
+        assert!(text.contains("127.0.0.1:8082\", weight: 1"), "{text}");
+        assert!(!text.contains("8083"), "{text}");
+    }
+}
