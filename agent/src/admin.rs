@@ -1,1 +1,61 @@
-//! The admin API: HTTP and JSON on a unix socket.
+//! The admin API (HTTP and JSON on a unix socket) and the read-only TCP listener for metrics and probes.
+//!
+//! Knows the agent only through [`Observe`]: no map, no program, no table.
+
+pub mod api;
+pub mod probes;
+pub mod view;
+
+#[cfg(test)]
+pub(crate) mod specimen;
+
+use std::sync::Arc;
+
+use tokio::sync::broadcast;
+
+pub use api::{AdminError, serve_admin};
+pub use probes::serve_metrics;
+
+use crate::flows::{EdgeView, Record};
+use view::{Counters, Readiness, ServiceView, Status};
+
+/// What can be seen of a running agent.
+///
+/// Calls may read kernel maps and block for milliseconds; callers on the async runtime use its blocking pool.
+pub trait Observe: Send + Sync + 'static {
+    /// The agent, its programs and maps, and the kernel under them.
+    ///
+    /// # Errors
+    /// What the kernel refuses to show.
+    fn status(&self) -> Result<Status, ObserveError>;
+    /// Every service, in the order of names.
+    ///
+    /// # Errors
+    /// What the kernel refuses to show.
+    fn services(&self) -> Result<Vec<ServiceView>, ObserveError>;
+    /// Every edge, in the order of client, service and version; the overflow last.
+    ///
+    /// # Errors
+    /// What the kernel refuses to show.
+    fn edges(&self) -> Result<Vec<EdgeView>, ObserveError>;
+    /// What is counted beside services and edges.
+    ///
+    /// # Errors
+    /// What the kernel refuses to show.
+    fn counters(&self) -> Result<Counters, ObserveError>;
+    /// Every connection event from now on, until the receiver is dropped.
+    fn follow(&self) -> broadcast::Receiver<Arc<Record>>;
+    /// Whether the agent is ready. Does not block.
+    fn readiness(&self) -> Readiness;
+}
+
+/// Something that could not be read from the kernel.
+#[derive(Debug, thiserror::Error)]
+#[error("cannot read {what} from the kernel: {source}; did the agent lose CAP_BPF, or was a map replaced?")]
+pub struct ObserveError {
+    /// What was to be read, as in `edges`.
+    pub what: &'static str,
+    /// Why it could not be.
+    #[source]
+    pub source: Box<dyn std::error::Error + Send + Sync>,
+}

@@ -1,12 +1,19 @@
 //! The command line: what a person types. What they read is made by the modules below.
 
 pub mod check;
+pub mod client;
+pub mod flows;
+pub mod services;
+pub mod status;
+pub mod table;
 
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
+
+pub use table::Output;
 
 use crate::{app, canary, kernel};
 
@@ -26,16 +33,6 @@ pub struct Cli {
     command: Command,
 }
 
-/// How a command prints.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, clap::ValueEnum)]
-pub enum Output {
-    /// For people.
-    #[default]
-    Table,
-    /// For programs: exact numbers, stable names.
-    Json,
-}
-
 #[derive(Debug, Subcommand)]
 enum Command {
     /// Run the agent: load the data plane, follow the configuration, serve metrics
@@ -48,6 +45,12 @@ enum Command {
         #[arg(short, long, value_enum, default_value_t)]
         output: Output,
     },
+    /// Show whether it works: programs, kernel features, maps, configuration, the test connection
+    Status(status::StatusArgs),
+    /// Show services with their frontends, backends, connections and selections
+    Services(services::ServicesArgs),
+    /// Show who talks to which service, in totals or (-f) connection by connection
+    Flows(flows::FlowsArgs),
     /// Remove the data plane: detach every program and delete every map
     Unload(UnloadArgs),
     /// Make one test connection inside a cgroup (the agent calls this itself)
@@ -97,6 +100,9 @@ pub fn main() -> ExitCode {
     let result = match command {
         Command::Run(args) => run(args),
         Command::Check { args, output } => return check::run(&args, output),
+        Command::Status(args) => return ask(status::run(&args)),
+        Command::Services(args) => return ask(services::run(&args)),
+        Command::Flows(args) => return ask(flows::run(&args)),
         Command::Unload(args) => unload(&args),
         Command::Canary { cgroup } => canary::child(&cgroup).map_err(Into::into),
     };
@@ -124,6 +130,17 @@ fn run(args: RunArgs) -> anyhow::Result<()> {
         .enable_all()
         .build()?
         .block_on(app::run(options))
+}
+
+/// Runs a command that asks the agent.
+fn ask(command: impl Future<Output = ExitCode>) -> ExitCode {
+    match tokio::runtime::Builder::new_current_thread().enable_all().build() {
+        Ok(runtime) => runtime.block_on(command),
+        Err(error) => {
+            eprintln!("segue: cannot start: {error}");
+            ExitCode::FAILURE
+        }
+    }
 }
 
 /// Logs to stderr, one line an event, in colour only on a terminal.

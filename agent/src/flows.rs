@@ -8,6 +8,7 @@ pub mod cgroups;
 pub mod edge;
 pub mod histogram;
 pub mod identity;
+pub mod named;
 pub mod open;
 pub mod record;
 pub mod tally;

@@ -166,7 +166,7 @@ impl<'w> Agent<'w> {
 
     /// `segue flows -o json`: the list of edges.
     pub fn flows(&self) -> Vec<Value> {
-        list(self.query("flows"), "flows")
+        list(self.query("flows"), "edges")
     }
 
     /// One number of one backend, as `segue services` gives it.
@@ -301,7 +301,7 @@ fn get(namespace: &Namespace, path: &str) -> std::io::Result<(u16, String)> {
     namespace.run(|| {
         let mut stream = TcpStream::connect(LISTEN)?;
         stream.set_read_timeout(Some(Duration::from_secs(10)))?;
-        write!(stream, "GET {path} HTTP/1.0\r\nHost: localhost\r\n\r\n")?;
+        stream.write_all(format!("GET {path} HTTP/1.0\r\nHost: localhost\r\n\r\n").as_bytes())?;
         let mut answer = String::new();
         stream.read_to_string(&mut answer)?;
         let (head, body) = answer.split_once("\r\n\r\n").unwrap_or((answer.as_str(), ""));

@@ -34,9 +34,10 @@ impl Neighbour {
         &self.namespace
     }
 
-    /// Cuts the wire at its end: what is sent to it is lost without a word.
+    /// Takes its address away: what is sent to it arrives there and is dropped without a word. Cutting the wire
+    /// instead would be noticed by the sender.
     pub fn fall_silent(&self) {
-        self.namespace.run(|| run_ip(&["link", "set", "wire", "down"]));
+        self.namespace.run(|| run_ip(&["address", "del", &format!("{NEIGHBOUR}/24"), "dev", "wire"]));
     }
 }
 

@@ -377,7 +377,6 @@ impl Observer {
                     "EDGES" => edge_entries,
                     "BACKEND_STATE" => used.get("BACKENDS").copied().unwrap_or_default(),
                     "SERVICE_STATE" => used.get("SERVICES").copied().unwrap_or_default(),
-                    "SETTINGS" => 1,
                     name => used.get(name).copied().unwrap_or(map.entries),
                 },
                 max_entries: map.max_entries,

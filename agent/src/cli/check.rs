@@ -73,8 +73,8 @@ impl Counts {
 fn report(file: &Path, output: Output, out: &mut dyn Write, err: &mut dyn Write) -> io::Result<bool> {
     let result = config::load(file);
     match (output, &result) {
-        (Output::Human, Ok(config)) => summary(file, config, out)?,
-        (Output::Human, Err(error)) => writeln!(err, "{error}")?,
+        (Output::Table, Ok(config)) => summary(file, config, out)?,
+        (Output::Table, Err(error)) => writeln!(err, "{error}")?,
         (Output::Json, _) => json(file, &result, out)?,
     }
     out.flush()?;
@@ -172,14 +172,14 @@ mod tests {
         let expected = format!(
             "segue.yaml: ok: 1 service, 2 frontends, 0 backends, 1 warning\nwarning: segue.yaml:2:9: {WARNING}\n"
         );
-        assert_eq!(checked(GOOD, Output::Human), (true, expected, String::new()));
+        assert_eq!(checked(GOOD, Output::Table), (true, expected, String::new()));
         let expected = "segue.yaml: ok: 0 services, 0 frontends, 0 backends\n".into();
-        assert_eq!(checked("services: []", Output::Human), (true, expected, String::new()));
+        assert_eq!(checked("services: []", Output::Table), (true, expected, String::new()));
     }
 
     #[test]
     fn problems_go_to_standard_error() {
-        let (good, out, err) = checked("services:\n- nmae: a\n", Output::Human);
+        let (good, out, err) = checked("services:\n- nmae: a\n", Output::Table);
         assert_eq!((good, out.as_str(), err.lines().count()), (false, "", 4));
         assert!(
             err.starts_with("segue.yaml:2:3: services[0].nmae: is not a known field; did you mean `name`?\n")
@@ -206,7 +206,7 @@ mod tests {
 
     #[test]
     fn a_file_that_cannot_be_read_is_an_error() {
-        for output in [Output::Human, Output::Json] {
+        for output in [Output::Table, Output::Json] {
             let (mut out, mut err) = (Vec::new(), Vec::new());
             let missing = Path::new("/nonexistent/segue.yaml");
             assert!(!report(missing, output, &mut out, &mut err).expect("printed"));

@@ -15,7 +15,7 @@ use super::identity::{UNKNOWN, Workload};
 use super::tally::Tally;
 use super::{Names, ServiceLabel};
 
-/// Edges kept apart by default; what comes after them is summed in one. An edge is some 55 series.
+/// Edges kept apart by default; what comes after them is summed in one. An edge is some 45 series.
 pub const DEFAULT_SERIES_LIMIT: usize = 10_000;
 
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]

@@ -32,11 +32,8 @@ impl OpenConnections {
         let before = std::mem::take(&mut self.shown);
         for (key, edge) in edges {
             let extra = open.get(key).copied().unwrap_or_default();
-            let mut now = [
-                edge.sent_bytes + extra[0],
-                edge.received_bytes + extra[1],
-                edge.retransmits + extra[2],
-            ];
+            let mut now =
+                [edge.sent_bytes + extra[0], edge.received_bytes + extra[1], edge.retransmits + extra[2]];
             // An entry that opened fewer connections than before was made anew: it starts from nothing.
             if let Some((_, shown)) = before.get(key).filter(|(opened, _)| *opened <= edge.opened) {
                 for (now, shown) in now.iter_mut().zip(shown) {

@@ -12,6 +12,7 @@ use serde::{Deserialize, Serialize};
 
 use super::Names;
 use super::identity::{UNKNOWN, Workload};
+use super::named;
 
 /// Bytes that are no event of this build's programs.
 #[derive(Debug, PartialEq, Eq, thiserror::Error)]
@@ -43,10 +44,10 @@ pub enum Happening {
     /// It was established.
     Opened,
     /// It was not established.
-    #[serde(with = "failure_name")]
+    #[serde(with = "named::connect_failure")]
     Failed(ConnectFailure),
     /// It ended.
-    #[serde(with = "close_name")]
+    #[serde(with = "named::close_reason")]
     Closed(CloseReason),
 }
 
@@ -85,7 +86,7 @@ pub struct Record {
     /// The version of the backend; null where it has none.
     pub version: Option<Arc<str>>,
     /// `tcp` or `udp`.
-    #[serde(with = "protocol_name")]
+    #[serde(with = "named::protocol")]
     pub protocol: Protocol,
     /// The address the application asked for.
     pub requested: SocketAddr,
@@ -212,27 +213,6 @@ fn event_of(bytes: &[u8]) -> Result<Event, DecodeError> {
         _pad: fields.u8(),
     })
 }
-
-/// (De)serialises an enum of the kernel boundary by its name.
-macro_rules! by_name {
-    ($module:ident, $name:ty) => {
-        mod $module {
-            use serde::{Deserialize, Deserializer, Serializer, de::Error};
-
-            pub(super) fn serialize<S: Serializer>(value: &$name, serializer: S) -> Result<S::Ok, S::Error> {
-                serializer.serialize_str(value.name())
-            }
-
-            pub(super) fn deserialize<'de, D: Deserializer<'de>>(deserializer: D) -> Result<$name, D::Error> {
-                let name = String::deserialize(deserializer)?;
-                <$name>::from_name(&name).ok_or_else(|| D::Error::custom(format!("unknown name `{name}`")))
-            }
-        }
-    };
-}
-by_name!(failure_name, agent_ebpf::abi::ConnectFailure);
-by_name!(close_name, agent_ebpf::abi::CloseReason);
-by_name!(protocol_name, agent_ebpf::abi::Protocol);
 
 #[cfg(test)]
 mod tests {

@@ -92,7 +92,7 @@ fn a_file_that_is_deleted_and_comes_back_takes_effect() {
     std::fs::remove_file(agent.config_path()).expect("the file is there");
     eventually("the agent to say that the file is gone", SOON, || {
         let status = agent.status();
-        if status["config"]["last_error"].is_string() { Ok(()) } else { Err(status["config"].to_string()) }
+        if status["config"]["error"].is_string() { Ok(()) } else { Err(status["config"].to_string()) }
     });
     served_by(&mut client, &["n1"]);
     agent.edit(&config(&[payment(&servers[..2])]));
@@ -112,7 +112,7 @@ fn an_invalid_file_changes_nothing_and_is_reported_until_it_is_mended() {
     agent.replace(&config(&[payment(&servers), wrong]));
     let error = eventually("the error to show", SOON, || {
         let status = agent.status();
-        status["config"]["last_error"].as_str().map(str::to_owned).ok_or(status["config"].to_string())
+        status["config"]["error"].as_str().map(str::to_owned).ok_or(status["config"].to_string())
     });
     assert!(error.contains("no_such_thing") && error.contains("segue.yaml:"), "{error}");
     assert!(rejected(&agent) > before, "no failure was counted");
@@ -120,7 +120,7 @@ fn an_invalid_file_changes_nothing_and_is_reported_until_it_is_mended() {
 
     agent.replace(&config(&[payment(&servers[..2])]));
     served_by(&mut client, &["n1", "n2"]);
-    eventually_equal("the error", SOON, &true, || agent.status()["config"]["last_error"].is_null());
+    eventually_equal("the error", SOON, &true, || agent.status()["config"]["error"].is_null());
 }
 
 #[test]

@@ -237,7 +237,7 @@ fn every_handshake_is_in_the_histogram_of_its_duration() {
             other => Err(format!("{other} opened")),
         }
     });
-    let labels = [("dst_service", "payment")];
+    let labels = [("dst_service", "payment"), ("outcome", "ok")];
     assert_eq!(metrics.sum("segue_tcp_connect_duration_seconds_count", &labels), 25.0);
     let seconds = metrics.sum("segue_tcp_connect_duration_seconds_sum", &labels);
     assert!(seconds > 0.0 && seconds < 25.0, "25 handshakes over lo took {seconds} s");

@@ -1,0 +1,401 @@
+//! The admin API on a unix socket: who may connect, and what each path answers.
+
+use std::convert::Infallible;
+use std::io;
+use std::os::unix::fs::{FileTypeExt, MetadataExt, PermissionsExt};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use axum::body::Body;
+use axum::extract::connect_info::{ConnectInfo, Connected};
+use axum::extract::{Request, State};
+use axum::http::{StatusCode, header};
+use axum::middleware::{self, Next};
+use axum::response::{IntoResponse, Response};
+use axum::routing::get;
+use axum::serve::IncomingStream;
+use axum::{Json, Router};
+use bytes::Bytes;
+use serde::Serialize;
+use tokio::net::UnixListener;
+use tokio::sync::broadcast::error::RecvError;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, broadcast, mpsc, watch};
+use tokio_stream::wrappers::ReceiverStream;
+
+use super::view::{Failure, Flows, FollowLine, Services};
+use super::{Observe, ObserveError};
+use crate::flows::Record;
+
+/// Readers of `/v1/flows/follow` at a time. Each costs a copy of every event.
+const MAX_FOLLOWERS: usize = 16;
+
+/// Lines that wait for one slow reader before records are dropped for it.
+const FOLLOW_QUEUE: usize = 256;
+
+/// Why a listener could not be opened, or stopped.
+#[derive(Debug, thiserror::Error)]
+pub enum AdminError {
+    /// Another process answers on the socket.
+    #[error("{} is in use by another process; is an agent already running? Stop it, or choose another --socket", path.display())]
+    InUse {
+        /// The socket.
+        path: PathBuf,
+    },
+    /// The path holds something that is no socket.
+    #[error("{} exists and is no socket; remove it, or choose another --socket", path.display())]
+    NotASocket {
+        /// The path.
+        path: PathBuf,
+    },
+    /// The socket cannot be made.
+    #[error("cannot open the admin socket {}: {source}; does its directory exist, and may this user write there?", path.display())]
+    Socket {
+        /// The socket.
+        path: PathBuf,
+        /// What the system said.
+        source: io::Error,
+    },
+    /// The TCP address cannot be listened on.
+    #[error(
+        "cannot listen on {address} for metrics: {source}; is another process using the port, or is the address not of this host?"
+    )]
+    Listen {
+        /// The address.
+        address: std::net::SocketAddr,
+        /// What the system said.
+        source: io::Error,
+    },
+    /// A listener stopped by itself.
+    #[error("the listener on {name} stopped: {source}")]
+    Stopped {
+        /// The socket or address.
+        name: String,
+        /// What the system said.
+        source: io::Error,
+    },
+}
+
+/// Serves the admin API on the unix socket at `path` until `shutdown` completes.
+///
+/// The socket has mode 0600, and only root and the agent's own user are answered. A socket file that nobody
+/// answers on is replaced. Open streams end with the shutdown, and the file is removed.
+///
+/// # Errors
+/// The socket cannot be made, or the listener fails. What goes wrong in a request is answered, not returned.
+pub async fn serve_admin(
+    path: &Path,
+    observe: Arc<dyn Observe>,
+    shutdown: impl Future<Output = ()> + Send + 'static,
+) -> Result<(), AdminError> {
+    let listener = bind(path)?;
+    let made = std::fs::metadata(path).map(|meta| (meta.dev(), meta.ino())).ok();
+    let (stop, stopping) = watch::channel(false);
+    let api = Api { observe, stopping, followers: Arc::new(Semaphore::new(MAX_FOLLOWERS)) };
+    let service = router(api).into_make_service_with_connect_info::<Peer>();
+    let served = axum::serve(listener, service)
+        .with_graceful_shutdown(async move {
+            shutdown.await;
+            stop.send_replace(true);
+        })
+        .await;
+    // A newer agent may have put its own socket there.
+    if made.is_some() && std::fs::metadata(path).map(|meta| (meta.dev(), meta.ino())).ok() == made {
+        let _ = std::fs::remove_file(path);
+    }
+    served.map_err(|source| AdminError::Stopped { name: path.display().to_string(), source })
+}
+
+fn bind(path: &Path) -> Result<UnixListener, AdminError> {
+    let failed = |source| AdminError::Socket { path: path.to_owned(), source };
+    match std::fs::symlink_metadata(path) {
+        Ok(meta) if !meta.file_type().is_socket() => {
+            return Err(AdminError::NotASocket { path: path.to_owned() });
+        }
+        Ok(_) => match std::os::unix::net::UnixStream::connect(path) {
+            Ok(_) => return Err(AdminError::InUse { path: path.to_owned() }),
+            Err(error) if error.kind() == io::ErrorKind::ConnectionRefused => {
+                std::fs::remove_file(path).map_err(failed)?;
+            }
+            Err(error) => return Err(failed(error)),
+        },
+        Err(error) if error.kind() == io::ErrorKind::NotFound => {
+            if let Some(directory) = path.parent() {
+                std::fs::create_dir_all(directory).map_err(failed)?;
+            }
+        }
+        Err(error) => return Err(failed(error)),
+    }
+    let listener = UnixListener::bind(path).map_err(failed)?;
+    std::fs::set_permissions(path, std::fs::Permissions::from_mode(0o600)).map_err(failed)?;
+    Ok(listener)
+}
+
+/// The user at the other end; `None` where the kernel did not say.
+#[derive(Clone, Copy, Debug)]
+struct Peer {
+    uid: Option<u32>,
+}
+
+impl Connected<IncomingStream<'_, UnixListener>> for Peer {
+    fn connect_info(stream: IncomingStream<'_, UnixListener>) -> Self {
+        Self { uid: stream.io().peer_cred().ok().map(|credentials| credentials.uid()) }
+    }
+}
+
+impl Peer {
+    fn may_ask(self, own_uid: u32) -> bool {
+        self.uid.is_some_and(|uid| uid == 0 || uid == own_uid)
+    }
+}
+
+async fn check_peer(ConnectInfo(peer): ConnectInfo<Peer>, request: Request, next: Next) -> Response {
+    if peer.may_ask(rustix::process::geteuid().as_raw()) {
+        return next.run(request).await;
+    }
+    failure(StatusCode::FORBIDDEN, "only root and the agent's own user may ask; try sudo".to_owned())
+}
+
+#[derive(Clone)]
+struct Api {
+    observe: Arc<dyn Observe>,
+    stopping: watch::Receiver<bool>,
+    followers: Arc<Semaphore>,
+}
+
+fn router(api: Api) -> Router {
+    Router::new()
+        .route("/v1/status", get(status))
+        .route("/v1/services", get(services))
+        .route("/v1/flows", get(flows))
+        .route("/v1/flows/follow", get(follow))
+        .fallback(unknown_path)
+        .layer(middleware::from_fn(check_peer))
+        .with_state(api)
+}
+
+async fn status(State(api): State<Api>) -> Response {
+    answer(move || api.observe.status()).await
+}
+
+async fn services(State(api): State<Api>) -> Response {
+    answer(move || api.observe.services().map(|services| Services { services })).await
+}
+
+async fn flows(State(api): State<Api>) -> Response {
+    answer(move || api.observe.edges().map(|edges| Flows { edges })).await
+}
+
+async fn follow(State(api): State<Api>) -> Response {
+    let Ok(permit) = Arc::clone(&api.followers).try_acquire_owned() else {
+        let text = format!("{MAX_FOLLOWERS} readers follow already; end one of them");
+        return failure(StatusCode::SERVICE_UNAVAILABLE, text);
+    };
+    let (lines, queue) = mpsc::channel(FOLLOW_QUEUE);
+    tokio::spawn(forward(api.observe.follow(), lines, api.stopping, permit));
+    let body = Body::from_stream(ReceiverStream::new(queue));
+    ([(header::CONTENT_TYPE, "application/x-ndjson")], body).into_response()
+}
+
+/// Writes one line per record until the reader goes, the agent stops, or there is no more to come.
+async fn forward(
+    mut records: broadcast::Receiver<Arc<Record>>,
+    lines: mpsc::Sender<Result<Bytes, Infallible>>,
+    mut stopping: watch::Receiver<bool>,
+    _permit: OwnedSemaphorePermit,
+) {
+    loop {
+        let received = tokio::select! {
+            received = records.recv() => received,
+            () = lines.closed() => return,
+            _ = stopping.wait_for(|stopping| *stopping) => return,
+        };
+        let line = match received {
+            Ok(record) => FollowLine::Record(record),
+            Err(RecvError::Lagged(lost)) => FollowLine::Lost { lost },
+            Err(RecvError::Closed) => return,
+        };
+        let Ok(mut text) = serde_json::to_vec(&line) else { return };
+        text.push(b'\n');
+        let sent = tokio::select! {
+            sent = lines.send(Ok(text.into())) => sent,
+            _ = stopping.wait_for(|stopping| *stopping) => return,
+        };
+        if sent.is_err() {
+            return;
+        }
+    }
+}
+
+async fn unknown_path() -> Response {
+    let text = "no such path; there are /v1/status, /v1/services, /v1/flows and /v1/flows/follow";
+    failure(StatusCode::NOT_FOUND, text.to_owned())
+}
+
+/// Reads maps away from the async runtime.
+async fn answer<T: Serialize + Send + 'static>(
+    read: impl FnOnce() -> Result<T, ObserveError> + Send + 'static,
+) -> Response {
+    match tokio::task::spawn_blocking(read).await {
+        Ok(Ok(value)) => Json(value).into_response(),
+        Ok(Err(error)) => failure(StatusCode::INTERNAL_SERVER_ERROR, error.to_string()),
+        Err(error) => failure(StatusCode::INTERNAL_SERVER_ERROR, format!("reading stopped: {error}")),
+    }
+}
+
+fn failure(status: StatusCode, error: String) -> Response {
+    (status, Json(Failure { error })).into_response()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::admin::specimen::Specimen;
+    use crate::admin::view::Status;
+    use crate::cli::client::{Client, ClientError};
+
+    fn socket() -> (tempfile::TempDir, PathBuf) {
+        let directory = tempfile::tempdir().expect("a temporary directory");
+        let path = directory.path().join("run/segue.sock");
+        (directory, path)
+    }
+
+    /// An admin API that runs until its handle is told to stop.
+    struct Server {
+        path: PathBuf,
+        specimen: Arc<Specimen>,
+        stop: tokio::sync::oneshot::Sender<()>,
+        task: tokio::task::JoinHandle<Result<(), AdminError>>,
+        _directory: tempfile::TempDir,
+    }
+
+    impl Server {
+        async fn start(specimen: Specimen) -> Self {
+            let (directory, path) = socket();
+            let specimen = Arc::new(specimen);
+            let (stop, stopped) = tokio::sync::oneshot::channel();
+            let (observe, at) = (Arc::clone(&specimen), path.clone());
+            let task = tokio::spawn(async move {
+                let stopped = async move { drop(stopped.await) };
+                serve_admin(&at, observe, stopped).await
+            });
+            // The socket is bound on the task's first poll; until then there is no such file.
+            while std::os::unix::net::UnixStream::connect(&path).is_err() {
+                assert!(!task.is_finished(), "the server stopped");
+                tokio::task::yield_now().await;
+            }
+            Self { path, specimen, stop, task, _directory: directory }
+        }
+
+        async fn stop(self) {
+            self.stop.send(()).expect("the server runs");
+            self.task.await.expect("no panic").expect("a clean end");
+            assert!(!self.path.exists(), "the socket file is removed");
+        }
+    }
+
+    #[tokio::test]
+    async fn every_path_answers_what_the_agent_shows() {
+        let server = Server::start(Specimen::default()).await;
+        let client = Client::new(server.path.clone());
+        let status: Status = client.get("/v1/status").await.expect("an answer");
+        assert_eq!(status, server.specimen.status().expect("a specimen"));
+        let services: Services = client.get("/v1/services").await.expect("an answer");
+        assert_eq!(services.services, server.specimen.services().expect("a specimen"));
+        let flows: Flows = client.get("/v1/flows").await.expect("an answer");
+        assert_eq!(flows.edges.len(), server.specimen.edges().expect("a specimen").len());
+        let error = client.get::<Flows>("/v1/nothing").await.expect_err("no such path");
+        assert!(
+            matches!(&error, ClientError::Refused { error, .. } if error.contains("/v1/flows")),
+            "{error}"
+        );
+        server.stop().await;
+    }
+
+    #[tokio::test]
+    async fn a_map_that_cannot_be_read_is_an_answer_with_the_reason() {
+        let server = Server::start(Specimen { broken: true, ..Specimen::default() }).await;
+        let error =
+            Client::new(server.path.clone()).get::<Flows>("/v1/flows").await.expect_err("a broken map");
+        assert!(error.to_string().contains("cannot read edges from the kernel"), "{error}");
+        server.stop().await;
+    }
+
+    #[tokio::test]
+    async fn a_follower_gets_records_hears_of_losses_and_ends_with_the_agent() {
+        let server = Server::start(Specimen::default()).await;
+        let client = Client::new(server.path.clone());
+        let mut lines = client.lines("/v1/flows/follow").await.expect("a stream");
+        // More than all queues between hold, sent at once.
+        let record = server.specimen.record();
+        for _ in 0..10_000 {
+            server.specimen.publish(&record);
+        }
+        let (mut received, mut lost) = (0, 0);
+        while received + lost < 10_000 {
+            let line = lines.next().await.expect("the stream is open").expect("the stream goes on");
+            match serde_json::from_str(&line).expect("a line of JSON") {
+                FollowLine::Record(got) => {
+                    assert_eq!(got, record);
+                    received += 1;
+                }
+                FollowLine::Lost { lost: count } => lost += count,
+            }
+        }
+        assert!(received > 0 && lost > 0, "{received} received, {lost} lost");
+        server.stop().await;
+        assert!(lines.next().await.expect("a clean end").is_none());
+    }
+
+    #[tokio::test]
+    async fn a_reader_too_many_is_told_so() {
+        let server = Server::start(Specimen::default()).await;
+        let client = Client::new(server.path.clone());
+        let mut readers = Vec::new();
+        for _ in 0..MAX_FOLLOWERS {
+            readers.push(client.lines("/v1/flows/follow").await.expect("a stream"));
+        }
+        let error = client.lines("/v1/flows/follow").await.expect_err("one too many");
+        assert!(error.to_string().contains("16 readers follow already"), "{error}");
+        server.stop().await;
+    }
+
+    #[tokio::test]
+    async fn only_the_agents_user_can_open_the_socket_file() {
+        let server = Server::start(Specimen::default()).await;
+        let mode = std::fs::metadata(&server.path).expect("the socket").permissions().mode();
+        assert_eq!(mode & 0o777, 0o600);
+        server.stop().await;
+    }
+
+    #[test]
+    fn root_and_the_agents_own_user_may_ask_and_nobody_else() {
+        let peer = |uid| Peer { uid };
+        assert!(peer(Some(0)).may_ask(998));
+        assert!(peer(Some(998)).may_ask(998));
+        assert!(!peer(Some(1000)).may_ask(998));
+        assert!(!peer(None).may_ask(998));
+    }
+
+    #[tokio::test]
+    async fn a_socket_somebody_answers_on_is_left_alone() {
+        let server = Server::start(Specimen::default()).await;
+        let second = serve_admin(&server.path, Arc::new(Specimen::default()), std::future::pending()).await;
+        assert!(matches!(second, Err(AdminError::InUse { .. })), "{second:?}");
+        let status = Client::new(server.path.clone()).get::<Status>("/v1/status").await;
+        assert!(status.is_ok(), "{status:?}");
+        server.stop().await;
+    }
+
+    #[tokio::test]
+    async fn a_socket_nobody_answers_on_is_replaced_and_other_files_are_kept() {
+        let (_directory, path) = socket();
+        std::fs::create_dir_all(path.parent().expect("a parent")).expect("a directory");
+        drop(std::os::unix::net::UnixListener::bind(&path).expect("a socket"));
+        assert!(bind(&path).is_ok());
+
+        std::fs::remove_file(&path).expect("the socket");
+        std::fs::write(&path, "precious").expect("a file");
+        assert!(matches!(bind(&path), Err(AdminError::NotASocket { .. })));
+        assert_eq!(std::fs::read_to_string(&path).expect("the file"), "precious");
+    }
+}

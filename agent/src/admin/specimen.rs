@@ -1,0 +1,260 @@
+//! An agent that exists only as values, for unit tests of everything that shows one.
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use agent_ebpf::abi::{Algorithm, BackendStatus, CloseReason, Histogram, Outcome, Protocol};
+use jiff::Timestamp;
+use tokio::sync::broadcast;
+
+use super::view::*;
+use super::{Observe, ObserveError};
+use crate::flows::record::Happening;
+use crate::flows::{EdgeView, Record, Tally, Workload, identity};
+
+/// The synthetic agent.
+pub(crate) struct Specimen {
+    /// Every read of a map fails.
+    pub(crate) broken: bool,
+    /// What readiness waits for.
+    pub(crate) waiting_for: Vec<String>,
+    /// Where records are published.
+    pub(crate) records: broadcast::Sender<Arc<Record>>,
+}
+
+impl Default for Specimen {
+    fn default() -> Self {
+        Self { broken: false, waiting_for: Vec::new(), records: broadcast::channel(64).0 }
+    }
+}
+
+/// When the specimen's story happens.
+pub(crate) fn now() -> Timestamp {
+    "2026-03-01T12:00:00Z".parse().expect("a time")
+}
+
+fn ago(seconds: u64) -> Timestamp {
+    now() - Duration::from_secs(seconds)
+}
+
+fn address(text: &str) -> SocketAddr {
+    text.parse().expect("an address")
+}
+
+fn workload(path: &str) -> Arc<Workload> {
+    Arc::new(identity::workload_of(path))
+}
+
+fn histogram(first: usize, counts: &[u64]) -> Histogram {
+    let mut histogram = Histogram::default();
+    for (bucket, count) in counts.iter().enumerate() {
+        histogram.buckets[first + bucket] = *count;
+        histogram.sum_ns += count * (12_000 << (first + bucket));
+    }
+    histogram
+}
+
+impl Specimen {
+    /// One connection that was reset.
+    pub(crate) fn record(&self) -> Arc<Record> {
+        Arc::new(Record {
+            time: now(),
+            happening: Happening::Closed(CloseReason::RstRemote),
+            client: workload("/system.slice/nginx.service"),
+            service: "shop/payment".into(),
+            version: Some("v2".into()),
+            protocol: Protocol::Tcp,
+            requested: address("10.96.0.10:443"),
+            backend: Some(address("10.1.0.7:8443")),
+            duration_ns: 1_234_567_890,
+            sent_bytes: 1_536,
+            received_bytes: 20_971_520,
+            retransmits: 2,
+            rtt_us: Some(410),
+        })
+    }
+
+    /// Sends a record to all followers.
+    pub(crate) fn publish(&self, record: &Arc<Record>) {
+        // Nobody following is no error here.
+        let _ = self.records.send(Arc::clone(record));
+    }
+
+    fn check(&self, what: &'static str) -> Result<(), ObserveError> {
+        if self.broken {
+            return Err(ObserveError { what, source: "permission denied".into() });
+        }
+        Ok(())
+    }
+}
+
+fn program(name: &str, hook: &str, id: u32) -> ProgramView {
+    ProgramView {
+        name: name.to_owned(),
+        hook: hook.to_owned(),
+        attached: true,
+        id: Some(id),
+        runs: Some(48_211),
+        run_time_ns: Some(19_284_400),
+    }
+}
+
+fn map(name: &str, entries: u64, max_entries: u64, bytes: u64) -> MapView {
+    MapView { name: name.to_owned(), entries, max_entries, bytes }
+}
+
+fn backend(socket: &str, version: &str, zone: &str, status: BackendStatus) -> BackendView {
+    BackendView {
+        address: address(socket),
+        version: (!version.is_empty()).then(|| version.into()),
+        zone: (!zone.is_empty()).then(|| zone.into()),
+        weight: 10,
+        status,
+        active: 4,
+        selections: 1_201,
+        failures: 3,
+    }
+}
+
+impl Observe for Specimen {
+    fn status(&self) -> Result<Status, ObserveError> {
+        Ok(Status {
+            version: "0.1.0".to_owned(),
+            pid: 4711,
+            started: ago(2 * 3_600 + 180),
+            abi: 1,
+            cgroup: "/sys/fs/cgroup".to_owned(),
+            bpffs: "/sys/fs/bpf/segue/abi1".to_owned(),
+            readiness: self.readiness(),
+            programs: vec![
+                program("connect4", "cgroup/connect4", 61),
+                program("connect6", "cgroup/connect6", 62),
+                ProgramView { runs: None, run_time_ns: None, ..program("flow", "sock_ops", 63) },
+            ],
+            features: vec![
+                FeatureView {
+                    name: "set_retval".to_owned(),
+                    found: true,
+                    without: "refused connections get EPERM instead of the configured errno".to_owned(),
+                },
+                FeatureView {
+                    name: "tcp_destroy".to_owned(),
+                    found: false,
+                    without: "connections of draining backends cannot be reset".to_owned(),
+                },
+            ],
+            maps: vec![map("FRONTENDS", 120, 32_768, 2_621_440), map("EDGES", 4_100, 8_192, 11_534_336)],
+            config: ConfigView {
+                file: Some("/etc/segue/segue.yaml".to_owned()),
+                generation: 7,
+                applied_at: Some(ago(95)),
+                error: None,
+            },
+            canary: CanaryView { state: CanaryState::Ok, at: Some(ago(12)), reason: None },
+            neighbours: vec![NeighbourView {
+                hook: "cgroup/connect4".to_owned(),
+                program: "cil_sock4_connect".to_owned(),
+                id: 40,
+            }],
+            data_plane: DataPlaneView { heartbeat_age_ms: Some(400), following: false },
+        })
+    }
+
+    fn services(&self) -> Result<Vec<ServiceView>, ObserveError> {
+        self.check("services")?;
+        let payment = ServiceView {
+            name: "shop/payment".into(),
+            protocol: Protocol::Tcp,
+            frontends: vec![address("10.96.0.10:443"), address("[fd00::10]:443")],
+            algorithm: Algorithm::RoundRobin,
+            affinity_timeout_ms: Some(600_000),
+            split: vec![
+                ShareView { version: "v1".into(), share: 9 },
+                ShareView { version: "v2".into(), share: 1 },
+            ],
+            counters: ServiceCounters { selected: 3_600, affine: 3, no_backend: 1, passed: 0 },
+            backends: vec![
+                backend("10.1.0.5:8443", "v1", "eu-1a", BackendStatus::Ready),
+                backend("10.1.0.6:8443", "v1", "eu-1b", BackendStatus::Draining),
+                backend("10.1.0.7:8443", "v2", "eu-1a", BackendStatus::Ready),
+            ],
+        };
+        let unused = ServiceView {
+            name: "dns".into(),
+            protocol: Protocol::Udp,
+            frontends: vec![address("10.96.0.53:53")],
+            algorithm: Algorithm::Maglev,
+            affinity_timeout_ms: None,
+            split: Vec::new(),
+            counters: ServiceCounters::default(),
+            backends: Vec::new(),
+        };
+        Ok(vec![payment, unused])
+    }
+
+    fn edges(&self) -> Result<Vec<EdgeView>, ObserveError> {
+        self.check("edges")?;
+        let edge = EdgeView {
+            client: workload("/system.slice/nginx.service"),
+            service: "shop/payment".into(),
+            port: 443,
+            version: Some("v1".into()),
+            overflow: false,
+            opened: 1_234,
+            active: 12,
+            closed: Tally::from([1_200, 2, 19, 1, 0]),
+            failed: Tally::from([3, 1, 0, 1, 0]),
+            sent_bytes: 7_340_032,
+            received_bytes: 2_254_857_830,
+            retransmits: 41,
+            connect: histogram(2, &[700, 400, 120, 14]).into(),
+            connect_failed: histogram(4, &[3, 0, 0, 2]).into(),
+            rtt: histogram(0, &[100, 600, 80]).into(),
+        };
+        let batch = EdgeView {
+            client: workload("/system.slice/system-batch.slice/batch@night \"2\".service"),
+            version: Some("v2".into()),
+            failed: Tally::default(),
+            connect_failed: Histogram::default().into(),
+            opened: 88,
+            ..edge.clone()
+        };
+        let overflow = EdgeView {
+            client: Arc::new(Workload::unknown()),
+            service: identity::UNKNOWN.into(),
+            port: 0,
+            version: None,
+            overflow: true,
+            ..edge.clone()
+        };
+        Ok(vec![batch, edge, overflow])
+    }
+
+    fn counters(&self) -> Result<Counters, ObserveError> {
+        self.check("counters")?;
+        let run = |program, outcome, count| OutcomeCount { program, outcome, count };
+        Ok(Counters {
+            outcomes: vec![
+                run("connect4", Outcome::Selected, 3_600),
+                run("connect4", Outcome::Unmanaged, 44_611),
+                run("flow", Outcome::Ignored, 17),
+            ],
+            losses: vec![("ring", 0), ("edges", 2), ("affinity", 0), ("follow", 0)],
+            events_written: 900,
+            map_update_errors: vec![("FRONTENDS", "E2BIG", 1)],
+            identity_unresolved: 5,
+            series_overflow: 17,
+            config_apply_failures: vec![("parse", 1), ("compile", 0)],
+            repairs: vec![("frontends", 0)],
+        })
+    }
+
+    fn follow(&self) -> broadcast::Receiver<Arc<Record>> {
+        self.records.subscribe()
+    }
+
+    fn readiness(&self) -> Readiness {
+        Readiness { ready: self.waiting_for.is_empty(), waiting_for: self.waiting_for.clone() }
+    }
+}

@@ -1,0 +1,374 @@
+//! What the admin API says, as JSON: every field of it is documented here.
+//!
+//! Only values. Who fills them in reads maps and clocks; who shows them is `cli` and `metrics`.
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+
+use agent_ebpf::abi::{Algorithm, BackendStatus, Outcome, Protocol};
+use jiff::Timestamp;
+use serde::{Deserialize, Serialize};
+
+use crate::flows::named;
+
+/// From which share of its entries in use a map is worth a warning.
+const MAP_ALMOST_FULL: f64 = 0.8;
+
+/// How old a heartbeat may be before the agent must be taken for stuck, in milliseconds.
+const HEARTBEAT_STALE_MS: u64 = 30_000;
+
+/// The agent, its programs and maps, and the kernel under them.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Status {
+    /// The agent's version.
+    pub version: String,
+    /// The agent's process id.
+    pub pid: u32,
+    /// When the agent started.
+    pub started: Timestamp,
+    /// Version of the map layouts.
+    pub abi: u32,
+    /// The cgroup whose processes are served.
+    pub cgroup: String,
+    /// The directory in which maps and links are pinned.
+    pub bpffs: String,
+    /// Whether the agent is ready, and what it waits for.
+    pub readiness: Readiness,
+    /// The agent's programs.
+    pub programs: Vec<ProgramView>,
+    /// What the kernel can do of what the agent can use.
+    pub features: Vec<FeatureView>,
+    /// The agent's maps.
+    pub maps: Vec<MapView>,
+    /// What was last read and applied.
+    pub config: ConfigView,
+    /// The proof that a connection is really taken: one made by the agent itself.
+    pub canary: CanaryView,
+    /// Programs of others on the hooks the agent uses.
+    pub neighbours: Vec<NeighbourView>,
+    /// What the kernel side knows of the agent.
+    pub data_plane: DataPlaneView,
+}
+
+/// Whether the agent is ready to serve.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Readiness {
+    /// It is.
+    pub ready: bool,
+    /// What it waits for, in words; empty when ready.
+    pub waiting_for: Vec<String>,
+}
+
+/// One of the agent's programs.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ProgramView {
+    /// The program's name.
+    pub name: String,
+    /// Where it is attached, as in `cgroup/connect4`.
+    pub hook: String,
+    /// The kernel has a link from the hook to the program.
+    pub attached: bool,
+    /// The kernel's id of the program; null where it is not loaded.
+    pub id: Option<u32>,
+    /// How often it ran; null where the kernel does not count (`kernel.bpf_stats_enabled`).
+    pub runs: Option<u64>,
+    /// The time all runs took, in nanoseconds; null where the kernel does not count.
+    pub run_time_ns: Option<u64>,
+}
+
+/// One thing a kernel may or may not be able to do.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct FeatureView {
+    /// Its name.
+    pub name: String,
+    /// This kernel can do it.
+    pub found: bool,
+    /// What a kernel without it costs, in words.
+    pub without: String,
+}
+
+/// One of the agent's maps.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct MapView {
+    /// The map's name.
+    pub name: String,
+    /// Entries in use.
+    pub entries: u64,
+    /// Entries it can hold.
+    pub max_entries: u64,
+    /// Kernel memory it takes, in bytes.
+    pub bytes: u64,
+}
+
+/// The configuration in force.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ConfigView {
+    /// The file; null where there is none.
+    pub file: Option<String>,
+    /// How often a change was applied since the agent started.
+    pub generation: u64,
+    /// When one was last applied.
+    pub applied_at: Option<Timestamp>,
+    /// Why the newest could not be applied; the one before is still in force. Null where all is well.
+    pub error: Option<String>,
+}
+
+/// The agent's own test connection to a service.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct CanaryView {
+    /// How it went.
+    pub state: CanaryState,
+    /// When it was last made.
+    pub at: Option<Timestamp>,
+    /// Why it failed, in words.
+    pub reason: Option<String>,
+}
+
+/// How the canary connection went.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum CanaryState {
+    /// None was made yet.
+    #[default]
+    Pending,
+    /// It reached the backend.
+    Ok,
+    /// It did not.
+    Failed,
+}
+
+/// A program of somebody else on one of the agent's hooks.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct NeighbourView {
+    /// The hook.
+    pub hook: String,
+    /// The program's name.
+    pub program: String,
+    /// The kernel's id of the program.
+    pub id: u32,
+}
+
+/// What the kernel side knows of the agent.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct DataPlaneView {
+    /// How long ago the agent last said it is alive, in milliseconds; null where it never did.
+    pub heartbeat_age_ms: Option<u64>,
+    /// Opening and closing of connections is sent to the event ring, because somebody follows.
+    pub following: bool,
+}
+
+impl Status {
+    /// What an operator should look at, in words, the worst first; empty where all is well.
+    pub fn problems(&self) -> Vec<String> {
+        let mut problems = Vec::new();
+        for program in self.programs.iter().filter(|program| !program.attached) {
+            problems.push(format!("program {} is not attached to {}", program.name, program.hook));
+        }
+        if self.canary.state == CanaryState::Failed {
+            let reason = self.canary.reason.as_deref().unwrap_or("no reason known");
+            problems.push(format!("the test connection did not reach its backend: {reason}"));
+        }
+        if let Some(error) = &self.config.error {
+            problems.push(format!("the newest configuration is not in force: {error}"));
+        }
+        if !self.readiness.ready {
+            problems.push(format!("not ready: waiting for {}", self.readiness.waiting_for.join(", ")));
+        }
+        for map in self.maps.iter().filter(|map| map.usage() >= MAP_ALMOST_FULL) {
+            problems.push(format!("map {} holds {} of {} entries", map.name, map.entries, map.max_entries));
+        }
+        if let Some(age_ms) = self.data_plane.heartbeat_age_ms.filter(|age_ms| *age_ms > HEARTBEAT_STALE_MS) {
+            problems.push(format!("the control loop gave its last sign of life {} s ago", age_ms / 1_000));
+        }
+        problems
+    }
+}
+
+impl MapView {
+    /// The share of entries in use, 0 to 1.
+    #[expect(clippy::cast_precision_loss, reason = "maps hold far fewer than 2^53 entries")]
+    pub fn usage(&self) -> f64 {
+        if self.max_entries == 0 { 0.0 } else { self.entries as f64 / self.max_entries as f64 }
+    }
+}
+
+/// One service.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ServiceView {
+    /// The full name, as in `shop/payment`.
+    pub name: Arc<str>,
+    /// `tcp` or `udp`.
+    #[serde(with = "named::protocol")]
+    pub protocol: Protocol,
+    /// The addresses applications ask for.
+    pub frontends: Vec<SocketAddr>,
+    /// How a backend is chosen.
+    #[serde(with = "named::algorithm")]
+    pub algorithm: Algorithm,
+    /// How long a client keeps its backend after its last connection, in milliseconds; null without affinity.
+    pub affinity_timeout_ms: Option<u64>,
+    /// Shares by version; empty without a split.
+    pub split: Vec<ShareView>,
+    /// What the kernel counted.
+    pub counters: ServiceCounters,
+    /// The servers.
+    pub backends: Vec<BackendView>,
+}
+
+impl ServiceView {
+    /// At least one backend takes new connections.
+    pub fn is_usable(&self) -> bool {
+        self.backends.iter().any(|backend| backend.status == BackendStatus::Ready && backend.weight > 0)
+    }
+}
+
+/// The share of one version in a split.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ShareView {
+    /// The version.
+    pub version: Arc<str>,
+    /// Its share, relative to the others'.
+    pub share: u32,
+}
+
+/// What became of the connections to one service.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ServiceCounters {
+    /// Given a backend by the algorithm.
+    pub selected: u64,
+    /// Given the backend the client had before.
+    pub affine: u64,
+    /// Refused: nothing was usable.
+    pub no_backend: u64,
+    /// Let through untouched, because the tables surprised the program.
+    pub passed: u64,
+}
+
+/// One server of a service.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct BackendView {
+    /// Where it listens.
+    pub address: SocketAddr,
+    /// The version it runs; null where it has none.
+    pub version: Option<Arc<str>>,
+    /// The zone it runs in; null where it has none.
+    pub zone: Option<Arc<str>>,
+    /// Its share among the backends of its version; 0 takes no new connections.
+    pub weight: u16,
+    /// `ready` or `draining`.
+    #[serde(with = "named::backend_status")]
+    pub status: BackendStatus,
+    /// Connections open or being opened.
+    pub active: u64,
+    /// Connections sent here.
+    pub selections: u64,
+    /// Of those, connections whose handshake failed.
+    pub failures: u64,
+}
+
+/// What is counted beside services and edges. Not in the JSON API: metrics show it.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Counters {
+    /// How program runs ended.
+    pub outcomes: Vec<OutcomeCount>,
+    /// What could not be recorded or delivered: where (`ring`, `edges`, `affinity`, `follow`), how often.
+    pub losses: Vec<(&'static str, u64)>,
+    /// Events the kernel wrote to the ring.
+    pub events_written: u64,
+    /// Map updates the kernel refused: map, errno by name (`E2BIG`), how often.
+    pub map_update_errors: Vec<(&'static str, &'static str, u64)>,
+    /// Client cgroups that were gone before they could be named.
+    pub identity_unresolved: u64,
+    /// Edges that were summed in the overflow series because the limit was reached.
+    pub series_overflow: u64,
+    /// Changes that could not be applied: at which stage, how often.
+    pub config_apply_failures: Vec<(&'static str, u64)>,
+    /// Differences between maps and intent that were found and put right: in what, how often.
+    pub repairs: Vec<(&'static str, u64)>,
+}
+
+/// How often runs of one program ended in one way.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct OutcomeCount {
+    /// The program's name.
+    pub program: &'static str,
+    /// How they ended.
+    pub outcome: Outcome,
+    /// How often.
+    pub count: u64,
+}
+
+/// The answer of `/v1/services`.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Services {
+    /// Every service, in the order of names.
+    pub services: Vec<ServiceView>,
+}
+
+/// The answer of `/v1/flows`.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Flows {
+    /// Every edge, in the order of client, service and version.
+    pub edges: Vec<crate::flows::EdgeView>,
+}
+
+/// One line of `/v1/flows/follow`.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(untagged)]
+pub enum FollowLine {
+    /// Records that were dropped because this reader was too slow for them.
+    Lost {
+        /// How many.
+        lost: u64,
+    },
+    /// What happened to a connection.
+    Record(Arc<crate::flows::Record>),
+}
+
+/// The answer to a request that failed.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Failure {
+    /// What went wrong and what to check.
+    pub error: String,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::admin::Observe;
+    use crate::admin::specimen::Specimen;
+
+    fn status() -> Status {
+        Specimen::default().status().expect("a specimen")
+    }
+
+    #[test]
+    fn a_healthy_agent_has_no_problems() {
+        assert_eq!(status().problems(), Vec::<String>::new());
+    }
+
+    #[test]
+    fn each_thing_that_is_wrong_is_one_problem() {
+        let mut status = status();
+        status.programs[0].attached = false;
+        status.canary.state = CanaryState::Failed;
+        status.config.error = Some("services[2].port: 70000 is no port".to_owned());
+        status.readiness = Readiness { ready: false, waiting_for: vec!["kubernetes".to_owned()] };
+        status.maps[0].entries = status.maps[0].max_entries;
+        status.data_plane.heartbeat_age_ms = Some(31_000);
+        let problems = status.problems();
+        assert_eq!(problems.len(), 6, "{problems:?}");
+        assert!(problems[0].contains("is not attached to cgroup/connect4"));
+        assert!(problems[2].contains("70000"));
+    }
+
+    #[test]
+    fn a_service_is_usable_while_one_backend_takes_connections() {
+        let mut service = Specimen::default().services().expect("a specimen").remove(0);
+        assert!(service.is_usable());
+        for backend in &mut service.backends {
+            backend.weight = 0;
+        }
+        assert!(!service.is_usable());
+    }
+}

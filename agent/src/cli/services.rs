@@ -1,0 +1,216 @@
+//! `segue services`: what the agent balances, and over which backends.
+
+use std::fmt::Write;
+use std::process::ExitCode;
+
+use agent_ebpf::abi::BackendStatus;
+
+use super::client::{Client, ConnectArgs};
+use super::table::{BAD, Cell, DIM, GOOD, HEADING, Output, Table, WARN, duration, print, print_json};
+use crate::admin::view::{ServiceView, Services};
+
+/// Services, their frontends and backends.
+#[derive(Clone, Debug, clap::Args)]
+pub struct ServicesArgs {
+    /// Show only these, with all their backends.
+    #[arg(value_name = "SERVICE")]
+    pub names: Vec<String>,
+    /// How to write the answer.
+    #[arg(short, long, value_enum, default_value_t)]
+    pub output: Output,
+    /// Which agent to ask.
+    #[command(flatten)]
+    pub connect: ConnectArgs,
+}
+
+/// Asks the agent and writes the answer. Exit code 1 where it cannot be asked or a name is unknown.
+pub async fn run(args: &ServicesArgs) -> ExitCode {
+    let client = Client::new(args.connect.socket.clone());
+    let mut services = match client.get::<Services>("/v1/services").await {
+        Ok(answer) => answer.services,
+        Err(error) => return error.report(),
+    };
+    if !args.names.is_empty() {
+        for name in &args.names {
+            if !services.iter().any(|service| *service.name == **name) {
+                anstream::eprintln!(
+                    "{BAD}error:{BAD:#} the agent knows no service `{name}`; `segue services` lists all"
+                );
+                return ExitCode::FAILURE;
+            }
+        }
+        services.retain(|service| args.names.iter().any(|name| **name == *service.name));
+    }
+    match args.output {
+        Output::Json => print_json(&Services { services }),
+        Output::Table if args.names.is_empty() => print(&overview(&services)),
+        Output::Table => print(&services.iter().map(detail).collect::<Vec<_>>().join("\n")),
+    }
+}
+
+/// One line per service.
+fn overview(services: &[ServiceView]) -> String {
+    if services.is_empty() {
+        return "No services.\n".to_owned();
+    }
+    let headings = &[
+        "SERVICE",
+        "PROTOCOL",
+        "FRONTEND",
+        "ALGORITHM",
+        "BACKENDS",
+        ">ACTIVE",
+        ">SELECTED",
+        ">FAILED",
+        ">REFUSED",
+    ];
+    let mut table = Table::new(headings);
+    for service in services {
+        let frontend = match service.frontends.split_first() {
+            Some((first, [])) => first.to_string(),
+            Some((first, more)) => format!("{first} +{}", more.len()),
+            None => "-".to_owned(),
+        };
+        let sum = |count: fn(&crate::admin::view::BackendView) -> u64| -> u64 {
+            service.backends.iter().map(count).sum()
+        };
+        table.row([
+            service.name.as_ref().into(),
+            service.protocol.name().into(),
+            frontend.into(),
+            service.algorithm.name().into(),
+            readiness(service),
+            sum(|backend| backend.active).into(),
+            (service.counters.selected + service.counters.affine).into(),
+            Cell::bad_count(sum(|backend| backend.failures)),
+            Cell::bad_count(service.counters.no_backend),
+        ]);
+    }
+    table.to_string()
+}
+
+fn readiness(service: &ServiceView) -> Cell {
+    let count = |status| service.backends.iter().filter(|backend| backend.status == status).count();
+    let (ready, draining) = (count(BackendStatus::Ready), count(BackendStatus::Draining));
+    let text = match draining {
+        0 => format!("{ready} ready"),
+        _ => format!("{ready} ready, {draining} draining"),
+    };
+    let style = match (service.is_usable(), draining) {
+        (false, _) => BAD,
+        (true, 0) => GOOD,
+        (true, _) => WARN,
+    };
+    Cell::styled(text, style)
+}
+
+/// Everything about one service.
+fn detail(service: &ServiceView) -> String {
+    let frontends: Vec<String> = service.frontends.iter().map(ToString::to_string).collect();
+    let counters = service.counters;
+    let mut text = format!("{HEADING}{}{HEADING:#}\n", service.name);
+    let mut line = |name: &str, value: &str| {
+        // Writing to a string does not fail.
+        let _ = writeln!(text, "  {DIM}{name:<12}{DIM:#}{value}");
+    };
+    line("frontends", &format!("{} {}", service.protocol.name(), frontends.join(", ")));
+    line("algorithm", service.algorithm.name());
+    let affinity = service.affinity_timeout_ms.map(|ms| duration(ms.saturating_mul(1_000_000)));
+    line(
+        "affinity",
+        &affinity.map_or_else(|| "none".to_owned(), |time| format!("{time} after the last connection")),
+    );
+    if !service.split.is_empty() {
+        line("split", &split(service));
+    }
+    let connections = format!(
+        "{} by algorithm, {} by affinity, {} refused, {} untouched",
+        counters.selected, counters.affine, counters.no_backend, counters.passed
+    );
+    line("connections", &connections);
+    if service.backends.is_empty() {
+        line("backends", &format!("{BAD}none: connections are refused{BAD:#}"));
+        return text;
+    }
+    let headings = &["BACKEND", "VERSION", "ZONE", ">WEIGHT", "STATUS", ">ACTIVE", ">SELECTED", ">FAILED"];
+    let mut table = Table::new(headings);
+    for backend in &service.backends {
+        let style = if backend.status == BackendStatus::Ready { GOOD } else { WARN };
+        table.row([
+            backend.address.to_string().into(),
+            Cell::or_dash(backend.version.as_deref()),
+            Cell::or_dash(backend.zone.as_deref()),
+            u64::from(backend.weight).into(),
+            Cell::styled(backend.status.name(), style),
+            backend.active.into(),
+            backend.selections.into(),
+            Cell::bad_count(backend.failures),
+        ]);
+    }
+    text.push('\n');
+    for line in table.to_string().lines() {
+        let _ = writeln!(text, "  {line}");
+    }
+    text
+}
+
+/// Shares in percent.
+fn split(service: &ServiceView) -> String {
+    let total: u64 = service.split.iter().map(|part| u64::from(part.share)).sum();
+    let percent = |share: u32| {
+        let tenths = u64::from(share) * 1_000 / total.max(1);
+        if tenths.is_multiple_of(10) {
+            format!("{} %", tenths / 10)
+        } else {
+            format!("{}.{} %", tenths / 10, tenths % 10)
+        }
+    };
+    let parts = service.split.iter().map(|part| format!("{} {}", part.version, percent(part.share)));
+    parts.collect::<Vec<_>>().join(", ")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::admin::Observe;
+    use crate::admin::specimen::Specimen;
+    use crate::cli::table::plain;
+
+    fn services() -> Vec<ServiceView> {
+        Specimen::default().services().expect("a specimen")
+    }
+
+    #[test]
+    fn the_overview_has_a_line_per_service() {
+        let expected = "\
+SERVICE       PROTOCOL  FRONTEND           ALGORITHM    BACKENDS             ACTIVE  SELECTED  FAILED  REFUSED
+shop/payment  tcp       10.96.0.10:443 +1  round_robin  2 ready, 1 draining      12      3603       9        1
+dns           udp       10.96.0.53:53      maglev       0 ready                   0         0       0        0
+";
+        assert_eq!(plain(&overview(&services())), expected);
+        assert_eq!(overview(&[]), "No services.\n");
+    }
+
+    #[test]
+    fn a_service_asked_for_by_name_is_shown_with_its_backends() {
+        let expected = "\
+shop/payment
+  frontends   tcp 10.96.0.10:443, [fd00::10]:443
+  algorithm   round_robin
+  affinity    10 min after the last connection
+  split       v1 90 %, v2 10 %
+  connections 3600 by algorithm, 3 by affinity, 1 refused, 0 untouched
+
+  BACKEND        VERSION  ZONE   WEIGHT  STATUS    ACTIVE  SELECTED  FAILED
+  10.1.0.5:8443  v1       eu-1a      10  ready          4      1201       3
+  10.1.0.6:8443  v1       eu-1b      10  draining       4      1201       3
+  10.1.0.7:8443  v2       eu-1a      10  ready          4      1201       3
+";
+        assert_eq!(plain(&detail(&services()[0])), expected);
+    }
+
+    #[test]
+    fn a_service_without_backends_says_what_that_means() {
+        assert!(plain(&detail(&services()[1])).ends_with("backends    none: connections are refused\n"));
+    }
+}

@@ -1,0 +1,230 @@
+//! `segue status`: whether the agent and its kernel side are well, and what there is of them.
+
+use std::fmt::Write;
+use std::process::ExitCode;
+
+use jiff::Timestamp;
+
+use super::client::{Client, ConnectArgs};
+use super::table::{BAD, Cell, DIM, GOOD, HEADING, Output, Table, WARN, bytes, duration, print, print_json};
+use crate::admin::view::{CanaryState, Status};
+
+/// Exit code where the agent answers and something needs a look.
+pub const EXIT_PROBLEMS: u8 = 3;
+
+/// Health of the agent, its programs and maps. Exit code 0: all is well, 1: the agent cannot be asked, 3: it
+/// answers and something needs a look.
+#[derive(Clone, Debug, clap::Args)]
+pub struct StatusArgs {
+    /// How to write the answer.
+    #[arg(short, long, value_enum, default_value_t)]
+    pub output: Output,
+    /// Which agent to ask.
+    #[command(flatten)]
+    pub connect: ConnectArgs,
+}
+
+/// Asks the agent and writes the answer.
+pub async fn run(args: &StatusArgs) -> ExitCode {
+    let client = Client::new(args.connect.socket.clone());
+    let status = match client.get::<Status>("/v1/status").await {
+        Ok(status) => status,
+        Err(error) => return error.report(),
+    };
+    let code = match args.output {
+        Output::Json => print_json(&status),
+        Output::Table => print(&report(&status, Timestamp::now())),
+    };
+    if code == ExitCode::SUCCESS && !status.problems().is_empty() {
+        return ExitCode::from(EXIT_PROBLEMS);
+    }
+    code
+}
+
+fn report(status: &Status, now: Timestamp) -> String {
+    let mut text = summary(status, now);
+    for (title, table) in [
+        ("Programs", programs(status)),
+        ("Maps", maps(status)),
+        ("Kernel features", features(status)),
+        ("Other programs on the same hooks", neighbours(status)),
+    ] {
+        let Some(table) = table else { continue };
+        // Writing to a string does not fail.
+        let _ = writeln!(text, "\n{HEADING}{title}{HEADING:#}");
+        for line in table.to_string().lines() {
+            let _ = writeln!(text, "  {line}");
+        }
+    }
+    text
+}
+
+fn summary(status: &Status, now: Timestamp) -> String {
+    let mut text = format!(
+        "{HEADING}Segue {}{HEADING:#}  pid {}, up {}, map layouts of version {}\n",
+        status.version,
+        status.pid,
+        since(status.started, now),
+        status.abi
+    );
+    let problems = status.problems();
+    if problems.is_empty() {
+        let _ = writeln!(text, "{GOOD}✓ all is well{GOOD:#}");
+    }
+    for problem in problems {
+        let _ = writeln!(text, "{BAD}✗ {problem}{BAD:#}");
+    }
+    text.push('\n');
+    let mut line = |name: &str, value: &str| {
+        let _ = writeln!(text, "  {DIM}{name:<11}{DIM:#}{value}");
+    };
+    line("cgroup", &status.cgroup);
+    line("pins", &status.bpffs);
+    let config = &status.config;
+    let applied = config.applied_at.map_or_else(
+        || "nothing applied yet".to_owned(),
+        |at| format!("generation {}, applied {} ago", config.generation, since(at, now)),
+    );
+    line("config", &format!("{}; {applied}", config.file.as_deref().unwrap_or("no file")));
+    let canary = &status.canary;
+    let when = canary.at.map(|at| format!(", {} ago", since(at, now))).unwrap_or_default();
+    let how = match canary.state {
+        CanaryState::Pending => "not made yet".to_owned(),
+        CanaryState::Ok => format!("{GOOD}reached its backend{GOOD:#}"),
+        CanaryState::Failed => format!("{BAD}failed{BAD:#}"),
+    };
+    line("test call", &format!("{how}{when}"));
+    let heartbeat = status.data_plane.heartbeat_age_ms.map_or_else(
+        || "never".to_owned(),
+        |age_ms| format!("{} ago", duration(age_ms.saturating_mul(1_000_000))),
+    );
+    let following = if status.data_plane.following { "; connection events are on" } else { "" };
+    line("heartbeat", &format!("{heartbeat}{following}"));
+    text
+}
+
+fn programs(status: &Status) -> Option<Table> {
+    let mut table = Table::new(&["PROGRAM", "HOOK", "ATTACHED", ">ID", ">RUNS", ">MEAN TIME"]);
+    for program in &status.programs {
+        let attached = if program.attached { Cell::styled("yes", GOOD) } else { Cell::styled("no", BAD) };
+        let mean = match (program.run_time_ns, program.runs) {
+            (Some(time), Some(runs)) if runs > 0 => Some(duration(time / runs)),
+            _ => None,
+        };
+        table.row([
+            program.name.as_str().into(),
+            program.hook.as_str().into(),
+            attached,
+            Cell::or_dash(program.id.map(|id| id.to_string())),
+            Cell::or_dash(program.runs.map(|runs| runs.to_string())),
+            Cell::or_dash(mean),
+        ]);
+    }
+    (!status.programs.is_empty()).then_some(table)
+}
+
+fn maps(status: &Status) -> Option<Table> {
+    let mut table = Table::new(&["MAP", ">ENTRIES", ">MAX", ">USED", ">MEMORY"]);
+    for map in &status.maps {
+        let used = map.usage();
+        let style = if used >= 0.8 { WARN } else { anstyle::Style::new() };
+        table.row([
+            map.name.as_str().into(),
+            map.entries.into(),
+            map.max_entries.into(),
+            Cell::styled(format!("{:.0} %", used * 100.0), style),
+            bytes(map.bytes).into(),
+        ]);
+    }
+    (!status.maps.is_empty()).then_some(table)
+}
+
+fn features(status: &Status) -> Option<Table> {
+    let mut table = Table::new(&["FEATURE", "FOUND", "WITHOUT IT"]);
+    for feature in &status.features {
+        let (found, style) = if feature.found { ("yes", GOOD) } else { ("no", WARN) };
+        let cost = if feature.found { Cell::styled("-", DIM) } else { feature.without.as_str().into() };
+        table.row([feature.name.as_str().into(), Cell::styled(found, style), cost]);
+    }
+    (!status.features.is_empty()).then_some(table)
+}
+
+fn neighbours(status: &Status) -> Option<Table> {
+    let mut table = Table::new(&["HOOK", "PROGRAM", ">ID"]);
+    for neighbour in &status.neighbours {
+        let id = u64::from(neighbour.id);
+        table.row([neighbour.hook.as_str().into(), neighbour.program.as_str().into(), id.into()]);
+    }
+    (!status.neighbours.is_empty()).then_some(table)
+}
+
+/// A time between two moments; zero where the clock was set back.
+fn since(then: Timestamp, now: Timestamp) -> String {
+    let seconds = u64::try_from(now.as_second().saturating_sub(then.as_second())).unwrap_or(0);
+    duration(seconds.saturating_mul(1_000_000_000))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::admin::Observe;
+    use crate::admin::specimen::{self, Specimen};
+    use crate::cli::table::plain;
+
+    fn status() -> Status {
+        Specimen::default().status().expect("a specimen")
+    }
+
+    #[test]
+    fn the_report_says_first_whether_all_is_well() {
+        let expected = "\
+Segue 0.1.0  pid 4711, up 2 h 3 min, map layouts of version 1
+✓ all is well
+
+  cgroup     /sys/fs/cgroup
+  pins       /sys/fs/bpf/segue/abi1
+  config     /etc/segue/segue.yaml; generation 7, applied 95 s ago
+  test call  reached its backend, 12 s ago
+  heartbeat  400 ms ago
+
+Programs
+  PROGRAM   HOOK             ATTACHED  ID   RUNS  MEAN TIME
+  connect4  cgroup/connect4  yes       61  48211     400 ns
+  connect6  cgroup/connect6  yes       62  48211     400 ns
+  flow      sock_ops         yes       63      -          -
+
+Maps
+  MAP        ENTRIES    MAX  USED   MEMORY
+  FRONTENDS      120  32768   0 %  2.5 MiB
+  EDGES         4100   8192  50 %   11 MiB
+
+Kernel features
+  FEATURE      FOUND  WITHOUT IT
+  set_retval   yes    -
+  tcp_destroy  no     connections of draining backends cannot be reset
+
+Other programs on the same hooks
+  HOOK             PROGRAM            ID
+  cgroup/connect4  cil_sock4_connect  40
+";
+        assert_eq!(plain(&report(&status(), specimen::now())), expected);
+    }
+
+    #[test]
+    fn what_is_wrong_comes_first() {
+        let mut status = status();
+        status.programs[1].attached = false;
+        status.canary.state = CanaryState::Failed;
+        status.canary.reason = Some("connection refused".to_owned());
+        let text = plain(&report(&status, specimen::now()));
+        let lines: Vec<&str> = text.lines().collect();
+        assert_eq!(lines[1], "✗ program connect6 is not attached to cgroup/connect6");
+        assert_eq!(lines[2], "✗ the test connection did not reach its backend: connection refused");
+    }
+
+    #[test]
+    fn a_clock_that_was_set_back_shows_no_age() {
+        let later = specimen::now() + std::time::Duration::from_secs(60);
+        assert_eq!(since(later, specimen::now()), "0 ns");
+    }
+}

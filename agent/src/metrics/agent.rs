@@ -1,0 +1,83 @@
+//! Metrics of the agent itself: what it is, what it applied, and what it could not name or read.
+
+use std::borrow::Cow;
+use std::fmt;
+
+use super::sheet::{Metric, Sheet, label};
+use crate::admin::view::{CanaryState, Counters, Status};
+
+const BUILD: Metric = Metric::gauge(
+    "segue_build_info",
+    &["version", "abi"],
+    "Always 1; the agent's version and that of its map layouts.",
+);
+const GENERATION: Metric = Metric::gauge(
+    "segue_config_generation",
+    &[],
+    "How often a change of services was applied since the agent started.",
+);
+const CANARY: Metric = Metric::gauge(
+    "segue_canary_reached",
+    &[],
+    "1 where the agent's own test connection reached its backend, 0 where it did not; absent before the first.",
+);
+const APPLY_FAILURES: Metric = Metric::counter(
+    "segue_config_apply_failures_total",
+    &["stage"],
+    "Changes that could not be applied, by the stage that refused them.",
+);
+const REPAIRS: Metric = Metric::counter(
+    "segue_repairs_total",
+    &["target"],
+    "Differences between the maps and what should be in them that were found and put right.",
+);
+const UNRESOLVED: Metric = Metric::counter(
+    "segue_identity_unresolved_total",
+    &["side"],
+    "Cgroups that were gone before they could be named.",
+);
+const OVERFLOW: Metric = Metric::counter(
+    "segue_series_limit_overflow_total",
+    &["metric"],
+    "Edges that were summed in the series otel_metric_overflow=\"true\" because the limit on series was reached.",
+);
+const SCRAPE_ERRORS: Metric = Metric::counter(
+    "segue_scrape_errors_total",
+    &["subject"],
+    "Scrapes that had to leave a subject out because it could not be read.",
+);
+
+/// The metrics of this subject.
+pub(super) const METRICS: &[&Metric] =
+    &[&BUILD, &GENERATION, &CANARY, &APPLY_FAILURES, &REPAIRS, &UNRESOLVED, &OVERFLOW, &SCRAPE_ERRORS];
+
+/// Writes what the status shows of the agent.
+pub(super) fn write_status(sheet: &mut Sheet<'_>, status: &Status) -> fmt::Result {
+    let build = vec![label("version", &status.version), ("abi", Cow::Owned(status.abi.to_string()))];
+    sheet.gauge(&BUILD, [(build, 1_u32)])?;
+    sheet.gauge(&GENERATION, [(Vec::new(), status.config.generation)])?;
+    let canary = match status.canary.state {
+        CanaryState::Pending => None,
+        CanaryState::Ok => Some(1_u32),
+        CanaryState::Failed => Some(0),
+    };
+    sheet.gauge(&CANARY, canary.map(|reached| (Vec::new(), reached)))
+}
+
+/// Writes what is counted of the agent.
+pub(super) fn write_counters(sheet: &mut Sheet<'_>, counters: &Counters) -> fmt::Result {
+    let failures = counters.config_apply_failures.iter();
+    sheet.counter(&APPLY_FAILURES, failures.map(|(stage, count)| (vec![label("stage", stage)], *count)))?;
+    let repairs = counters.repairs.iter();
+    sheet.counter(&REPAIRS, repairs.map(|(target, count)| (vec![label("target", target)], *count)))?;
+    sheet.counter(&UNRESOLVED, [(vec![label("side", "client")], counters.identity_unresolved)])?;
+    sheet.counter(&OVERFLOW, [(vec![label("metric", "edges")], counters.series_overflow)])
+}
+
+/// Writes how often each subject could not be read.
+pub(super) fn write_scrape_errors(
+    sheet: &mut Sheet<'_>,
+    errors: impl Iterator<Item = (&'static str, u64)>,
+) -> fmt::Result {
+    sheet.counter(&SCRAPE_ERRORS, errors.map(|(subject, count)| (vec![label("subject", subject)], count)))
+}
