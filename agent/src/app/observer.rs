@@ -215,6 +215,10 @@ impl Observer {
 
     /// Reads the kernel's edges and folds them, at most once per [`EDGES_AGE`].
     pub(super) fn fold_edges(&self) -> Result<(), MapError> {
+        // Before the first configuration, adopted edges have no names yet, and would keep none.
+        if lock(&self.record).generation == 0 {
+            return Ok(());
+        }
         let now = clock::monotonic();
         let mut state = lock(&self.edges);
         if state.folded_at.is_some_and(|at| now.saturating_sub(at) < EDGES_AGE) {
