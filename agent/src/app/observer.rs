@@ -214,8 +214,10 @@ impl Observer {
     }
 
     /// Reads the kernel's edges and folds them, at most once per [`EDGES_AGE`].
+    ///
+    /// Not before a configuration is in force: until then no id has a name, and what is counted under none would
+    /// stay there.
     pub(super) fn fold_edges(&self) -> Result<(), MapError> {
-        // Before the first configuration, adopted edges have no names yet, and would keep none.
         if lock(&self.record).generation == 0 {
             return Ok(());
         }
