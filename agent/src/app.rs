@@ -137,7 +137,14 @@ impl Control {
                 _ = check.tick() => Event::Check,
             };
             match event {
-                Event::Discovered(source, update) => self.discovered(source, update)?,
+                Event::Discovered(source, update) => {
+                    let waited = !self.synced;
+                    self.discovered(source, update)?;
+                    if waited && self.synced {
+                        // The check that readiness awaits does not wait for its period.
+                        check.reset_immediately();
+                    }
+                }
                 Event::SourcesEnded => anyhow::bail!("the configuration file is not watched any more"),
                 Event::Tick => tokio::task::block_in_place(|| {
                     self.duties.tick();
