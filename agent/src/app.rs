@@ -137,7 +137,14 @@ impl Control {
                 _ = check.tick() => Event::Check,
             };
             match event {
-                Event::Discovered(source, update) => self.discovered(source, update)?,
+                Event::Discovered(source, update) => {
+                    let first = !self.synced;
+                    self.discovered(source, update)?;
+                    if first && self.synced {
+                        // Ready is what a connection proves, and nobody should wait for that.
+                        check.reset_immediately();
+                    }
+                }
                 Event::SourcesEnded => anyhow::bail!("the configuration file is not watched any more"),
                 Event::Tick => tokio::task::block_in_place(|| {
                     self.duties.tick();
