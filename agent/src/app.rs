@@ -138,10 +138,10 @@ impl Control {
             };
             match event {
                 Event::Discovered(source, update) => {
-                    let first = !self.synced;
+                    let waited = !self.synced;
                     self.discovered(source, update)?;
-                    if first && self.synced {
-                        // Ready is what a connection proves, and nobody should wait for that.
+                    if waited && self.synced {
+                        // The check that readiness awaits does not wait for its period.
                         check.reset_immediately();
                     }
                 }

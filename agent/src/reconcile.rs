@@ -9,6 +9,7 @@
 
 mod adopt;
 mod directory;
+mod dump;
 mod limbo;
 mod repair;
 mod report;
@@ -19,6 +20,7 @@ mod tests;
 
 pub use adopt::Adopted;
 pub use directory::{BackendEntry, Directory, ServiceEntry};
+pub use dump::dump;
 pub use report::{Counts, Failure, MapFill, ReconcileError, Refusal, Report, Shortage, SyncError};
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
@@ -137,13 +139,14 @@ impl<T: Tables> Reconciler<T> {
         }
         self.ids.settle();
         self.release_claims(&changed, &difference.removed);
+        self.claim_held(&changed);
         let mut work: BTreeSet<u32> = std::mem::take(&mut self.pending);
         for changed in changed {
             self.intend(changed, &mut work, &mut report);
         }
-        let mut failures = self.sync_all(&work, &mut report);
-
         let gone = self.mark_removed(difference.removed, &difference.changed);
+        // What goes goes last: a renamed service takes its frontends over without a gap.
+        let mut failures = self.sync_all(work.difference(&gone), &mut report);
         failures.append(&mut self.sync_all(&gone, &mut report));
         let stuck = failures.iter().any(|failure| matches!(failure.error, SyncError::NoRoom { .. }));
         if stuck || !deferred.is_empty() {
@@ -236,6 +239,7 @@ impl<T: Tables> Reconciler<T> {
         need: &mut Need,
         report: &mut Report,
     ) -> (Vec<Changed>, Vec<Arc<ServiceSpec>>) {
+        self.ids.reserve_backends(specs.iter().map(|spec| spec.backends.len()).sum());
         let (mut changed, mut deferred) = (Vec::with_capacity(specs.len()), Vec::new());
         for spec in specs {
             let mark = self.ids.mark();
@@ -280,6 +284,19 @@ impl<T: Tables> Reconciler<T> {
                 if self.claims.get(key) == Some(&id) {
                     self.claims.remove(key);
                 }
+                // Left there by another service, to be taken over.
+                self.pending.extend(self.placed.get(key).filter(|&&holder| holder != id));
+            }
+        }
+    }
+
+    /// Where services ask for the same frontend, the one that has it keeps it.
+    fn claim_held(&mut self, changed: &[Changed]) {
+        for compiled in changed.iter().flat_map(|changed| &changed.compiled) {
+            for key in &compiled.frontends {
+                if self.placed.get(key) == Some(&compiled.id) {
+                    self.claims.entry(*key).or_insert(compiled.id);
+                }
             }
         }
     }
@@ -307,8 +324,10 @@ impl<T: Tables> Reconciler<T> {
             let live = self.live.entry(id).or_default();
             live.name = Some(Arc::clone(&spec.name));
             live.family = Some(compiled.family);
-            if let Intent::Wanted(old) = std::mem::replace(&mut live.intent, Intent::Wanted(compiled)) {
-                self.need.subtract(&old);
+            match std::mem::replace(&mut live.intent, Intent::Wanted(compiled)) {
+                Intent::Wanted(old) => self.need.subtract(&old),
+                Intent::Adopted => live.renamed = true,
+                Intent::Gone => {}
             }
             work.insert(id);
         }
@@ -377,7 +396,7 @@ impl<T: Tables> Reconciler<T> {
     }
 
     /// Brings each of these services to its intent; what fails stays pending.
-    fn sync_all(&mut self, work: &BTreeSet<u32>, report: &mut Report) -> Vec<Failure> {
+    fn sync_all<'a>(&mut self, work: impl IntoIterator<Item = &'a u32>, report: &mut Report) -> Vec<Failure> {
         let mut failures = Vec::new();
         for &id in work {
             match self.sync(id, report) {

@@ -131,6 +131,12 @@ impl Ids {
         taken.id
     }
 
+    /// Makes room for so many more backends at once.
+    pub fn reserve_backends(&mut self, count: usize) {
+        self.backends.reserve(count);
+        self.journal.reserve(count);
+    }
+
     /// The id this service has in a family, if it has one.
     pub fn service_of(&self, name: &ServiceName, family: Family) -> Option<u32> {
         self.services.get(&(Arc::clone(name), family)).copied()
@@ -234,7 +240,7 @@ impl Ids {
 
     /// Forgets how to roll back: everything handed out so far stays.
     pub fn settle(&mut self) {
-        self.journal.clear();
+        self.journal = Vec::new();
     }
 }
 

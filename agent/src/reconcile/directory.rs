@@ -1,7 +1,6 @@
 //! What ids stand for, for those who read counters and events. Written by the reconciler, one changed service at a
 //! time; read from any thread. Knows nothing of maps.
 
-use std::collections::HashMap;
 use std::net::SocketAddr;
 use std::sync::{Arc, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
 
@@ -44,27 +43,46 @@ pub struct Directory {
     entries: RwLock<Entries>,
 }
 
+/// Both by id: ids are dense and start near 0.
 #[derive(Debug, Default)]
 struct Entries {
-    services: HashMap<u32, ServiceEntry>,
-    backends: HashMap<u32, BackendEntry>,
+    services: Vec<Option<ServiceEntry>>,
+    backends: Vec<Option<BackendEntry>>,
+}
+
+fn entry<E>(entries: &[Option<E>], id: u32) -> Option<&E> {
+    entries.get(id as usize)?.as_ref()
+}
+
+fn set<E>(entries: &mut Vec<Option<E>>, id: u32, entry: E) {
+    let place = id as usize;
+    if entries.len() <= place {
+        entries.resize_with(place + 1, || None);
+    }
+    entries[place] = Some(entry);
+}
+
+fn clear<E>(entries: &mut [Option<E>], id: u32) {
+    if let Some(entry) = entries.get_mut(id as usize) {
+        *entry = None;
+    }
 }
 
 impl Directory {
     /// The service with this id.
     pub fn service(&self, id: u32) -> Option<ServiceEntry> {
-        self.read().services.get(&id).cloned()
+        entry(&self.read().services, id).cloned()
     }
 
     /// The backend with this id.
     pub fn backend(&self, id: u32) -> Option<BackendEntry> {
-        self.read().backends.get(&id).cloned()
+        entry(&self.read().backends, id).cloned()
     }
 
     /// The name of a version of a service, by its id in edges and policies.
     pub fn version(&self, service: u32, version: u32) -> Option<Arc<str>> {
         let entries = self.read();
-        let spec = &entries.services.get(&service)?.spec;
+        let spec = &entry(&entries.services, service)?.spec;
         let of_backends = spec.backends.iter().filter_map(|backend| backend.version.as_ref());
         let mut names = of_backends.chain(spec.policy.split.iter().map(|share| &share.version));
         names.find(|name| crate::compile::name_id(name) == version).cloned()
@@ -72,7 +90,7 @@ impl Directory {
 
     /// Every service, in the order of names and families.
     pub fn services(&self) -> Vec<ServiceEntry> {
-        let mut services: Vec<ServiceEntry> = self.read().services.values().cloned().collect();
+        let mut services: Vec<ServiceEntry> = self.read().services.iter().flatten().cloned().collect();
         services.sort_by(|a, b| (&a.spec.name, a.family).cmp(&(&b.spec.name, b.family)));
         services
     }
@@ -91,7 +109,7 @@ impl Directory {
                 version: backend.version.clone(),
                 zone: backend.zone.clone(),
             };
-            entries.backends.insert(id, entry);
+            set(&mut entries.backends, id, entry);
         }
         let entry = ServiceEntry {
             id: compiled.id,
@@ -99,18 +117,18 @@ impl Directory {
             spec: Arc::clone(spec),
             backends: addresses,
         };
-        entries.services.insert(compiled.id, entry);
+        set(&mut entries.services, compiled.id, entry);
     }
 
     pub(super) fn remove_service(&self, id: u32) {
-        self.write().services.remove(&id);
+        clear(&mut self.write().services, id);
     }
 
     pub(super) fn remove_backend(&self, id: u32) {
-        self.write().backends.remove(&id);
+        clear(&mut self.write().backends, id);
     }
 
-    // A thread that panicked while it held the lock left whole entries: every change is one insert or remove.
+    // A thread that panicked while it held the lock left whole entries: every change is one store.
     fn read(&self) -> RwLockReadGuard<'_, Entries> {
         self.entries.read().unwrap_or_else(PoisonError::into_inner)
     }

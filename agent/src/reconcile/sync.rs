@@ -31,6 +31,8 @@ pub(super) struct Live {
     pub(super) name: Option<ServiceName>,
     pub(super) family: Option<Family>,
     pub(super) intent: Intent,
+    /// It was found in the maps, and what it holds there may be another service's. Until it is its own.
+    pub(super) renamed: bool,
     /// What its word in `SERVICES` leads to.
     pub(super) published: Option<Published>,
     /// How often the word was replaced.
@@ -103,6 +105,7 @@ impl<T: Tables> Reconciler<T> {
                 live.backends.insert(backend.id, backend.record);
             }
         }
+        self.drop_frontends(live, compiled, report)?;
         // Backends that new slots may name come before the slots; those that close come after.
         self.write_backends(live, compiled, true, report)?;
         self.publish(live, compiled, report)?;
@@ -110,7 +113,9 @@ impl<T: Tables> Reconciler<T> {
         self.write_backends(live, compiled, false, report)?;
         let wanted: BTreeSet<u32> = compiled.backends.iter().map(|backend| backend.id).collect();
         let gone: Vec<u32> = live.backends.keys().copied().filter(|id| !wanted.contains(id)).collect();
-        gone.into_iter().try_for_each(|id| self.retire(live, id, report))
+        gone.into_iter().try_for_each(|id| self.retire(live, id, report))?;
+        live.renamed = false;
+        Ok(())
     }
 
     fn sync_gone(&mut self, id: u32, live: &mut Live, report: &mut Report) -> Result<(), SyncError> {
@@ -241,13 +246,25 @@ impl<T: Tables> Reconciler<T> {
             }
             live.frontends.insert(*key);
         }
-        let unwanted: Vec<FrontendKey> = live
-            .frontends
-            .iter()
-            .copied()
-            .filter(|key| compiled.frontends.binary_search(key).is_err())
-            .collect();
-        unwanted.iter().try_for_each(|key| self.remove_frontend(live, key, report))
+        Ok(())
+    }
+
+    /// Removes the frontends the service does not have any more, so that nothing comes in under them once it changes.
+    /// One that another service asks for is left for that one to take over without a gap.
+    fn drop_frontends(
+        &mut self,
+        live: &mut Live,
+        compiled: &CompiledService,
+        report: &mut Report,
+    ) -> Result<(), MapError> {
+        let unwanted = live.frontends.iter().filter(|key| compiled.frontends.binary_search(key).is_err());
+        // The other service, found under another id, may be the one whose clients come in there: then a gap is better
+        // than the wrong service.
+        let dropped = unwanted.filter(|key| live.renamed || !self.claims.contains_key(key));
+        for key in dropped.copied().collect::<Vec<_>>() {
+            self.remove_frontend(live, &key, report)?;
+        }
+        Ok(())
     }
 
     fn remove_frontend(

@@ -1,1 +1,435 @@
+//! What the reconciler promises, by example; `properties` has the same for arbitrary histories.
 
+mod cost;
+mod properties;
+mod reader;
+
+use std::net::SocketAddr;
+
+use agent_ebpf::abi::{Algorithm, Backend, BackendStatus, Endpoint, Protocol, ServiceWord};
+
+use super::*;
+use crate::desired::{BackendSpec, Change, PolicySpec, VersionShare};
+use crate::kernel::fake::{FakeTables, Faults, Write};
+
+const CAPACITY: Capacity = Capacity { frontends: 32, services: 16, policies: 24, slots: 8_192, backends: 64 };
+
+fn address(text: &str) -> SocketAddr {
+    text.parse().unwrap()
+}
+
+fn spec(name: &str, frontends: &[&str], backends: &[&str]) -> ServiceSpec {
+    let backend = |&text: &&str| BackendSpec {
+        address: address(text),
+        weight: 1,
+        zone: None,
+        version: None,
+        draining: false,
+    };
+    ServiceSpec {
+        name: name.into(),
+        protocol: Protocol::Tcp,
+        frontends: frontends.iter().map(|&text| address(text)).collect(),
+        backends: backends.iter().map(backend).collect(),
+        policy: PolicySpec::default(),
+    }
+}
+
+fn desired(specs: &[ServiceSpec]) -> Desired {
+    let mut desired = Desired::default();
+    desired.apply(Change::Reset(specs.iter().cloned().map(Arc::new).collect()));
+    desired
+}
+
+fn web() -> ServiceSpec {
+    spec("web", &["10.0.0.1:80"], &["10.1.0.1:80", "10.1.0.2:80"])
+}
+
+fn api() -> ServiceSpec {
+    spec("api", &["10.0.0.2:80", "[fd00::2]:80"], &["10.1.0.3:80", "[fd01::3]:80"])
+}
+
+fn fresh() -> Reconciler<FakeTables> {
+    let mut tables = FakeTables::new(CAPACITY);
+    tables.start_log();
+    Reconciler::new(tables)
+}
+
+/// A reconciler whose maps hold these services.
+fn holding(specs: &[ServiceSpec]) -> Reconciler<FakeTables> {
+    let mut reconciler = fresh();
+    let report = reconciler.apply(&desired(specs)).unwrap();
+    assert!(report.failed.is_empty() && report.refused.is_empty(), "{report:?}");
+    reconciler.tables_mut().take_log();
+    reconciler
+}
+
+/// The next agent on the same maps.
+fn restarted(reconciler: Reconciler<FakeTables>) -> Reconciler<FakeTables> {
+    let mut tables = reconciler.into_tables();
+    tables.set_faults(Faults::Never);
+    let mut next = Reconciler::new(tables);
+    next.adopt().unwrap();
+    next
+}
+
+fn text(reconciler: &Reconciler<FakeTables>) -> String {
+    dump(reconciler.tables(), &reconciler.directory()).unwrap()
+}
+
+/// What is used of each map.
+fn used(reconciler: &Reconciler<FakeTables>) -> [u32; 5] {
+    reconciler.fill().map(|fill| fill.used)
+}
+
+fn id_of(reconciler: &Reconciler<FakeTables>, backend: &str) -> u32 {
+    let endpoint = Endpoint::from(address(backend));
+    let backends = reconciler.tables().image().backends.iter();
+    let place = backends.clone().position(|it| it.endpoint == endpoint && it.status != 0).unwrap();
+    u32::try_from(place).unwrap()
+}
+
+#[test]
+fn a_service_is_written_from_its_backends_to_its_frontends() {
+    let mut reconciler = fresh();
+    reconciler.apply(&desired(&[web()])).unwrap();
+    let kinds: Vec<&str> = reconciler.tables_mut().take_log().iter().map(kind).collect();
+    assert_eq!(kinds, ["backend", "backend", "slots", "policy", "service", "frontend"]);
+}
+
+fn kind(write: &Write) -> &'static str {
+    match write {
+        Write::InsertFrontend(..) => "frontend",
+        Write::RemoveFrontend(..) => "no frontend",
+        Write::SetService(_, word) if *word == ServiceWord::NONE => "no service",
+        Write::SetService(..) => "service",
+        Write::SetPolicy(..) => "policy",
+        Write::SetSlots(..) => "slots",
+        Write::SetBackend(_, backend) if backend.status == BackendStatus::Vacant as u32 => "no backend",
+        Write::SetBackend(_, backend) if backend.status == BackendStatus::Draining as u32 => {
+            "draining backend"
+        }
+        Write::SetBackend(..) => "backend",
+        Write::Wait => "wait",
+    }
+}
+
+#[test]
+fn a_service_is_removed_from_its_frontends_to_its_backends_and_vacated_after_readers() {
+    let mut reconciler = holding(&[web()]);
+    reconciler.apply(&desired(&[])).unwrap();
+    reconciler.idle();
+    let kinds: Vec<&str> = reconciler.tables_mut().take_log().iter().map(kind).collect();
+    assert_eq!(
+        kinds,
+        [
+            "no frontend",
+            "no service",
+            "draining backend",
+            "draining backend",
+            "wait",
+            "no backend",
+            "no backend"
+        ]
+    );
+    assert_eq!(text(&reconciler), "");
+    assert_eq!(used(&reconciler), [0; 5]);
+}
+
+#[test]
+fn applying_the_same_again_writes_nothing_and_waits_for_nobody() {
+    let mut reconciler = holding(&[web(), api()]);
+    let report = reconciler.apply(&desired(&[web(), api()])).unwrap();
+    assert_eq!((report.written.total(), report.removed.total()), (0, 0));
+    reconciler.idle();
+    assert_eq!(reconciler.tables_mut().take_log(), []);
+}
+
+#[test]
+fn a_small_change_waits_for_no_reader() {
+    let mut reconciler = holding(&[web(), api()]);
+    let mut changed = web();
+    changed.backends.pop();
+    reconciler.apply(&desired(&[changed, api()])).unwrap();
+    let log = reconciler.tables_mut().take_log();
+    assert!(!log.is_empty() && !log.contains(&Write::Wait), "{log:?}");
+}
+
+#[test]
+fn a_restart_keeps_ids_and_writes_nothing() {
+    let reconciler = holding(&[web(), api()]);
+    let before = reconciler.tables().image().clone();
+    let mut next = restarted(reconciler);
+    next.apply(&desired(&[web(), api()])).unwrap();
+    next.idle();
+    assert_eq!(next.tables().image(), &before);
+    let log = next.tables_mut().take_log();
+    assert!(log.iter().all(|write| *write == Write::Wait), "{log:?}");
+}
+
+#[test]
+fn a_restart_shrinks_nothing_before_the_first_apply() {
+    let reconciler = holding(&[web(), api()]);
+    let before = reconciler.tables().image().clone();
+    let mut next = restarted(reconciler);
+    next.idle();
+    next.repair();
+    assert_eq!(next.tables().image(), &before);
+}
+
+#[test]
+fn after_a_restart_services_that_nobody_wants_go() {
+    let mut next = restarted(holding(&[web(), api()]));
+    next.apply(&desired(&[api()])).unwrap();
+    next.idle();
+    let expected = holding(&[api()]);
+    assert_eq!((text(&next), used(&next)), (text(&expected), used(&expected)));
+}
+
+#[test]
+fn after_a_restart_a_service_that_is_refused_keeps_what_it_had() {
+    let reconciler = holding(&[web(), api()]);
+    let before = reconciler.tables().image().clone();
+    let mut next = restarted(reconciler);
+    let mut broken = web();
+    broken.backends.push(broken.backends[0].clone());
+    let report = next.apply(&desired(&[broken, api()])).unwrap();
+    assert_eq!(report.refused.len(), 1);
+    assert_eq!(next.tables().image(), &before);
+    next.apply(&desired(&[web(), api()])).unwrap();
+    assert_eq!(next.tables().image(), &before, "and its ids");
+}
+
+#[test]
+fn a_backend_with_connections_keeps_its_id_until_they_are_gone() {
+    let mut reconciler = holding(&[web()]);
+    let id = id_of(&reconciler, "10.1.0.1:80");
+    reconciler.tables_mut().set_active(id, 1);
+    reconciler.apply(&desired(&[spec("web", &["10.0.0.1:80"], &["10.1.0.2:80"])])).unwrap();
+    reconciler.idle();
+    let status = reconciler.tables().backend(id).status;
+    assert_eq!(status, BackendStatus::Draining as u32);
+    assert!(reconciler.directory().backend(id).is_some(), "its connections still have a name");
+    reconciler.tables_mut().set_active(id, 0);
+    reconciler.idle();
+    let vacant = reconciler.tables().backend(id);
+    assert_eq!(vacant, Backend { generation: 1, ..Backend::default() });
+    assert!(reconciler.directory().backend(id).is_none());
+}
+
+#[test]
+fn a_backend_that_comes_back_while_it_has_connections_is_the_same_backend() {
+    let mut reconciler = holding(&[web()]);
+    let id = id_of(&reconciler, "10.1.0.1:80");
+    let before = reconciler.tables().backend(id);
+    reconciler.tables_mut().set_active(id, 1);
+    reconciler.apply(&desired(&[spec("web", &["10.0.0.1:80"], &["10.1.0.2:80"])])).unwrap();
+    reconciler.idle();
+    reconciler.apply(&desired(&[web()])).unwrap();
+    assert_eq!(reconciler.tables().backend(id), before);
+    reconciler.tables_mut().set_active(id, 0);
+    reconciler.idle();
+    assert_eq!(reconciler.tables().backend(id), before, "nobody vacates it any more");
+}
+
+#[test]
+fn a_service_that_comes_back_while_it_goes_keeps_its_id() {
+    let mut reconciler = holding(&[web()]);
+    let id = reconciler.directory().services()[0].id;
+    reconciler.apply(&desired(&[])).unwrap();
+    reconciler.apply(&desired(&[web()])).unwrap();
+    reconciler.idle();
+    assert_eq!(reconciler.directory().services()[0].id, id);
+    let expected = holding(&[web()]);
+    assert_eq!((text(&reconciler), used(&reconciler)), (text(&expected), used(&expected)));
+}
+
+#[test]
+fn what_does_not_fit_is_refused_whole_with_what_is_needed() {
+    let mut reconciler = holding(&[web()]);
+    let many: Vec<String> = (0..70).map(|host| format!("10.1.1.{host}:80")).collect();
+    let many: Vec<&str> = many.iter().map(String::as_str).collect();
+    let before = reconciler.tables().image().clone();
+    let error =
+        reconciler.apply(&desired(&[api(), spec("web", &["10.0.0.1:80"], &many)])).unwrap_err().to_string();
+    assert_eq!(
+        error,
+        "the services do not fit, nothing was changed: BACKENDS needs 72 of 63 entries; remove services or backends"
+    );
+    assert_eq!(reconciler.tables().image(), &before);
+    assert_eq!(reconciler.tables_mut().take_log(), []);
+    reconciler.apply(&desired(&[web(), api()])).unwrap();
+    let expected = holding(&[web(), api()]);
+    assert_eq!((text(&reconciler), used(&reconciler)), (text(&expected), used(&expected)));
+}
+
+#[test]
+fn everything_can_be_replaced_by_as_much_at_once() {
+    let services = |net: u8| -> Vec<ServiceSpec> {
+        let service = |number: u8| {
+            let backends: Vec<String> = (0..4).map(|host| format!("10.{net}.{number}.{host}:80")).collect();
+            let backends: Vec<&str> = backends.iter().map(String::as_str).collect();
+            let (first, second) = (format!("10.{net}.{number}.80:80"), format!("10.{net}.{number}.81:80"));
+            spec(&format!("s{net}-{number}"), &[&first, &second], &backends)
+        };
+        (0..15).map(service).collect()
+    };
+    let mut reconciler = holding(&services(1));
+    let report = reconciler.apply(&desired(&services(2))).unwrap();
+    assert!(report.failed.is_empty() && report.refused.is_empty(), "{report:?}");
+    reconciler.idle();
+    let expected = holding(&services(2));
+    assert_eq!((text(&reconciler), used(&reconciler)), (text(&expected), used(&expected)));
+}
+
+#[test]
+fn a_service_whose_ids_are_held_by_connections_is_applied_once_they_end() {
+    let many: Vec<String> = (0..60).map(|host| format!("10.1.1.{host}:80")).collect();
+    let many: Vec<&str> = many.iter().map(String::as_str).collect();
+    let mut reconciler = holding(&[spec("web", &["10.0.0.1:80"], &many)]);
+    (1..64).for_each(|id| reconciler.tables_mut().set_active(id, 1));
+    let others: Vec<String> = (0..60).map(|host| format!("10.1.2.{host}:80")).collect();
+    let others: Vec<&str> = others.iter().map(String::as_str).collect();
+    let next = desired(&[api(), spec("web", &["10.0.0.1:80"], &others)]);
+    let report = reconciler.apply(&next).unwrap();
+    let refused: Vec<&str> = report.refused.iter().map(|refusal| &*refusal.service).collect();
+    assert_eq!(refused, ["web"], "api has found its two ids");
+    (1..64).for_each(|id| reconciler.tables_mut().set_active(id, 0));
+    // Its backends go first: they are wanted no more once there are ids for the new ones.
+    reconciler.apply(&desired(&[api()])).unwrap();
+    let report = reconciler.apply(&next).unwrap();
+    assert!(report.failed.is_empty() && report.refused.is_empty(), "{report:?}");
+}
+
+#[test]
+fn a_frontend_belongs_to_one_service_and_passes_on_when_it_is_let_go() {
+    let mut reconciler = holding(&[web()]);
+    let thief = spec("thief", &["10.0.0.1:80", "10.0.0.9:80"], &["10.1.0.9:80"]);
+    let report = reconciler.apply(&desired(&[thief.clone(), web()])).unwrap();
+    let reasons: Vec<&str> = report.refused.iter().map(|refusal| refusal.reason.as_str()).collect();
+    assert_eq!(
+        reasons,
+        ["service thief: frontend 10.0.0.1:80/tcp belongs to web; give each service its own address"]
+    );
+    let ours = text(&reconciler);
+    assert!(ours.contains("10.0.0.1:80/tcp -> web ipv4") && ours.contains("10.0.0.9:80/tcp -> thief ipv4"));
+    let report = reconciler.apply(&desired(std::slice::from_ref(&thief))).unwrap();
+    assert!(report.refused.is_empty());
+    reconciler.idle();
+    let expected = holding(&[thief]);
+    assert_eq!((text(&reconciler), used(&reconciler)), (text(&expected), used(&expected)));
+}
+
+#[test]
+fn a_renamed_service_never_loses_its_frontend() {
+    let mut reconciler = holding(&[web()]);
+    reconciler.apply(&desired(&[ServiceSpec { name: "site".into(), ..web() }])).unwrap();
+    let log = reconciler.tables_mut().take_log();
+    assert!(!log.iter().any(|write| matches!(write, Write::RemoveFrontend(_))), "{log:?}");
+    assert!(text(&reconciler).contains("10.0.0.1:80/tcp -> site ipv4"));
+}
+
+#[test]
+fn one_failure_stops_no_other_service_and_is_tried_again() {
+    for after in 0..14 {
+        let mut reconciler = fresh();
+        reconciler.tables_mut().set_faults(Faults::Once { after });
+        let report = reconciler.apply(&desired(&[web(), api()])).unwrap();
+        assert_eq!((report.failed.len(), report.pending), (1, 1), "after {after} writes");
+        let first = report.failed[0].to_string();
+        assert!(first.contains("injected fault") && first.starts_with("service "), "{first}");
+        let report = reconciler.idle();
+        assert_eq!((report.failed.len(), report.pending), (0, 0));
+        let expected = holding(&[web(), api()]);
+        assert_eq!((text(&reconciler), used(&reconciler)), (text(&expected), used(&expected)));
+    }
+}
+
+#[test]
+fn a_split_shows_in_the_dump_by_version() {
+    let mut split = web();
+    split.backends[0].version = Some("v1".into());
+    split.backends[1].version = Some("v2".into());
+    split.policy.split = vec![
+        VersionShare { version: "v1".into(), share: 9 },
+        VersionShare { version: "v2".into(), share: 1 },
+    ];
+    split.policy.algorithm = Algorithm::RoundRobin;
+    let expected = "\
+frontends
+  10.0.0.1:80/tcp -> web ipv4
+services
+  web ipv4: round_robin, errno 113
+    90.00% version v1: 1 slots
+      100.00% 10.1.0.1:80 ready
+    10.00% version v2: 1 slots
+      100.00% 10.1.0.2:80 ready
+backends
+  web ipv4 10.1.0.1:80 ready, version v1
+  web ipv4 10.1.0.2:80 ready, version v2
+";
+    assert_eq!(text(&holding(&[split])), expected);
+}
+
+#[test]
+fn the_directory_knows_what_ids_stand_for() {
+    let mut named = api();
+    named.backends[0].version = Some("v7".into());
+    named.backends[0].zone = Some("west".into());
+    let reconciler = holding(&[web(), named]);
+    let directory = reconciler.directory();
+    let services = directory.services();
+    let names: Vec<(&str, Family)> =
+        services.iter().map(|service| (&*service.spec.name, service.family)).collect();
+    assert_eq!(names, [("api", Family::V4), ("api", Family::V6), ("web", Family::V4)]);
+    let (id, listed) = services[0].backends[0];
+    assert_eq!(listed, address("10.1.0.3:80"));
+    let entry = directory.backend(id).unwrap();
+    assert_eq!((&*entry.service_name, entry.address, entry.service), ("api", listed, services[0].id));
+    assert_eq!((entry.version.as_deref(), entry.zone.as_deref()), (Some("v7"), Some("west")));
+    let version = reconciler.tables().backend(id).version;
+    assert_eq!(directory.version(services[0].id, version).as_deref(), Some("v7"));
+    assert!(directory.version(services[0].id, version + 1).is_none());
+}
+
+#[test]
+fn repair_puts_back_what_others_changed_and_counts_it_by_map() {
+    let mut reconciler = holding(&[web(), api()]);
+    let expected = text(&reconciler);
+    let (web_id, backend) = (reconciler.directory().services()[2].id, id_of(&reconciler, "10.1.0.1:80"));
+    let word = reconciler.tables().service(web_id);
+    let policy = reconciler.tables().policy(word.policy().unwrap());
+    let image = reconciler.tables_mut().image_mut();
+    let (&first, _) = image.frontends.first_key_value().unwrap();
+    image.frontends.remove(&first);
+    let foreign = FrontendKey::new(address("10.9.9.9:9").into(), 6);
+    image.frontends.insert(foreign, 3);
+    image.slots[policy.subsets[0].first_slot as usize].backend = 60;
+    image.backends[backend as usize].endpoint = address("10.9.9.9:9").into();
+    image.backends[50].status = BackendStatus::Ready as u32;
+    image.services[12] = ServiceWord::new(3, 1);
+    let report = reconciler.repair();
+    assert_eq!(text(&reconciler), expected);
+    let repaired = Counts { frontends: 2, services: 1, policies: 0, slots: 1, backends: 2 };
+    assert_eq!(report.repaired, repaired);
+    assert_eq!(reconciler.repair().repaired, Counts::default());
+}
+
+#[test]
+fn tables_that_cannot_be_right_are_replaced_by_the_first_apply() {
+    let mut reconciler = holding(&[web(), api()]);
+    let expected = (text(&reconciler), used(&reconciler));
+    let services = reconciler.directory().services();
+    let image = reconciler.tables_mut().image_mut();
+    // Two services that share a record, of which neither can be told to be right, and one with a window outside the map.
+    image.services[services[0].id as usize] = image.services[services[2].id as usize];
+    let index = image.services[services[1].id as usize].policy().unwrap() as usize;
+    image.policies[index].subsets[0].first_slot = CAPACITY.slots;
+    let mut tables = reconciler.into_tables();
+    tables.take_log();
+    let mut next = Reconciler::new(tables);
+    assert_eq!(next.adopt().unwrap().unsound, 3);
+    next.apply(&desired(&[web(), api()])).unwrap();
+    next.idle();
+    assert_eq!((text(&next), used(&next)), expected);
+}
