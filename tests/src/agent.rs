@@ -118,19 +118,6 @@ impl<'w> Agent<'w> {
         process.wait(Duration::from_secs(10))
     }
 
-    /// Its process id.
-    ///
-    /// # Panics
-    /// When it does not run.
-    pub fn pid(&self) -> u32 {
-        self.process.as_ref().expect("the agent runs").pid()
-    }
-
-    /// What it logged since it was started last.
-    pub fn log(&self) -> String {
-        self.process.as_ref().map(Program::stderr).unwrap_or_default()
-    }
-
     /// Overwrites the configuration file in place.
     ///
     /// # Panics
