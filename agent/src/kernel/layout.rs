@@ -93,9 +93,12 @@ fn is_bpffs(path: &std::ffi::CStr) -> bool {
     // SAFETY: an all-zero statfs is valid, and the path is NUL-terminated.
     unsafe {
         let mut information: libc::statfs = std::mem::zeroed();
-        // `f_type` is signed here and unsigned there, 32 or 64 bits wide.
-        libc::statfs(path.as_ptr(), &raw mut information) == 0
-            && i64::try_from(information.f_type).is_ok_and(|kind| kind == BPF_FS_MAGIC)
+        if libc::statfs(path.as_ptr(), &raw mut information) != 0 {
+            return false;
+        }
+        #[allow(clippy::unnecessary_cast, reason = "the type of f_type differs between architectures")]
+        let kind = information.f_type as i64;
+        kind == BPF_FS_MAGIC
     }
 }
 
