@@ -5,6 +5,7 @@
 
 pub mod address;
 pub mod affinity;
+pub mod breaker;
 pub mod connection;
 pub mod edge;
 pub mod event;
@@ -17,6 +18,7 @@ pub mod settings;
 
 pub use address::{Address, Endpoint, FrontendKey, Protocol};
 pub use affinity::{AffinityKey, AffinityValue};
+pub use breaker::{BreakerMode, BreakerPolicy, BreakerState, CellWord, Probe, TransitionReason, WindowWord};
 pub use connection::{Connection, Datagrams, Phase, Translation};
 pub use edge::{CloseReason, ConnectFailure, Edge, EdgeKey, HISTOGRAM_BUCKETS, Histogram};
 pub use event::{Event, EventKind};

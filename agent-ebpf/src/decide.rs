@@ -5,6 +5,7 @@
 
 pub mod affinity;
 pub mod balance;
+pub mod breaker;
 pub mod flow;
 pub mod histogram;
 pub mod split;

@@ -2,6 +2,8 @@
 //! every other; it decides nothing about services.
 
 mod duties;
+mod journal;
+mod names;
 mod observer;
 
 use std::net::SocketAddr;
@@ -137,12 +139,19 @@ impl Control {
                 _ = check.tick() => Event::Check,
             };
             match event {
-                Event::Discovered(source, update) => self.discovered(source, update)?,
+                Event::Discovered(source, update) => {
+                    let waited = !self.synced;
+                    self.discovered(source, update)?;
+                    if waited && self.synced {
+                        // The check that readiness awaits does not wait for its period.
+                        check.reset_immediately();
+                    }
+                }
                 Event::SourcesEnded => anyhow::bail!("the configuration file is not watched any more"),
                 Event::Tick => tokio::task::block_in_place(|| {
                     self.duties.tick();
                     let report = self.reconciler.idle();
-                    self.observer.repaired(&report);
+                    self.observer.journal().repaired(&report);
                     self.observer.set_fill(&self.reconciler.fill());
                 }),
                 Event::Check => self.check().await?,
@@ -162,7 +171,7 @@ impl Control {
                 tokio::task::block_in_place(|| self.reconcile());
             }
             Update::Rejected(error) => {
-                self.observer.config_rejected("check", error.to_string());
+                self.observer.journal().rejected("check", error.to_string());
                 tracing::error!(
                     source = source.name(),
                     "configuration rejected, the last good one stays:\n{error}"
@@ -187,7 +196,7 @@ impl Control {
                 for refusal in &report.refused {
                     tracing::error!("{}", refusal.reason);
                 }
-                self.observer.applied(&report);
+                self.observer.journal().applied(&report);
                 tracing::info!(
                     services = self.desired.services().len() - 1,
                     took_ms = u64::try_from((clock::monotonic() - started).as_millis()).unwrap_or(u64::MAX),
@@ -196,7 +205,7 @@ impl Control {
                 self.done(CONFIGURATION);
             }
             Err(error) => {
-                self.observer.config_rejected("reconcile", error.to_string());
+                self.observer.journal().rejected("reconcile", error.to_string());
                 tracing::error!("configuration not applied, the last good one stays: {error}");
             }
         }
@@ -226,7 +235,7 @@ impl Control {
             if repaired > 0 {
                 tracing::warn!(repaired, "maps differed from what was written, and are right again");
             }
-            self.observer.repaired(&report);
+            self.observer.journal().repaired(&report);
             if self.observer.programs().iter().any(|program| !program.attached) {
                 self.attach();
             }

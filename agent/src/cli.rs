@@ -94,7 +94,8 @@ pub struct UnloadArgs {
     output: Output,
 }
 
-/// Runs the command that was typed. Exit codes: 0 done, 1 failed or something is wrong, 2 typed wrongly.
+/// Runs the command that was typed. Exit codes: 0 done, 1 failed or something is wrong, 2 typed wrongly, and 3
+/// where `status` reached an agent that needs a look.
 pub fn main() -> ExitCode {
     let command = Cli::parse().command;
     let result = match command {

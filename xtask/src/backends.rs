@@ -56,9 +56,8 @@ pub(crate) fn start(node: &Node, names: &[&str]) -> anyhow::Result<(Process, &'s
         node.within(|| {
             Ok(servers.iter().all(|(_, at)| TcpStream::connect_timeout(at, Duration::from_secs(1)).is_ok()))
         })
-        .unwrap_or(false)
     };
-    process.wait_until("ready", READY_LIMIT, |_| all_answer())?;
+    process.wait_until("ready", READY_LIMIT, all_answer)?;
     Ok((process, kind))
 }
 

@@ -5,6 +5,7 @@
 //! is `cargo xtask setup`.
 
 use std::ffi::OsString;
+use std::io::BufRead;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::{env, fmt, fs};
@@ -158,12 +159,11 @@ fn find_linker() -> Option<PathBuf> {
 fn linker_llvm(linker: &Path) -> Option<u32> {
     let bytes = fs::read(linker).ok()?;
     let mut rest = bytes.as_slice();
-    while let Some(at) = rest.iter().position(|byte| *byte == b'L') {
-        rest = &rest[at..];
-        if let Some(major) = rest.strip_prefix(b"LLVM").and_then(llvm_after_name) {
+    // Skipping is fast also in a debug build, which matters for a file of 40 MB.
+    while rest.skip_until(b'L').is_ok_and(|skipped| skipped > 0) {
+        if let Some(major) = rest.strip_prefix(b"LVM").and_then(llvm_after_name) {
             return Some(major);
         }
-        rest = &rest[1..];
     }
     None
 }
@@ -218,4 +218,37 @@ fn on_path(name: &str) -> Option<PathBuf> {
 fn output(command: &mut Command) -> Option<String> {
     let output = command.stdin(Stdio::null()).stderr(Stdio::null()).output().ok()?;
     if output.status.success() { String::from_utf8(output.stdout).ok() } else { None }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_llvm_of_a_linker_is_read_from_the_name_of_its_library_or_its_producer() {
+        let directory = tempfile::tempdir().unwrap();
+        let linker = directory.path().join("bpf-linker");
+        for (content, expected) in [
+            ("\x7fELF LLVMContext libLLVM.so.22.1 libc.so", Some(22)),
+            ("LLLVM libLLVM-21.so", Some(21)),
+            ("producer LLVM23.1.0-rust", Some(23)),
+            ("LLVM LLVM IR LLVM", None),
+        ] {
+            fs::write(&linker, content).unwrap();
+            assert_eq!(linker_llvm(&linker), expected, "{content}");
+        }
+    }
+
+    #[test]
+    fn the_llvm_of_a_compiler_is_read_from_its_version() {
+        assert_eq!(llvm_of_version("rustc 1.96.0\nrelease: 1.96.0\nLLVM version: 22.1.8\n"), Some(22));
+        assert_eq!(llvm_of_version("rustc 1.96.0\n"), None);
+    }
+
+    #[test]
+    fn what_is_missing_is_said_with_what_it_is_needed_for() {
+        let old = Missing::OldLinker { path: "/usr/bin/bpf-linker".into(), has: 21, needs: 22 };
+        assert!(old.to_string().contains("/usr/bin/bpf-linker was built with LLVM 21"), "{old}");
+        assert!(Missing::Linker(22).to_string().contains("LLVM 22"));
+    }
 }

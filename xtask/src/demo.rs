@@ -34,6 +34,9 @@ const PHASE: Duration = Duration::from_millis(4500);
 
 const REDRAW: Duration = Duration::from_millis(200);
 
+/// How often a line is printed where there is no terminal.
+const PLAIN_EVERY: Duration = Duration::from_secs(1);
+
 /// Answers the client may be ahead of the screen.
 const QUEUED_ANSWERS: usize = 4096;
 
@@ -59,12 +62,22 @@ pub(crate) fn run(arguments: &Arguments) -> anyhow::Result<()> {
     show.acts()?;
     let outcome = show.summary();
     if arguments.hold {
-        show.screen.print("\nEverything keeps running until Ctrl-C.");
+        let hints = show.hints();
+        show.screen.print(&hints);
         while !INTERRUPTED.load(Ordering::Relaxed) {
             show.follow_answers(REDRAW);
         }
+    } else {
+        show.screen.print("`cargo xtask demo --hold` keeps everything running, to look around in.");
     }
     outcome
+}
+
+fn check_interrupted() -> anyhow::Result<()> {
+    if INTERRUPTED.load(Ordering::Relaxed) {
+        bail!("interrupted; everything was cleaned up");
+    }
+    Ok(())
 }
 
 fn catch_signals() {
@@ -87,6 +100,8 @@ struct Show<'n> {
     _backends: Process,
     segue: PathBuf,
     begin: Instant,
+    /// When the last line was printed where there is no terminal.
+    plain_at: Instant,
     phases: Vec<Phase>,
     /// Answers on the connection that stays open, its backend, and how often it broke.
     held: u64,
@@ -101,11 +116,11 @@ impl<'n> Show<'n> {
         let (backends, kind) = backends::start(node, &NAMES)?;
         node::write_config(node, &config([1, 1, 1]))?;
         let segue = build::binary(false);
-        let agent = Agent::start(node, &segue)?;
+        let agent = Agent::start(node, &segue, check_interrupted)?;
         let title = screen.paint(Tone::Strong, "Segue demo");
         screen.print(&format!(
             "{title}: service shop/payment at {SERVICE}, behind it three times {kind} at {} to {}.\n\
-             The client knows only {SERVICE}, to which there is no route. Agent: process {}.\n",
+             The client knows only {SERVICE}, to which there is no route. Agent: process {}.",
             backends::address(0),
             backends::address(2).port(),
             agent.id()
@@ -120,6 +135,7 @@ impl<'n> Show<'n> {
             _backends: backends,
             segue,
             begin: Instant::now(),
+            plain_at: Instant::now(),
             phases: Vec::new(),
             held: 0,
             held_by: None,
@@ -130,21 +146,23 @@ impl<'n> Show<'n> {
 
     fn acts(&mut self) -> anyhow::Result<()> {
         self.act("Act 1: the config changes under load");
-        self.phase("three backends of weight 1", [1, 1, 1])?;
-        self.phase("weights edited to 8, 1, 1", [8, 1, 1])?;
-        self.phase("payment-c taken out of the file", [1, 1, 0])?;
+        self.phase("three of weight 1", [1, 1, 1])?;
+        self.phase("weights 8, 1, 1", [8, 1, 1])?;
+        self.phase("payment-c removed", [1, 1, 0])?;
         self.act("Act 2: the agent dies under load");
         if let Some(agent) = self.agent.take() {
             agent.kill()?;
         }
-        self.phase("agent killed with SIGKILL", [1, 1, 0])?;
-        self.agent = Some(Agent::start(self.node, &self.segue)?);
-        self.phase("agent started again, payment-c back", [1, 1, 1])
+        self.phase("agent killed (SIGKILL)", [1, 1, 0])?;
+        let (node, segue) = (self.node, self.segue.clone());
+        // The load goes on while the agent starts.
+        self.agent = Some(Agent::start(node, &segue, || self.watch(Duration::ZERO))?);
+        self.phase("agent back, payment-c too", [1, 1, 1])
     }
 
     fn act(&mut self, title: &str) {
         let title = self.screen.paint(Tone::Strong, title);
-        self.screen.print(&title);
+        self.screen.print(&format!("\n{title}"));
     }
 
     /// Puts the weights into force, if they are others than before, and shows what comes of it.
@@ -152,25 +170,29 @@ impl<'n> Show<'n> {
         // What came in meanwhile belongs to the phase before.
         self.follow_answers(Duration::ZERO);
         self.phases.push(Phase::new(title, weights));
+        self.screen.keep();
         node::write_config(self.node, &config(weights))?;
-        let begin = Instant::now();
-        let mut plain_at = Duration::from_secs(1);
-        while begin.elapsed() < PHASE {
-            if INTERRUPTED.load(Ordering::Relaxed) {
-                bail!("interrupted; everything was cleaned up");
-            }
-            self.follow_answers(REDRAW);
+        self.watch(PHASE)
+    }
+
+    /// Shows what happens, for this long, at least once.
+    fn watch(&mut self, time: Duration) -> anyhow::Result<()> {
+        let deadline = Instant::now() + time;
+        loop {
+            check_interrupted()?;
+            self.follow_answers(REDRAW.min(deadline.saturating_duration_since(Instant::now())));
             if self.screen.is_live() {
                 let table = self.table();
                 self.screen.draw(&table);
-            } else if begin.elapsed() >= plain_at {
-                plain_at += Duration::from_secs(1);
+            } else if self.plain_at.elapsed() >= PLAIN_EVERY {
+                self.plain_at = Instant::now();
                 let line = self.plain_line();
                 self.screen.print(&line);
             }
+            if Instant::now() >= deadline {
+                return Ok(());
+            }
         }
-        self.screen.print("");
-        Ok(())
     }
 
     /// Takes in what the client says, for this long.
@@ -217,7 +239,7 @@ impl<'n> Show<'n> {
         let failed = format!("{} failed", phase.failed);
         let tone = if phase.failed == 0 { Tone::Good } else { Tone::Bad };
         let mut lines = vec![format!(
-            "  {:<36} {:>5.1} s  {:>7} requests  {}",
+            "  {:<25} {:>5.1} s  {:>7} requests  {}",
             phase.title,
             self.begin.elapsed().as_secs_f64(),
             grouped(phase.total()),
@@ -242,7 +264,7 @@ impl<'n> Show<'n> {
             .map(|(name, part)| format!("{name} {:>7}", percent(part, phase.total())))
             .collect();
         format!(
-            "  {:<36} {:>4.0} s  {:>7} requests  {} failed  {}",
+            "  {:<25} {:>4.0} s  {:>7} requests  {} failed  {}",
             phase.title,
             self.begin.elapsed().as_secs_f64(),
             grouped(phase.total()),
@@ -254,7 +276,7 @@ impl<'n> Show<'n> {
     /// Prints what happened, what the agent says, and how to look around. An error if anything went wrong.
     fn summary(&mut self) -> anyhow::Result<()> {
         let table = self.summary_table();
-        self.screen.print(&table);
+        self.screen.print(&format!("\n{table}"));
         let mut faults: Vec<String> = self.phases.iter().filter_map(Phase::fault).collect();
         if self.held_failed > 0 || self.held == 0 {
             faults.push("the open connection broke".into());
@@ -267,8 +289,6 @@ impl<'n> Show<'n> {
                 self.screen.print("");
             }
         }
-        let hints = self.hints();
-        self.screen.print(&hints);
         if faults.is_empty() {
             return Ok(());
         }
@@ -281,7 +301,7 @@ impl<'n> Show<'n> {
     fn summary_table(&self) -> String {
         let screen = &self.screen;
         let heading = format!(
-            "{:<36} {:>9} {:>7} {:>10} {:>10} {:>10}  {:>8}",
+            "{:<25} {:>8} {:>6} {:>9} {:>9} {:>9} {:>8}",
             "What happened", "requests", "failed", NAMES[0], NAMES[1], NAMES[2], "in force"
         );
         let mut lines = vec![screen.paint(Tone::Strong, &heading)];
@@ -295,7 +315,7 @@ impl<'n> Show<'n> {
                 Some(_) => String::new(),
             };
             lines.push(format!(
-                "{:<36} {:>9} {:>7} {:>10} {:>10} {:>10}  {in_force:>8}",
+                "{:<25} {:>8} {:>6} {:>9} {:>9} {:>9} {in_force:>8}",
                 phase.title,
                 grouped(phase.total()),
                 phase.failed,
@@ -330,7 +350,7 @@ impl<'n> Show<'n> {
         let (segue, socket) = (segue.display(), socket.display());
         let namespace = self.node.namespace_path();
         format!(
-            "With --hold it stays up, to look around in another terminal:\n\
+            "Everything keeps running until Ctrl-C. To look around, in another terminal:\n\
              \x20 {segue} status --socket {socket}\n\
              \x20 {segue} flows -f --socket {socket}\n\
              \x20 nsenter --net={} curl -s http://127.0.0.1:9464/metrics\n\

@@ -47,3 +47,9 @@ pub const MAX_TRANSLATIONS: usize = 4;
 
 /// Bytes of the event ring: 4 096 events of 128 B in flight.
 pub const EVENT_RING_BYTES: u32 = 512 * 1024;
+
+/// Buckets of a breaker's window. With ten, what the window forgets at a time is a tenth of it.
+pub const WINDOW_BUCKETS: usize = 10;
+
+/// Probes one half-open period may admit: what a five-bit field of the cell counts.
+pub const MAX_PROBES: u8 = 31;

@@ -144,7 +144,11 @@ impl Observe for Specimen {
                     without: "connections of draining backends cannot be reset".to_owned(),
                 },
             ],
-            maps: vec![map("FRONTENDS", 120, 32_768, 2_621_440), map("EDGES", 4_100, 8_192, 11_534_336)],
+            maps: vec![
+                map("FRONTENDS", 120, 32_768, 2_621_440),
+                map("EDGES", 4_100, 8_192, 11_534_336),
+                map("DATAGRAMS", 0, 0, 480),
+            ],
             config: ConfigView {
                 file: Some("/etc/segue/segue.yaml".to_owned()),
                 generation: 7,

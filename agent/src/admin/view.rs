@@ -12,7 +12,7 @@ use serde::{Deserialize, Serialize};
 use crate::flows::named;
 
 /// From which share of its entries in use a map is worth a warning.
-const MAP_ALMOST_FULL: f64 = 0.8;
+pub(crate) const MAP_ALMOST_FULL: f64 = 0.8;
 
 /// How old a heartbeat may be before the agent must be taken for stuck, in milliseconds.
 const HEARTBEAT_STALE_MS: u64 = 30_000;
@@ -94,7 +94,7 @@ pub struct MapView {
     pub name: String,
     /// Entries in use.
     pub entries: u64,
-    /// Entries it can hold.
+    /// Entries it can hold; 0 for storage that belongs to sockets, which has no limit of its own.
     pub max_entries: u64,
     /// Kernel memory it takes, in bytes.
     pub bytes: u64,

@@ -14,21 +14,21 @@ use jiff::Timestamp;
 use tokio::sync::broadcast;
 
 use super::Options;
+use super::journal::Journal;
+use super::names::LiveNames;
 use crate::admin::view::{
     BackendView, CanaryState, CanaryView, ConfigView, Counters as CounterView, DataPlaneView, FeatureView,
     MapView, NeighbourView, OutcomeCount, ProgramView, Readiness as ReadinessView, ServiceCounters,
     ServiceView, ShareView, Status,
 };
 use crate::admin::{Observe, ObserveError};
-use crate::flows::{
-    Accumulator, Cgroups, Client, EdgeView, Names, OpenConnections, Record, ServiceLabel, Workload,
-};
+use crate::flows::{Accumulator, Cgroups, EdgeView, OpenConnections, Record};
 use crate::kernel::{
     Counters, DataPlane, EventReader, KernelError, MapError, ProgramStatus, Repair, mount_point,
 };
 use crate::readiness::Readiness;
-use crate::reconcile::{Directory, MapFill, Report, ServiceEntry, SyncError};
-use crate::{canary, clock, kernel};
+use crate::reconcile::{Directory, MapFill, ServiceEntry};
+use crate::{canary, clock};
 
 /// Events kept for a reader that is slower than the data plane. What it misses it is told.
 const FOLLOW_QUEUE: usize = 4_096;
@@ -74,18 +74,6 @@ struct EdgeState {
     folded_at: Option<Duration>,
     /// Backends whose count of open connections differed from what the walk found: how often in a row, by how much.
     drift: BTreeMap<u32, (u32, i64)>,
-}
-
-/// What the control loop did.
-#[derive(Default)]
-struct Journal {
-    generation: u64,
-    applied_at: Option<Timestamp>,
-    error: Option<String>,
-    failures: BTreeMap<&'static str, u64>,
-    map_errors: BTreeMap<(&'static str, &'static str), u64>,
-    repairs: BTreeMap<&'static str, u64>,
-    canary: CanaryView,
 }
 
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
@@ -142,31 +130,9 @@ impl Observer {
         lock(&self.data_plane).programs()
     }
 
-    /// A desired state was applied.
-    pub(super) fn applied(&self, report: &Report) {
-        let mut journal = lock(&self.record);
-        journal.generation += 1;
-        journal.applied_at = Some(Timestamp::now());
-        journal.error = report.refused.first().map(|refusal| refusal.reason.clone());
-        journal.count_failures(report);
-    }
-
-    /// Maps were compared with the intent.
-    pub(super) fn repaired(&self, report: &Report) {
-        let mut journal = lock(&self.record);
-        for (map, count) in report.repaired.by_map() {
-            if count > 0 {
-                *journal.repairs.entry(map).or_default() += count;
-            }
-        }
-        journal.count_failures(report);
-    }
-
-    /// A configuration could not be used.
-    pub(super) fn config_rejected(&self, stage: &'static str, error: String) {
-        let mut journal = lock(&self.record);
-        *journal.failures.entry(stage).or_default() += 1;
-        journal.error = Some(error);
+    /// What the control loop did, to be added to.
+    pub(super) fn journal(&self) -> MutexGuard<'_, Journal> {
+        lock(&self.record)
     }
 
     pub(super) fn set_fill(&self, fill: &[MapFill]) {
@@ -392,24 +358,6 @@ impl Observer {
     }
 }
 
-impl Journal {
-    fn count_failures(&mut self, report: &Report) {
-        for failure in &report.failed {
-            *self.failures.entry("write").or_default() += 1;
-            if let SyncError::Map(error) = &failure.error {
-                self.count_map_error(error);
-            }
-        }
-        for _ in &report.refused {
-            *self.failures.entry("compile").or_default() += 1;
-        }
-    }
-
-    fn count_map_error(&mut self, error: &MapError) {
-        *self.map_errors.entry((error.map, kernel::errno_name(&error.source))).or_default() += 1;
-    }
-}
-
 fn unreadable<E>(what: &'static str) -> impl Fn(E) -> ObserveError
 where
     E: std::error::Error + Send + Sync + 'static,
@@ -534,31 +482,5 @@ impl Observe for Observer {
     fn readiness(&self) -> ReadinessView {
         let waiting_for = self.readiness.waiting_for();
         ReadinessView { ready: waiting_for.is_empty(), waiting_for }
-    }
-}
-
-/// Names as of now.
-struct LiveNames<'a> {
-    cgroups: &'a mut Cgroups,
-    directory: &'a Directory,
-    now: Duration,
-}
-
-impl Names for LiveNames<'_> {
-    fn client(&mut self, cgroup: u64) -> Client {
-        self.cgroups.resolve(cgroup, self.now)
-    }
-
-    fn is_live(&self, workload: &Workload) -> bool {
-        self.cgroups.is_live(workload)
-    }
-
-    fn service(&self, id: u32) -> Option<ServiceLabel> {
-        let spec = self.directory.service(id)?.spec;
-        Some(ServiceLabel { name: Arc::clone(&spec.name), port: spec.frontends.first()?.port() })
-    }
-
-    fn version(&self, service: u32, version: u32) -> Option<Arc<str>> {
-        self.directory.version(service, version)
     }
 }

@@ -12,11 +12,9 @@ use hyper::body::Incoming;
 use hyper_util::rt::TokioIo;
 use serde::de::DeserializeOwned;
 
+use super::DEFAULT_SOCKET;
 use super::table::BAD;
 use crate::admin::view::Failure;
-
-/// Where the agent's admin socket is unless something else is said.
-pub const DEFAULT_SOCKET: &str = "/run/segue/segue.sock";
 
 /// How long an answer may take. Reading 10 000 edges takes well under a second.
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(10);
@@ -27,7 +25,7 @@ const MAX_LINE_BYTES: usize = 64 * 1024;
 /// Which agent to ask.
 #[derive(Clone, Debug, clap::Args)]
 pub struct ConnectArgs {
-    /// The agent's admin socket.
+    /// Unix socket of the agent's admin API
     #[arg(long, value_name = "PATH", default_value = DEFAULT_SOCKET)]
     pub socket: PathBuf,
 }
@@ -79,7 +77,7 @@ impl ClientError {
 
     /// Tells the operator on the standard error output, and gives the exit code for it: 1.
     pub fn report(&self) -> ExitCode {
-        anstream::eprintln!("{BAD}error:{BAD:#} {self}");
+        anstream::eprintln!("{BAD}segue:{BAD:#} {self}");
         ExitCode::FAILURE
     }
 }

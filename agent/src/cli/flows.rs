@@ -13,19 +13,19 @@ use crate::flows::{Distribution, EdgeView, Record, Workload};
 /// Connections by client and service.
 #[derive(Clone, Debug, clap::Args)]
 pub struct FlowsArgs {
-    /// Show connections as they open, fail and close, until interrupted. With `-o json`, one object per line.
+    /// Show connections as they open, fail and close, until interrupted; with `-o json`, one object a line
     #[arg(short, long)]
     pub follow: bool,
-    /// Show only clients whose name contains this.
+    /// Show only clients whose name contains this
     #[arg(long, value_name = "TEXT")]
     pub client: Option<String>,
-    /// Show only services whose name contains this.
+    /// Show only services whose name contains this
     #[arg(long, value_name = "TEXT")]
     pub service: Option<String>,
-    /// How to write the answer.
+    /// How to print
     #[arg(short, long, value_enum, default_value_t)]
     pub output: Output,
-    /// Which agent to ask.
+    /// Which agent to ask
     #[command(flatten)]
     pub connect: ConnectArgs,
 }

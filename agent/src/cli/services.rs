@@ -12,13 +12,13 @@ use crate::admin::view::{ServiceView, Services};
 /// Services, their frontends and backends.
 #[derive(Clone, Debug, clap::Args)]
 pub struct ServicesArgs {
-    /// Show only these, with all their backends.
+    /// Show only these, with all their backends
     #[arg(value_name = "SERVICE")]
     pub names: Vec<String>,
-    /// How to write the answer.
+    /// How to print
     #[arg(short, long, value_enum, default_value_t)]
     pub output: Output,
-    /// Which agent to ask.
+    /// Which agent to ask
     #[command(flatten)]
     pub connect: ConnectArgs,
 }
@@ -34,7 +34,7 @@ pub async fn run(args: &ServicesArgs) -> ExitCode {
         for name in &args.names {
             if !services.iter().any(|service| *service.name == **name) {
                 anstream::eprintln!(
-                    "{BAD}error:{BAD:#} the agent knows no service `{name}`; `segue services` lists all"
+                    "{BAD}segue:{BAD:#} the agent knows no service `{name}`; `segue services` lists all"
                 );
                 return ExitCode::FAILURE;
             }

@@ -7,19 +7,21 @@ use jiff::Timestamp;
 
 use super::client::{Client, ConnectArgs};
 use super::table::{BAD, Cell, DIM, GOOD, HEADING, Output, Table, WARN, bytes, duration, print, print_json};
-use crate::admin::view::{CanaryState, Status};
+use crate::admin::view::{CanaryState, MAP_ALMOST_FULL, Status};
 
 /// Exit code where the agent answers and something needs a look.
 pub const EXIT_PROBLEMS: u8 = 3;
 
-/// Health of the agent, its programs and maps. Exit code 0: all is well, 1: the agent cannot be asked, 3: it
-/// answers and something needs a look.
+/// Health of the agent, its programs and maps.
 #[derive(Clone, Debug, clap::Args)]
+#[command(
+    after_help = "Exit code: 0 all is well, 1 the agent cannot be asked, 3 it answers and needs a look."
+)]
 pub struct StatusArgs {
-    /// How to write the answer.
+    /// How to print
     #[arg(short, long, value_enum, default_value_t)]
     pub output: Output,
-    /// Which agent to ask.
+    /// Which agent to ask
     #[command(flatten)]
     pub connect: ConnectArgs,
 }
@@ -127,12 +129,16 @@ fn maps(status: &Status) -> Option<Table> {
     let mut table = Table::new(&["MAP", ">ENTRIES", ">MAX", ">USED", ">MEMORY"]);
     for map in &status.maps {
         let used = map.usage();
-        let style = if used >= 0.8 { WARN } else { anstyle::Style::new() };
+        let style = if used >= MAP_ALMOST_FULL { WARN } else { anstyle::Style::new() };
+        // Storage that belongs to sockets has no limit of its own, and nobody counts it.
+        let limited = map.max_entries > 0;
+        let share =
+            if limited { Cell::styled(format!("{:.0} %", used * 100.0), style) } else { Cell::dash() };
         table.row([
             map.name.as_str().into(),
-            map.entries.into(),
-            map.max_entries.into(),
-            Cell::styled(format!("{:.0} %", used * 100.0), style),
+            Cell::or_dash(limited.then(|| map.entries.to_string())),
+            Cell::or_dash(limited.then(|| map.max_entries.to_string())),
+            share,
             bytes(map.bytes).into(),
         ]);
     }
@@ -197,6 +203,7 @@ Maps
   MAP        ENTRIES    MAX  USED   MEMORY
   FRONTENDS      120  32768   0 %  2.5 MiB
   EDGES         4100   8192  50 %   11 MiB
+  DATAGRAMS        -      -     -    480 B
 
 Kernel features
   FEATURE      FOUND  WITHOUT IT

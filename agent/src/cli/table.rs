@@ -49,9 +49,14 @@ impl Cell {
         Self::styled(count.to_string(), if count == 0 { DIM } else { BAD })
     }
 
+    /// Nothing to say.
+    pub fn dash() -> Self {
+        Self::styled("-", DIM)
+    }
+
     /// The text, or a dash where there is none.
     pub fn or_dash(text: Option<impl Into<String>>) -> Self {
-        text.map_or_else(|| Self::styled("-", DIM), |text| Self::styled(text, PLAIN))
+        text.map_or_else(Self::dash, |text| Self::styled(text, PLAIN))
     }
 }
 
@@ -126,7 +131,7 @@ pub fn print(text: &str) -> ExitCode {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) if error.kind() == std::io::ErrorKind::BrokenPipe => ExitCode::SUCCESS,
         Err(error) => {
-            anstream::eprintln!("{BAD}error:{BAD:#} cannot write the output: {error}");
+            anstream::eprintln!("{BAD}segue:{BAD:#} cannot write the output: {error}");
             ExitCode::FAILURE
         }
     }
@@ -137,7 +142,7 @@ pub fn print_json(value: &impl Serialize) -> ExitCode {
     match serde_json::to_string_pretty(value) {
         Ok(text) => print(&format!("{text}\n")),
         Err(error) => {
-            anstream::eprintln!("{BAD}error:{BAD:#} cannot write the answer as JSON: {error}");
+            anstream::eprintln!("{BAD}segue:{BAD:#} cannot write the answer as JSON: {error}");
             ExitCode::FAILURE
         }
     }

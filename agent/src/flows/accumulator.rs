@@ -9,14 +9,18 @@ use std::time::Duration;
 
 use agent_ebpf::abi::{Edge, EdgeKey};
 
-use super::cgroups::TOMBSTONE;
+use super::cgroups::{SCAN_INTERVAL, TOMBSTONE};
 use super::edge::{self, EdgeView};
-use super::identity::{UNKNOWN, Workload};
+use super::identity::{UNKNOWN, Workload, WorkloadKind};
 use super::tally::Tally;
 use super::{Names, ServiceLabel};
 
 /// Edges kept apart by default; what comes after them is summed in one. An edge is some 45 series.
 pub const DEFAULT_SERIES_LIMIT: usize = 10_000;
+
+/// How long the counts of a cgroup nobody has named yet wait for its name, before they are nobody's: until a scan
+/// has certainly been allowed.
+const NAMING: Duration = Duration::from_secs(2 * SCAN_INTERVAL.as_secs());
 
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 struct RowKey {
@@ -118,6 +122,11 @@ impl Accumulator {
             dead_since: None,
         });
         seen.dead_since = if alive { None } else { Some(seen.dead_since.unwrap_or(now)) };
+        if client.workload.kind == WorkloadKind::Unknown
+            && seen.dead_since.is_some_and(|since| now.saturating_sub(since) < NAMING)
+        {
+            return seen;
+        }
         let growth = edge::since(&counters, &seen.counters);
         seen.counters = counters;
         if label.is_some() {
@@ -247,6 +256,43 @@ mod tests {
 
     fn at(seconds: u64) -> Duration {
         Duration::from_secs(seconds)
+    }
+
+    /// A town in which nobody has a name before a given second.
+    struct Unnamed {
+        until: u64,
+        now: u64,
+    }
+
+    impl Names for Unnamed {
+        fn client(&mut self, cgroup: u64) -> Client {
+            match self.now < self.until {
+                true => Client { workload: Arc::new(Workload::unknown()), live: false },
+                false => Client { workload: unit(cgroup), live: true },
+            }
+        }
+        fn is_live(&self, _workload: &Workload) -> bool {
+            true
+        }
+        fn service(&self, id: u32) -> Option<ServiceLabel> {
+            Town::default().service(id)
+        }
+        fn version(&self, _service: u32, _id: u32) -> Option<Arc<str>> {
+            None
+        }
+    }
+
+    #[test]
+    fn the_counts_of_a_new_cgroup_wait_a_moment_for_its_name() {
+        for (named_at, expected) in [(1, "unit1"), (100, UNKNOWN)] {
+            let mut edges = Accumulator::default();
+            for now in 0..5 {
+                edges.fold(at(now), [(key(1, 7), counted(5, 2))], &mut Unnamed { until: named_at, now });
+            }
+            let views = edges.views();
+            let named: Vec<_> = views.iter().map(|view| (&*view.client.name, view.opened)).collect();
+            assert_eq!(named, [(expected, 5)], "named after {named_at} s");
+        }
     }
 
     #[test]

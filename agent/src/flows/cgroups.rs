@@ -163,9 +163,14 @@ impl Cgroups {
         self.unresolved
     }
 
-    /// The clients' cgroups (pods, containers, units) that exist: id and workload.
+    /// The clients' cgroups (pods, containers, units) that exist: id and workload. A cgroup that follows no
+    /// convention is none: most of them are slices, and what runs in `system.slice` is not one client.
     pub fn clients(&self) -> impl Iterator<Item = (u64, &Arc<Workload>)> {
-        let live = self.known.iter().filter(|(id, known)| known.gone_at.is_none() && known.client == **id);
+        let is_client = |id: &u64, known: &Known| {
+            known.client == *id && known.workload.kind != identity::WorkloadKind::Cgroup
+        };
+        let live =
+            self.known.iter().filter(move |(id, known)| known.gone_at.is_none() && is_client(id, known));
         live.map(|(id, known)| (*id, &known.workload))
     }
 }
@@ -220,7 +225,7 @@ mod tests {
     }
 
     #[test]
-    fn a_leaf_resolves_to_its_unit_and_the_unit_is_the_client() {
+    fn a_leaf_resolves_to_its_unit_and_only_the_unit_is_a_client() {
         let root = tempfile::tempdir().expect("a temporary directory");
         let unit = root.path().join("system.slice/nginx.service");
         fs::create_dir_all(unit.join("workers")).expect("directories");
@@ -228,8 +233,7 @@ mod tests {
 
         let client = cgroups.resolve(inode(&unit.join("workers")), at(1));
         assert_eq!((&*client.workload.name, client.live), ("nginx", true));
-        let clients: Vec<u64> =
-            cgroups.clients().filter(|(_, workload)| &*workload.name == "nginx").map(|(id, _)| id).collect();
+        let clients: Vec<u64> = cgroups.clients().map(|(id, _)| id).collect();
         assert_eq!(clients, [inode(&unit)]);
         assert_eq!(cgroups.unresolved(), 0);
     }

@@ -1,14 +1,12 @@
 //! What the kernel's log2 histograms say: bounds, quantiles, merging and differences. Pure.
 
 use agent_ebpf::abi::{HISTOGRAM_BUCKETS, Histogram};
+use agent_ebpf::decide::histogram as buckets;
 use serde::{Deserialize, Serialize};
-
-/// The upper bound of the first bucket, in nanoseconds.
-const FIRST_BOUND_NS: u64 = 16_000;
 
 /// The upper bound of a bucket, in nanoseconds; `None` for the last cell, which has none.
 pub const fn bound_ns(bucket: usize) -> Option<u64> {
-    if bucket < HISTOGRAM_BUCKETS { Some(FIRST_BOUND_NS << bucket) } else { None }
+    if bucket < HISTOGRAM_BUCKETS { Some(buckets::bound_ns(bucket)) } else { None }
 }
 
 /// How many durations a histogram counts.

@@ -42,7 +42,7 @@ impl Counters {
         let edge_capacity = edges.info().map_err(typed("EDGES"))?.max_entries();
         let connections = data_plane.map_path("CONNECTIONS");
         Ok(Self {
-            arrays: Arc::new(Arrays::new(data_plane)?),
+            arrays: data_plane.arrays(),
             edges: PerCpuHashMap::try_from(Map::PerCpuHashMap(edges)).map_err(typed("EDGES"))?,
             edge_capacity,
             outcomes: PerCpuArray::try_from(Map::PerCpuArray(open("OUTCOMES")?))

@@ -3,6 +3,7 @@
 use std::fs::File;
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use agent_ebpf::abi::{Backend, BackendState, Policy, ServiceState, ServiceWord, Settings, Slot};
 use aya::programs::Program;
@@ -30,6 +31,7 @@ pub struct DataPlane {
     features: Features,
     adopted: bool,
     ebpf: Ebpf,
+    arrays: Arc<Arrays>,
     /// Held as long as this agent lives.
     _lock: File,
 }
@@ -67,7 +69,8 @@ impl DataPlane {
             load_program(&mut ebpf, attachment.program)?;
         }
         features.sample = features.tcp_sock.is_some() && load_walk(&mut ebpf);
-        Ok(Self { layout, cgroup, features, adopted, ebpf, _lock: lock })
+        let arrays = Arc::new(Arrays::open(&layout)?);
+        Ok(Self { layout, cgroup, features, adopted, ebpf, arrays, _lock: lock })
     }
 
     /// What the programs log. There is one reader; the next call finds nothing.
@@ -105,14 +108,8 @@ impl DataPlane {
         EventReader::new(&self.layout.map("EVENTS"))
     }
 
-    pub(super) fn array<T: Copy + Default>(&self, name: &'static str) -> Result<MappedArray<T>, KernelError> {
-        let path = self.layout.map(name);
-        let fail = |source| KernelError::Map { map: name, path: path.clone(), source };
-        let entries = aya::maps::MapData::from_pin(&path)
-            .and_then(|map| map.info())
-            .map_err(|error| fail(std::io::Error::other(error)))?
-            .max_entries();
-        MappedArray::new(bpf::open_pin(&path).map_err(fail)?, entries).map_err(fail)
+    pub(super) fn arrays(&self) -> Arc<Arrays> {
+        Arc::clone(&self.arrays)
     }
 
     pub(super) fn map_path(&self, name: &str) -> PathBuf {
@@ -285,15 +282,23 @@ pub(super) type ServiceWordEntry = u64;
 const _: () = assert!(size_of::<ServiceWord>() == size_of::<ServiceWordEntry>());
 
 impl Arrays {
-    pub(super) fn new(data_plane: &DataPlane) -> Result<Self, KernelError> {
+    fn open(layout: &Layout) -> Result<Self, KernelError> {
         Ok(Self {
-            services: data_plane.array("SERVICES")?,
-            policies: data_plane.array("POLICIES")?,
-            slots: data_plane.array("SLOTS")?,
-            backends: data_plane.array("BACKENDS")?,
-            backend_state: data_plane.array("BACKEND_STATE")?,
-            service_state: data_plane.array("SERVICE_STATE")?,
-            settings: data_plane.array("SETTINGS")?,
+            services: open_array(layout, "SERVICES")?,
+            policies: open_array(layout, "POLICIES")?,
+            slots: open_array(layout, "SLOTS")?,
+            backends: open_array(layout, "BACKENDS")?,
+            backend_state: open_array(layout, "BACKEND_STATE")?,
+            service_state: open_array(layout, "SERVICE_STATE")?,
+            settings: open_array(layout, "SETTINGS")?,
         })
     }
+}
+
+fn open_array<T: Copy + Default>(layout: &Layout, name: &'static str) -> Result<MappedArray<T>, KernelError> {
+    let path = layout.map(name);
+    let fail = |source| KernelError::Map { map: name, path: path.clone(), source };
+    let map = bpf::open_pin(&path).map_err(fail)?;
+    let (entries, _) = bpf::describe_map(map.as_fd()).map_err(fail)?;
+    MappedArray::new(map, u32::try_from(entries).unwrap_or(u32::MAX)).map_err(fail)
 }

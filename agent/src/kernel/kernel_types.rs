@@ -103,10 +103,10 @@ impl<'a> Types<'a> {
             if member_name.is_empty() && depth < MAX_DEPTH {
                 let index = (word(record, at + 1)? as usize).checked_sub(1)?;
                 let inner = self.records.get(index).copied()?;
-                if matches!(kind(inner), Some(KIND_STRUCT | KIND_UNION)) {
-                    if let Some(offset) = self.member_offset(inner, name, depth + 1) {
-                        return Some(offset_bits / 8 + offset);
-                    }
+                if matches!(kind(inner), Some(KIND_STRUCT | KIND_UNION))
+                    && let Some(offset) = self.member_offset(inner, name, depth + 1)
+                {
+                    return Some(offset_bits / 8 + offset);
                 }
             }
         }

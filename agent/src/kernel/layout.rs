@@ -93,10 +93,12 @@ fn is_bpffs(path: &std::ffi::CStr) -> bool {
     // SAFETY: an all-zero statfs is valid, and the path is NUL-terminated.
     unsafe {
         let mut information: libc::statfs = std::mem::zeroed();
-        #[expect(clippy::unnecessary_cast, reason = "the type of f_type differs between architectures")]
-        let is = libc::statfs(path.as_ptr(), &raw mut information) == 0
-            && information.f_type as i64 == BPF_FS_MAGIC;
-        is
+        if libc::statfs(path.as_ptr(), &raw mut information) != 0 {
+            return false;
+        }
+        #[allow(clippy::unnecessary_cast, reason = "the type of f_type differs between architectures")]
+        let kind = information.f_type as i64;
+        kind == BPF_FS_MAGIC
     }
 }
 

@@ -29,7 +29,10 @@ impl<T: Copy + Default> MappedArray<T> {
     /// Maps the array of `entries` entries behind this descriptor.
     pub(super) fn new(map: OwnedFd, entries: u32) -> io::Result<Self> {
         const {
-            assert!(align_of::<T>() >= 4 && size_of::<T>() % 4 == 0, "entries are made of 32-bit words");
+            assert!(
+                align_of::<T>() >= 4 && size_of::<T>().is_multiple_of(4),
+                "entries are made of 32-bit words"
+            );
         }
         let length_bytes = (entries as usize * Self::STRIDE).next_multiple_of(4096);
         // SAFETY: a fresh mapping of a valid descriptor; the kernel checks length and rights.

@@ -37,7 +37,7 @@ impl KernelTables {
         Ok(Self {
             frontends: HashMap::try_from(Map::HashMap(map)).map_err(fail)?,
             frontend_capacity,
-            arrays: Arc::new(Arrays::new(data_plane)?),
+            arrays: data_plane.arrays(),
         })
     }
 }

@@ -29,8 +29,6 @@ pub enum Kind {
 pub enum Command {
     /// `socket(2)`.
     Open { socket: String, family: Family, kind: Kind },
-    /// `bind(2)`.
-    Bind { socket: String, to: SocketAddr },
     /// `connect(2)`; `nonblocking` sets `O_NONBLOCK` first.
     Connect { socket: String, to: SocketAddr, nonblocking: bool },
     /// Waits until a non-blocking connect is decided; answers with its error if it has one.

@@ -81,14 +81,17 @@ fn a_connection_the_client_resets_is_closed_by_a_local_reset() {
 
 #[test]
 #[ignore = "kernel tier: needs root and eBPF; run by cargo xtask test"]
-fn a_connection_the_client_dissolves_is_closed_by_a_local_reset() {
+fn a_connection_the_client_dissolves_is_closed_once() {
     let world = World::new();
     let (_server, agent) = payment(&world);
     let mut client = world.client();
     let socket = client.connect_tcp(PAYMENT).expect("the service has a backend");
     client.read_line(&socket).expect("a greeting");
     client.disconnect(&socket).expect("AF_UNSPEC resets a connection");
-    settles_at(&agent, CLOSED, "rst_local");
+    eventually_equal("connections closed", SOON, &1.0, || count(&agent, CLOSED));
+    client.close(socket);
+    eventually_equal("open connections", SOON, &0.0, || count(&agent, "segue_tcp_connections_active"));
+    assert_eq!(count(&agent, CLOSED), 1.0);
 }
 
 #[test]

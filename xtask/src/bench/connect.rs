@@ -89,7 +89,7 @@ impl Bench<'_> {
     fn small(&mut self) -> anyhow::Result<()> {
         progress("one service of each protocol");
         node::write_config(self.node, &config(2, 0))?;
-        let agent = Agent::start(self.node, &self.segue)?;
+        let agent = Agent::start(self.node, &self.segue, || Ok(()))?;
         self.connects(
             "UDP connect(), 1 service",
             "udp",
@@ -116,11 +116,11 @@ impl Bench<'_> {
         let mut restart = Vec::new();
         // The first start finds the small config's maps and fills them; the second adopts what is there.
         let begin = Instant::now();
-        let agent = Agent::start(self.node, &self.segue)?;
+        let agent = Agent::start(self.node, &self.segue, || Ok(()))?;
         load.push(milliseconds(begin.elapsed()));
         agent.kill()?;
         let begin = Instant::now();
-        let agent = Agent::start(self.node, &self.segue)?;
+        let agent = Agent::start(self.node, &self.segue, || Ok(()))?;
         restart.push(milliseconds(begin.elapsed()));
         let group = "10 000 services of 10 backends";
         self.rows.push(Row::new(group, "start of the agent, file to live", "ms", &load));

@@ -78,9 +78,14 @@ impl Screen {
         write(&text);
     }
 
+    /// Leaves what was drawn where it is.
+    pub(crate) fn keep(&mut self) {
+        self.drawn = 0;
+    }
+
     /// Prints lines that stay. What was drawn stays above them.
     pub(crate) fn print(&mut self, text: &str) {
-        self.drawn = 0;
+        self.keep();
         write(&format!("{text}\n"));
     }
 }

@@ -24,8 +24,13 @@ pub(crate) struct Agent<'n> {
 }
 
 impl<'n> Agent<'n> {
-    /// Starts `binary` with the node's config and waits until it is ready.
-    pub(crate) fn start(node: &'n Node, binary: &Path) -> anyhow::Result<Self> {
+    /// Starts `binary` with the node's config and waits until it is ready, doing something `meanwhile` again and
+    /// again.
+    pub(crate) fn start(
+        node: &'n Node,
+        binary: &Path,
+        mut meanwhile: impl FnMut() -> anyhow::Result<()>,
+    ) -> anyhow::Result<Self> {
         let mut command = node.command(binary, Place::Beside)?;
         command
             .arg("run")
@@ -37,9 +42,10 @@ impl<'n> Agent<'n> {
             .stdout(Stdio::null());
         let process = Process::start("segue run", &mut command, &node.directory().join("agent.log"))?;
         let mut agent = Self { node, binary: binary.to_path_buf(), process };
-        agent
-            .process
-            .wait_until("ready", READY_LIMIT, |_| node.within(|| Ok(is_ready())).unwrap_or(false))?;
+        agent.process.wait_until("ready", READY_LIMIT, || {
+            meanwhile()?;
+            node.within(|| Ok(is_ready()))
+        })?;
         Ok(agent)
     }
 

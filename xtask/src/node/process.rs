@@ -64,15 +64,15 @@ impl Process {
     }
 
     /// Waits until `done`, at most `limit`. An error with the end of the log if the process ends first or the
-    /// time is up.
+    /// time is up, and the error of `done`.
     pub(crate) fn wait_until(
         &mut self,
         what: &str,
         limit: Duration,
-        mut done: impl FnMut(&Self) -> bool,
+        mut done: impl FnMut() -> anyhow::Result<bool>,
     ) -> anyhow::Result<()> {
         let deadline = Instant::now() + limit;
-        while !done(self) {
+        while !done()? {
             if let Some(status) = self.ended() {
                 anyhow::bail!("{} ended ({status}) before {what}; its log:\n{}", self.name, self.log_tail());
             }
@@ -133,7 +133,8 @@ mod tests {
     fn a_process_that_ends_too_early_shows_its_log() {
         let directory = tempfile::tempdir().unwrap();
         let mut process = start("echo no such device >&2; exit 3", &directory.path().join("log"));
-        let error = process.wait_until("ready", Duration::from_secs(10), |_| false).unwrap_err().to_string();
+        let error =
+            process.wait_until("ready", Duration::from_secs(10), || Ok(false)).unwrap_err().to_string();
         assert!(error.contains("no such device") && error.contains("exit status: 3"), "{error}");
     }
 }

@@ -75,7 +75,6 @@ impl Client {
         let find = |name: &str| self.sockets.get(name).map(AsRawFd::as_raw_fd).ok_or_else(unknown_socket);
         let done = |()| Value::Null;
         match command {
-            Command::Bind { socket, to } => socket::bind(find(&socket)?, to).map(done),
             Command::Connect { socket, to, nonblocking } => {
                 socket::connect(find(&socket)?, to, nonblocking).map(done)
             }

@@ -32,12 +32,6 @@ pub(crate) fn open(family: Family, kind: Kind) -> io::Result<OwnedFd> {
     Ok(socket)
 }
 
-pub(crate) fn bind(socket: RawFd, to: SocketAddr) -> io::Result<()> {
-    let (address, length) = raw_address(socket, to)?;
-    // SAFETY: the address is initialised for `length` bytes.
-    checked(unsafe { libc::bind(socket, (&raw const address).cast(), length) })
-}
-
 pub(crate) fn connect(socket: RawFd, to: SocketAddr, nonblocking: bool) -> io::Result<()> {
     if nonblocking {
         // SAFETY: fcntl takes integers here.
