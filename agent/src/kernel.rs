@@ -242,6 +242,10 @@ pub trait Tables {
     /// What the kernel counts for a backend.
     fn backend_state(&self, id: u32) -> BackendState;
 
+    /// Gives back the memory that reading and writing entries took; using them again takes it again. Costs
+    /// nothing where there is nothing to give back.
+    fn rest(&mut self);
+
     /// Returns when every program run that began before the call has ended: what was unlinked before may be
     /// reused after. Takes tens of milliseconds.
     fn wait_for_readers(&mut self);

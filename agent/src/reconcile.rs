@@ -178,8 +178,8 @@ impl<T: Tables> Reconciler<T> {
         Ok(report)
     }
 
-    /// Does what can wait: tries again what failed, and gives back what no reader holds any more. Call it on a slow
-    /// tick; it may take tens of milliseconds, and takes none when there is nothing to do.
+    /// Does what can wait: tries again what failed, and gives back what no reader holds any more, and memory. Call it
+    /// on a slow tick; it may take tens of milliseconds, and takes none when there is nothing to do.
     pub fn idle(&mut self) -> Report {
         let mut report = Report::default();
         let work = std::mem::take(&mut self.pending);
@@ -194,6 +194,7 @@ impl<T: Tables> Reconciler<T> {
             // The `apply` that found no id has said so.
             report.refused.clear();
         }
+        self.tables.rest();
         report.pending = self.pending.len() + self.waiting.len();
         report
     }

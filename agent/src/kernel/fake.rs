@@ -239,6 +239,8 @@ impl Tables for FakeTables {
         self.states.get(&id).copied().unwrap_or_default()
     }
 
+    fn rest(&mut self) {}
+
     fn wait_for_readers(&mut self) {
         if let Some(log) = &mut self.log {
             log.push(Write::Wait);
