@@ -7,6 +7,7 @@ use aya::maps::{HashMap, Map, MapData, MapError as AyaMapError};
 
 use super::data_plane::DataPlane;
 use super::mapped::MappedArray;
+use super::readers::{self, Readers};
 use super::{Capacity, KernelError, MapError, Tables};
 
 /// Gives `aya` leave to copy a key or value of ours in and out of the kernel.
@@ -150,15 +151,11 @@ impl Tables for KernelTables {
         self.backend_state.rest();
     }
 
+    fn readers(&mut self) -> Readers {
+        Readers::now()
+    }
+
     fn wait_for_readers(&mut self) {
-        // The programs run in an RCU read-side section; this command returns after every one that was running
-        // has ended (membarrier(2), MEMBARRIER_CMD_GLOBAL, kernel 4.3).
-        const MEMBARRIER_CMD_GLOBAL: libc::c_int = 1;
-        // SAFETY: a system call that takes two numbers.
-        let done = unsafe { libc::syscall(libc::SYS_membarrier, MEMBARRIER_CMD_GLOBAL, 0, 0) } == 0;
-        if !done {
-            // Not available beside CPUs without a scheduler tick. A run takes microseconds; a second is ample.
-            std::thread::sleep(std::time::Duration::from_secs(1));
-        }
+        readers::wait();
     }
 }
