@@ -4,6 +4,7 @@
 //! each struct. Any change to a layout here raises [`ABI_VERSION`]; `cargo xtask tidy` compares a fingerprint.
 
 pub mod address;
+pub mod admission;
 pub mod affinity;
 pub mod breaker;
 pub mod connection;
@@ -11,18 +12,21 @@ pub mod edge;
 pub mod event;
 pub mod hook;
 pub mod limits;
+pub mod load;
 pub mod outcome;
 pub mod sample;
 pub mod service;
 pub mod settings;
 
 pub use address::{Address, Endpoint, FrontendKey, Protocol};
+pub use admission::{Limits, RateWord};
 pub use affinity::{AffinityKey, AffinityValue};
 pub use breaker::{BreakerMode, BreakerPolicy, BreakerState, CellWord, Probe, TransitionReason, WindowWord};
 pub use connection::{Connection, Datagrams, Phase, Translation};
 pub use edge::{CloseReason, ConnectFailure, Edge, EdgeKey, HISTOGRAM_BUCKETS, Histogram};
 pub use event::{Event, EventKind};
 pub use hook::Hook;
+pub use load::LatencyWord;
 pub use outcome::{Loss, Outcome};
 pub use sample::Sample;
 pub use service::{

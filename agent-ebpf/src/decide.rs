@@ -8,4 +8,6 @@ pub mod balance;
 pub mod breaker;
 pub mod flow;
 pub mod histogram;
+pub mod limits;
+pub mod locality;
 pub mod split;

@@ -8,6 +8,8 @@
 //! This module knows nothing of where services come from, and of the kernel only what [`Tables`] says.
 
 mod adopt;
+mod compact;
+mod crowd;
 mod directory;
 mod dump;
 mod limbo;
@@ -55,6 +57,8 @@ pub struct Reconciler<T> {
     pending: BTreeSet<u32>,
     /// The specs that were compiled last.
     seen: BTreeMap<ServiceName, Arc<ServiceSpec>>,
+    /// What found no free backend id, to be tried again on a tick.
+    waiting: Vec<Arc<ServiceSpec>>,
     /// Services to compile again although their spec did not change.
     unsettled: BTreeSet<ServiceName>,
     /// What all intents together take.
@@ -93,6 +97,7 @@ impl<T: Tables> Reconciler<T> {
             limbo: Limbo::default(),
             pending: BTreeSet::new(),
             seen: BTreeMap::new(),
+            waiting: Vec::new(),
             unsettled: BTreeSet::new(),
             need: Need::default(),
             directory: Arc::new(Directory::default()),
@@ -154,7 +159,7 @@ impl<T: Tables> Reconciler<T> {
         }
         let mut again: BTreeSet<u32> = BTreeSet::new();
         if !deferred.is_empty() {
-            self.intend_deferred(&deferred, &mut again, &mut report);
+            self.intend_waiting(&deferred, &mut again, &mut report);
         }
         if stuck || !gone.is_empty() {
             // What goes has made room for what comes.
@@ -162,13 +167,14 @@ impl<T: Tables> Reconciler<T> {
             failures.clear();
         }
         failures.append(&mut self.sync_all(&again, &mut report));
+        let mut failures = self.make_room(failures, &mut report);
         report.failed.append(&mut failures);
         if self.limbo.is_heavy(&self.capacity) {
             self.reclaim(&mut report);
         }
         self.unsettled = report.refused.iter().map(|refusal| Arc::clone(&refusal.service)).collect();
         self.applied = true;
-        report.pending = self.pending.len();
+        report.pending = self.pending.len() + self.waiting.len();
         Ok(report)
     }
 
@@ -177,9 +183,18 @@ impl<T: Tables> Reconciler<T> {
     pub fn idle(&mut self) -> Report {
         let mut report = Report::default();
         let work = std::mem::take(&mut self.pending);
-        report.failed = self.sync_all(&work, &mut report);
+        let failures = self.sync_all(&work, &mut report);
+        report.failed = self.make_room(failures, &mut report);
         self.reclaim(&mut report);
-        report.pending = self.pending.len();
+        if !self.waiting.is_empty() {
+            let (waiting, mut work) = (std::mem::take(&mut self.waiting), BTreeSet::new());
+            self.intend_waiting(&waiting, &mut work, &mut report);
+            let mut failures = self.sync_all(&work, &mut report);
+            report.failed.append(&mut failures);
+            // The `apply` that found no id has said so.
+            report.refused.clear();
+        }
+        report.pending = self.pending.len() + self.waiting.len();
         report
     }
 
@@ -332,26 +347,6 @@ impl<T: Tables> Reconciler<T> {
             work.insert(id);
         }
         self.seen.insert(Arc::clone(&spec.name), spec);
-    }
-
-    /// Compiles again what found no id left, now that ids came back.
-    fn intend_deferred(
-        &mut self,
-        deferred: &[Arc<ServiceSpec>],
-        work: &mut BTreeSet<u32>,
-        report: &mut Report,
-    ) {
-        let (changed, still) = self.compile_all(deferred, &mut Need::default(), report);
-        self.ids.settle();
-        self.release_claims(&changed, &[]);
-        for changed in changed {
-            self.intend(changed, work, report);
-        }
-        for spec in still {
-            let reason =
-                "every id is taken by backends that still have connections; it is tried again".to_owned();
-            report.refused.push(Refusal::new(&spec.name, reason));
-        }
     }
 
     /// Marks what is to go: removed services, and services found in the maps that nobody claimed, except those that a

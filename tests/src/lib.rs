@@ -10,6 +10,7 @@ pub mod client;
 pub mod exposition;
 pub mod namespace;
 pub mod program;
+pub mod scenario;
 pub mod server;
 pub mod service;
 pub mod sockopt;

@@ -75,7 +75,7 @@ impl Tally {
         }
         if let Some(test) = line.strip_prefix("test ") {
             if let Some((name, reason)) = test.split_once(" ... ignored") {
-                let reason = reason.trim_start_matches(", ");
+                let reason = reason.trim_start_matches(", ").trim_start_matches("a ");
                 if !reason.starts_with("kernel tier") && !reason.starts_with("measurement") {
                     self.skipped.push(format!("{name}: {reason}"));
                 }
@@ -252,7 +252,7 @@ mod tests {
     fn an_ignored_test_is_a_skip_unless_another_tier_or_a_measurement_is_its_place() {
         let (tally, _) = read(
             "test a ... ignored, kernel tier: needs root\n\
-             test b ... ignored, measurement: 10 000 services\n\
+             test b ... ignored, a measurement: run it in release\n\
              test c ... ignored, broken\n\
              test d ... ignored\n",
         );

@@ -3,7 +3,9 @@
 //!
 //! This module knows nothing of maps, addresses or health: it gets numbers and gives numbers.
 
+pub mod least_connections;
 pub mod maglev;
+pub mod peak_ewma;
 pub mod random;
 pub mod round_robin;
 
@@ -59,6 +61,37 @@ pub fn position(algorithm: Algorithm, slot_count: u32, inputs: &Inputs) -> Optio
 #[inline(always)]
 pub fn resolve(slot: &Slot, coin: u32) -> u32 {
     if coin <= slot.keep_below { slot.backend } else { slot.alias }
+}
+
+/// How loaded a backend is, for the algorithms that compare two. An algorithm that does not need a field may be
+/// given anything for it.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Load {
+    /// Connections reserved and not yet released, pending ones among them.
+    pub active: u32,
+    /// What [`peak_ewma::latency_us`] says, in microseconds.
+    pub latency_us: u32,
+    /// What [`peak_ewma::waiting_us`] says, in microseconds.
+    pub waiting_us: u32,
+    /// The backend's share relative to the other's.
+    pub weight: u16,
+}
+
+impl Load {
+    /// The weight; where it is missing, 1.
+    #[inline(always)]
+    const fn weight(self) -> u64 {
+        if self.weight == 0 { 1 } else { self.weight as u64 }
+    }
+}
+
+/// One of two.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Side {
+    /// The first.
+    Left,
+    /// The second.
+    Right,
 }
 
 /// Spreads 64 bits over 64 bits, one to one; every input bit changes about half of the output bits. The constants

@@ -19,3 +19,8 @@ pub use avoidance::FailedOn;
 pub use cell::{Admission, Change, Transition};
 pub use signal::{Signal, SignalSet};
 pub use window::{Totals, Verdict};
+
+#[cfg(test)]
+mod model;
+#[cfg(test)]
+mod tests;

@@ -153,6 +153,17 @@ impl Ids {
         (taken.id, taken.generation)
     }
 
+    /// Whether this backend of a service has an id.
+    pub fn has_backend(&self, service: u32, endpoint: Endpoint) -> bool {
+        self.backends.contains_key(&(service, endpoint))
+    }
+
+    /// How many backends can still get an id within the capacity.
+    pub fn backends_left(&self) -> usize {
+        let never_used = self.backend_pool.capacity.saturating_sub(self.backend_pool.next);
+        never_used as usize + self.backend_pool.given_back.len()
+    }
+
     /// How many slots the `maglev` table of a version of a service has, 0 where it has none.
     pub fn table_slots(&self, service: u32, version: u32) -> u32 {
         self.table_slots.get(&(service, version)).copied().unwrap_or(0)

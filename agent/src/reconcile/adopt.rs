@@ -94,6 +94,9 @@ impl<T: Tables> Reconciler<T> {
         self.claims.clear();
         self.pending.clear();
         self.seen.clear();
+        self.waiting.clear();
+        self.limbo = super::Limbo::default();
+        self.need = super::Need::default();
         self.applied = false;
     }
 

@@ -102,7 +102,8 @@ impl<T: Tables> Dump<'_, T> {
             return format!("  {}% {version}: a window outside the map\n", percent(draws, 1 << 32));
         }
         let slots = self.tables.slots(subset.first_slot, subset.slot_count);
-        let mut text = format!("  {}% {version}: {} slots\n", percent(draws, 1 << 32), slots.len());
+        let plural = if slots.len() == 1 { "" } else { "s" };
+        let mut text = format!("  {}% {version}: {} slot{plural}\n", percent(draws, 1 << 32), slots.len());
         let mut coins: BTreeMap<(SocketAddr, String), u64> = BTreeMap::new();
         for slot in &slots {
             for (backend, count) in coins_of(slot) {

@@ -1,7 +1,7 @@
 //! What nothing in the maps leads to any more, but a reader may still hold: slots, policy records, backend ids and
 //! service ids. A backend id also waits until its last connection is gone.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use agent_ebpf::abi::Backend;
 
@@ -14,30 +14,16 @@ use crate::kernel::{Capacity, Tables};
 /// One part in so many of a map may wait in limbo before readers are waited for within an `apply`.
 const HEAVY: u32 = 4;
 
-/// A backend id on its way out.
-#[derive(Clone, Copy, Debug)]
-pub(super) struct Retired {
-    /// What its entry holds until it is vacated.
-    pub(super) record: Backend,
-    /// Every reader that could have chosen it is gone.
-    waited: bool,
-}
-
-impl Retired {
-    pub(super) fn new(record: Backend) -> Self {
-        Self { record, waited: false }
-    }
-}
-
 /// What waits, and for what.
 #[derive(Debug, Default)]
 pub(super) struct Limbo {
     windows: Vec<Span>,
     records: Vec<Span>,
     slot_count: u32,
-    backends: BTreeMap<u32, Retired>,
-    /// Service ids that are gone, and whether every reader that could have read their word is gone.
-    services: BTreeMap<u32, bool>,
+    /// Backend ids on their way out, and what their entries hold until they are vacated.
+    backends: BTreeMap<u32, Backend>,
+    /// Service ids that are gone.
+    services: BTreeSet<u32>,
     /// Whether anything came in since readers were last waited for.
     fresh: bool,
     fresh_backends: u32,
@@ -51,14 +37,14 @@ impl Limbo {
         self.fresh = true;
     }
 
-    pub(super) fn put_backend(&mut self, id: u32, retired: Retired) {
-        self.backends.insert(id, retired);
+    pub(super) fn put_backend(&mut self, id: u32, record: Backend) {
+        self.backends.insert(id, record);
         self.fresh_backends += 1;
         self.fresh = true;
     }
 
     pub(super) fn put_service(&mut self, id: u32) {
-        self.services.insert(id, false);
+        self.services.insert(id);
         self.fresh = true;
     }
 
@@ -74,7 +60,7 @@ impl Limbo {
 
     /// What the entry of a retired backend should hold.
     pub(super) fn backend(&self, id: u32) -> Option<&Backend> {
-        self.backends.get(&id).map(|retired| &retired.record)
+        self.backends.get(&id)
     }
 
     /// Whether so much waits that it should not wait for the next tick.
@@ -97,8 +83,6 @@ impl<T: Tables> Reconciler<T> {
             for record in self.limbo.records.drain(..) {
                 self.policies.release(record);
             }
-            self.limbo.backends.values_mut().for_each(|retired| retired.waited = true);
-            self.limbo.services.values_mut().for_each(|waited| *waited = true);
             self.limbo.slot_count = 0;
             self.limbo.fresh_backends = 0;
             self.limbo.fresh = false;
@@ -107,11 +91,9 @@ impl<T: Tables> Reconciler<T> {
         self.release_services();
     }
 
-    /// Vacates every backend that no reader can choose and that has no connection left.
+    /// Vacates every backend that has no connection left. No reader can choose one: they were all waited for.
     fn vacate_backends(&mut self, report: &mut Report) {
-        let waiting = self.limbo.backends.iter().filter(|(_, retired)| retired.waited);
-        let waiting: Vec<(u32, Backend)> = waiting.map(|(&id, retired)| (id, retired.record)).collect();
-        for (id, record) in waiting {
+        for (id, record) in self.limbo.backends.clone() {
             if self.tables.backend_state(id).active > 0 {
                 continue;
             }
@@ -134,8 +116,7 @@ impl<T: Tables> Reconciler<T> {
 
     /// Gives back the ids of services that are gone with all their backends.
     fn release_services(&mut self) {
-        let waited = self.limbo.services.iter().filter(|(_, waited)| **waited).map(|(&id, _)| id);
-        for id in waited.collect::<Vec<_>>() {
+        for id in self.limbo.services.clone() {
             if self.live.get(&id).is_some_and(|live| !live.retired.is_empty()) {
                 continue;
             }

@@ -30,7 +30,7 @@ impl<T: Tables> Reconciler<T> {
         if let Err(error) = self.repair_frontends(&mut report) {
             report.failed.push(Failure { service: None, error: error.into() });
         }
-        report.pending = self.pending.len();
+        report.pending = self.pending.len() + self.waiting.len();
         report
     }
 

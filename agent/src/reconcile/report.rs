@@ -55,7 +55,7 @@ pub struct Report {
     pub failed: Vec<Failure>,
     /// What cannot be applied as it is; the rest of its service, or its last good state, stays.
     pub refused: Vec<Refusal>,
-    /// Services whose map contents are not yet what they should be.
+    /// Services whose map contents are not yet what they should be; later ticks go on.
     pub pending: usize,
 }
 

@@ -41,10 +41,21 @@ impl Spans {
             return Some(Span::default());
         }
         let &(run, first) = self.by_count.range((count, 0)..).next()?;
-        self.remove_free(Span { first, count: run });
-        self.insert_free(Span { first: first + count, count: run - count });
+        Some(self.cut(Span { first, count: run }, count))
+    }
+
+    /// Takes a run of `count` entries from the lowest free run that has as many, if that starts before `limit`.
+    pub(super) fn allocate_below(&mut self, limit: u32, count: u32) -> Option<Span> {
+        let (&first, &run) = self.free.range(..limit).find(|(_, run)| **run >= count)?;
+        Some(self.cut(Span { first, count: run }, count))
+    }
+
+    /// Takes the first `count` entries of a free run.
+    fn cut(&mut self, run: Span, count: u32) -> Span {
+        self.remove_free(run);
+        self.insert_free(Span { first: run.first + count, count: run.count - count });
         self.used += count;
-        Some(Span { first, count })
+        Span { first: run.first, count }
     }
 
     /// Takes exactly this run; `false` where a part of it is not free or outside the array.
@@ -108,6 +119,7 @@ mod tests {
     #[derive(Clone, Debug)]
     enum Step {
         Allocate(u32),
+        AllocateBelow(u32, u32),
         Reserve(u32, u32),
         Release(prop::sample::Index),
     }
@@ -115,6 +127,7 @@ mod tests {
     fn step() -> impl Strategy<Value = Step> {
         prop_oneof![
             (0u32..20).prop_map(Step::Allocate),
+            (0u32..70, 1u32..20).prop_map(|(limit, count)| Step::AllocateBelow(limit, count)),
             (0u32..70, 0u32..20).prop_map(|(first, count)| Step::Reserve(first, count)),
             any::<prop::sample::Index>().prop_map(Step::Release),
         ]
@@ -133,9 +146,23 @@ mod tests {
             for step in steps {
                 let longest = taken.split(|taken| *taken).map(<[bool]>::len).max().unwrap_or(0);
                 match step {
-                    Step::Allocate(count) => {
-                        let span = spans.allocate(count);
-                        prop_assert_eq!(span.is_some(), count as usize <= longest);
+                    Step::Allocate(_) | Step::AllocateBelow(..) => {
+                        let span = match step {
+                            Step::AllocateBelow(limit, count) => {
+                                let span = spans.allocate_below(limit, count);
+                                prop_assert!(span.is_none_or(|span| span.first < limit));
+                                let runs = (0..limit.min(64)).map(|first| Span { first, count });
+                                let free = |span| taken.get(entries(span)).is_some_and(|run| !run.contains(&true));
+                                prop_assert_eq!(span, runs.into_iter().find(|&span| free(span)));
+                                span
+                            }
+                            Step::Allocate(count) => {
+                                let span = spans.allocate(count);
+                                prop_assert_eq!(span.is_some(), count as usize <= longest);
+                                span
+                            }
+                            Step::Reserve(..) | Step::Release(_) => None,
+                        };
                         held.extend(span);
                         for entry in span.into_iter().flat_map(entries) {
                             prop_assert!(!std::mem::replace(&mut taken[entry], true));

@@ -6,7 +6,6 @@ use std::collections::{BTreeMap, BTreeSet};
 use agent_ebpf::abi::{Backend, BackendStatus, FrontendKey, Policy, ServiceWord, Slot};
 
 use super::Reconciler;
-use super::limbo::Retired;
 use super::report::{Report, SyncError};
 use super::spans::Span;
 use crate::compile::{CompiledService, Family};
@@ -183,49 +182,60 @@ impl<T: Tables> Reconciler<T> {
             self.slots.release(window);
             return Err(SyncError::NoRoom { map: "POLICIES", needed: 1 });
         };
-        match self.write_published(live.generation.wrapping_add(1), compiled, record, window) {
-            Ok(published) => {
-                live.generation = published.word.generation();
-                report.written.services += 1;
-                report.written.policies += 1;
-                report.written.slots += published.slots.len() as u64;
-                if let Some(old) = live.published.replace(published) {
-                    self.limbo.put(&old);
-                }
-                Ok(())
-            }
-            Err(error) => {
-                // Nobody was ever led there.
-                self.slots.release(window);
-                self.policies.release(record);
-                Err(error.into())
-            }
-        }
+        let slots = compiled.windows.iter().flatten().copied().collect();
+        let written = self.switch(live, &compiled.policy, slots, record, window)?;
+        report.written.services += 1;
+        report.written.policies += 1;
+        report.written.slots += written;
+        Ok(())
     }
 
-    fn write_published(
+    /// Writes a record and slots to places nobody reads, and then leads the service there in one store. Gives the
+    /// number of slots written.
+    pub(super) fn switch(
         &mut self,
-        generation: u32,
-        compiled: &CompiledService,
+        live: &mut Live,
+        policy: &Policy,
+        slots: Vec<Slot>,
         record: Span,
         window: Span,
-    ) -> Result<Published, MapError> {
-        let slots: Vec<Slot> = compiled.windows.iter().flatten().copied().collect();
-        let mut policy = compiled.policy;
+    ) -> Result<u64, MapError> {
+        let mut policy = *policy;
         let mut next = window.first;
-        for subset in &mut policy.subsets {
-            if subset.slot_count > 0 {
-                subset.first_slot = next;
-                next += subset.slot_count;
-            }
+        for subset in policy.subsets.iter_mut().filter(|subset| subset.slot_count > 0) {
+            subset.first_slot = next;
+            next += subset.slot_count;
         }
-        let word = ServiceWord::new(record.first, generation);
+        let word = ServiceWord::new(record.first, live.generation.wrapping_add(1));
+        if let Err(error) = self.write_switch(&policy, &slots, window, word) {
+            // Nobody was ever led there.
+            self.slots.release(window);
+            self.policies.release(record);
+            return Err(error);
+        }
+        live.generation = word.generation();
+        let count = slots.len() as u64;
+        let published = Published { word, record, window, policy, slots, sound: true };
+        if let Some(old) = live.published.replace(published) {
+            self.limbo.put(&old);
+        }
+        Ok(count)
+    }
+
+    fn write_switch(
+        &mut self,
+        policy: &Policy,
+        slots: &[Slot],
+        window: Span,
+        word: ServiceWord,
+    ) -> Result<(), MapError> {
         if !slots.is_empty() {
-            self.tables.set_slots(window.first, &slots)?;
+            self.tables.set_slots(window.first, slots)?;
         }
-        self.tables.set_policy(record.first, &policy)?;
-        self.tables.set_service(compiled.id, word)?;
-        Ok(Published { word, record, window, policy, slots, sound: true })
+        if let Some(index) = word.policy() {
+            self.tables.set_policy(index, policy)?;
+        }
+        self.tables.set_service(policy.service, word)
     }
 
     fn place_frontends(
@@ -290,7 +300,7 @@ impl<T: Tables> Reconciler<T> {
         }
         live.backends.remove(&id);
         live.retired.insert(id);
-        self.limbo.put_backend(id, Retired::new(record));
+        self.limbo.put_backend(id, record);
         Ok(())
     }
 }

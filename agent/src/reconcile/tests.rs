@@ -168,6 +168,16 @@ fn a_restart_keeps_ids_and_writes_nothing() {
 }
 
 #[test]
+fn the_generation_of_a_service_counts_on_after_a_restart() {
+    let reconciler = holding(&[web()]);
+    let id = reconciler.directory().services()[0].id;
+    let generation = reconciler.tables().service(id).generation();
+    let mut next = restarted(reconciler);
+    next.apply(&desired(&[spec("web", &["10.0.0.1:80"], &["10.1.0.9:80"])])).unwrap();
+    assert_eq!(next.tables().service(id).generation(), generation + 1);
+}
+
+#[test]
 fn a_restart_shrinks_nothing_before_the_first_apply() {
     let reconciler = holding(&[web(), api()]);
     let before = reconciler.tables().image().clone();
@@ -282,23 +292,79 @@ fn everything_can_be_replaced_by_as_much_at_once() {
     assert_eq!((text(&reconciler), used(&reconciler)), (text(&expected), used(&expected)));
 }
 
+/// A service with so many backends in a network of its own.
+fn crowd(net: u8, count: u8) -> ServiceSpec {
+    let backends: Vec<String> = (0..count).map(|host| format!("10.1.{net}.{host}:80")).collect();
+    spec("crowd", &["10.0.0.1:80"], &backends.iter().map(String::as_str).collect::<Vec<_>>())
+}
+
+fn takes_connections(reconciler: &Reconciler<FakeTables>) -> bool {
+    let image = reconciler.tables().image();
+    let policies = image.services.iter().filter_map(|word| image.policies.get(word.policy()? as usize));
+    policies.flat_map(|policy| policy.subsets).any(|subset| subset.slot_count > 0)
+}
+
 #[test]
-fn a_service_whose_ids_are_held_by_connections_is_applied_once_they_end() {
-    let many: Vec<String> = (0..60).map(|host| format!("10.1.1.{host}:80")).collect();
-    let many: Vec<&str> = many.iter().map(String::as_str).collect();
-    let mut reconciler = holding(&[spec("web", &["10.0.0.1:80"], &many)]);
+fn backends_that_fill_the_map_are_replaced_in_parts_and_the_service_never_stops() {
+    let mut reconciler = holding(&[crowd(1, 63)]);
+    let report = reconciler.apply(&desired(&[crowd(2, 63)])).unwrap();
+    assert_eq!((report.refused.len(), report.pending), (1, 1));
+    assert!(takes_connections(&reconciler));
+    let mut ticks = 0;
+    while reconciler.idle().pending > 0 {
+        assert!(takes_connections(&reconciler));
+        ticks += 1;
+        assert!(ticks < 5, "{}", text(&reconciler));
+    }
+    reconciler.idle();
+    let expected = holding(&[crowd(2, 63)]);
+    assert_eq!((text(&reconciler), used(&reconciler)), (text(&expected), used(&expected)));
+}
+
+#[test]
+fn a_service_whose_ids_are_held_by_connections_follows_when_they_end() {
+    let mut reconciler = holding(&[crowd(1, 60)]);
     (1..64).for_each(|id| reconciler.tables_mut().set_active(id, 1));
-    let others: Vec<String> = (0..60).map(|host| format!("10.1.2.{host}:80")).collect();
-    let others: Vec<&str> = others.iter().map(String::as_str).collect();
-    let next = desired(&[api(), spec("web", &["10.0.0.1:80"], &others)]);
-    let report = reconciler.apply(&next).unwrap();
+    let next = [api(), crowd(2, 60)];
+    let report = reconciler.apply(&desired(&next)).unwrap();
     let refused: Vec<&str> = report.refused.iter().map(|refusal| &*refusal.service).collect();
-    assert_eq!(refused, ["web"], "api has found its two ids");
+    assert_eq!(refused, ["crowd"], "api has found its two ids");
+    for _ in 0..3 {
+        assert_eq!(reconciler.idle().pending, 1);
+        assert!(takes_connections(&reconciler));
+    }
     (1..64).for_each(|id| reconciler.tables_mut().set_active(id, 0));
-    // Its backends go first: they are wanted no more once there are ids for the new ones.
-    reconciler.apply(&desired(&[api()])).unwrap();
-    let report = reconciler.apply(&next).unwrap();
-    assert!(report.failed.is_empty() && report.refused.is_empty(), "{report:?}");
+    while reconciler.idle().pending > 0 {}
+    reconciler.idle();
+    let expected = holding(&next);
+    assert_eq!((text(&reconciler), used(&reconciler)), (text(&expected), used(&expected)));
+}
+
+#[test]
+fn windows_move_together_when_the_free_slots_are_not_in_a_row() {
+    let capacity = Capacity { slots: 12, ..CAPACITY };
+    let mut reconciler = Reconciler::new(FakeTables::new(capacity));
+    let size = |name: &str, front: &str, count: u8| {
+        let backends: Vec<String> = (0..count).map(|host| format!("10.1.0.{host}:80")).collect();
+        spec(name, &[front], &backends.iter().map(String::as_str).collect::<Vec<_>>())
+    };
+    let small = |count: u8| -> Vec<ServiceSpec> {
+        (0..count).map(|number| size(&format!("s{number}"), &format!("10.0.0.{number}:80"), 1)).collect()
+    };
+    reconciler.apply(&desired(&small(11))).unwrap();
+    let odd: Vec<ServiceSpec> = small(11).into_iter().step_by(2).collect();
+    reconciler.apply(&desired(&odd)).unwrap();
+    reconciler.tables_mut().start_log();
+    let start = reconciler.tables().image().clone();
+    let mut next = odd.clone();
+    next.push(size("wide", "10.0.1.1:80", 3));
+    let report = reconciler.apply(&desired(&next)).unwrap();
+    assert!(report.failed.is_empty(), "{report:?}");
+    let log = reconciler.tables_mut().take_log();
+    reader::check_between_writes(&start, &log, &reader::Allowed::by(&[&odd, &next])).unwrap();
+    reconciler.idle();
+    assert_eq!(text(&reconciler), text(&holding(&next)));
+    assert_eq!(used(&reconciler), used(&holding(&next)));
 }
 
 #[test]
@@ -360,9 +426,9 @@ frontends
   10.0.0.1:80/tcp -> web ipv4
 services
   web ipv4: round_robin, errno 113
-    90.00% version v1: 1 slots
+    90.00% version v1: 1 slot
       100.00% 10.1.0.1:80 ready
-    10.00% version v2: 1 slots
+    10.00% version v2: 1 slot
       100.00% 10.1.0.2:80 ready
 backends
   web ipv4 10.1.0.1:80 ready, version v1

@@ -37,3 +37,61 @@ pub const fn weight_permille(word: CellWord, policy: &BreakerPolicy, now_ticks: 
 pub const fn accepts(weight_permille: u32, draw: u32) -> bool {
     (draw as u64 * 1_000) >> 32 < weight_permille as u64
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    const POLICY_TICKS: u32 = 1_000;
+
+    fn policy() -> BreakerPolicy {
+        BreakerPolicy {
+            slow_start_ticks: POLICY_TICKS,
+            slow_start_min_percent: 10,
+            ..BreakerPolicy::default()
+        }
+    }
+
+    #[test]
+    fn a_backend_that_joins_gets_from_a_tenth_to_all_of_its_share_in_a_straight_line() {
+        for start in [0, u32::MAX - 300] {
+            let word = joining(&policy(), start);
+            let weight_after = |ticks| weight_permille(word, &policy(), start.wrapping_add(ticks));
+            assert_eq!([0, 500, 1_000, 1_001, 1 << 31].map(weight_after), [100, 550, 1_000, 1_000, 1_000]);
+        }
+    }
+
+    #[test]
+    fn without_a_slow_start_the_share_is_whole_at_once() {
+        let none = BreakerPolicy { slow_start_ticks: 0, ..policy() };
+        assert_eq!(joining(&none, 50), CellWord::CLEAN);
+        assert_eq!(weight_permille(CellWord::CLEAN, &policy(), 50), 1_000);
+        assert_eq!(weight_permille(joining(&policy(), 50), &none, 50), 1_000, "switched off meanwhile");
+    }
+
+    #[test]
+    fn probes_are_not_thinned_out() {
+        assert_eq!(weight_permille(CellWord::half_open(1, 60), &policy(), 50), 1_000);
+        assert_eq!(weight_permille(CellWord::open(1, 40), &policy(), 50), 1_000);
+    }
+
+    #[test]
+    fn a_clock_read_before_the_backend_closed_finds_the_start_of_its_slow_start() {
+        assert_eq!(weight_permille(joining(&policy(), 50), &policy(), 49), 100);
+    }
+
+    proptest! {
+        #[test]
+        fn a_weight_is_a_part_of_all_draws(weight in 0u32..=1_000, draw: u32) {
+            prop_assert_eq!(accepts(weight, draw), f64::from(draw) / 4_294_967.296 < f64::from(weight));
+        }
+
+        #[test]
+        fn weights_stay_between_the_minimum_and_the_whole(word: u64, now: u32, period: u32, least in 0u8..=100) {
+            let policy = BreakerPolicy { slow_start_ticks: period, slow_start_min_percent: least, ..policy() };
+            let weight = weight_permille(CellWord(word), &policy, now);
+            prop_assert!(weight <= 1_000 && weight >= u32::from(least) * 10);
+        }
+    }
+}

@@ -82,3 +82,84 @@ pub fn sum(words: &[WindowWord; WINDOW_BUCKETS], epoch: u64) -> Totals {
 const fn epoch_low(epoch: u64) -> u16 {
     epoch as u16
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    fn record_at(words: &mut [WindowWord; WINDOW_BUCKETS], epoch: u64, verdict: Verdict) {
+        let word = &mut words[bucket(epoch)];
+        *word = record(*word, epoch, verdict);
+    }
+
+    #[test]
+    fn the_window_is_this_stretch_of_time_and_nine_before() {
+        let mut words = [WindowWord::default(); WINDOW_BUCKETS];
+        for epoch in 100..110 {
+            record_at(&mut words, epoch, Verdict::Good);
+        }
+        let samples = |epoch| sum(&words, epoch).samples();
+        assert_eq!([109, 110, 118, 119].map(samples), [10, 9, 1, 0]);
+    }
+
+    #[test]
+    fn a_bucket_left_alone_for_a_long_time_counts_nothing() {
+        let mut words = [WindowWord::default(); WINDOW_BUCKETS];
+        record_at(&mut words, 100, Verdict::Failed);
+        // The low bits of the epoch are the same, the bucket is not.
+        assert_eq!(sum(&words, 100 + 65_536), Totals::default());
+    }
+
+    #[test]
+    fn counts_stop_at_the_top_of_their_field_and_leave_the_others_alone() {
+        for (verdict, full) in [
+            (Verdict::Good, WindowWord::new(9, u16::MAX, 3, 4)),
+            (Verdict::Failed, WindowWord::new(9, 3, u16::MAX, 4)),
+            (Verdict::Slow, WindowWord::new(9, 3, 4, u16::MAX)),
+        ] {
+            assert_eq!(record(full, 9, verdict), full);
+        }
+    }
+
+    #[test]
+    fn a_bucket_is_as_long_as_the_policy_says() {
+        let policy = BreakerPolicy { bucket_ticks: 10, ..BreakerPolicy::default() };
+        let epoch_at = |ticks: u64| epoch(&policy, ticks << TICK_SHIFT);
+        assert_eq!([0, 9, 10, 25].map(epoch_at), [0, 0, 1, 2]);
+        let careless = BreakerPolicy { bucket_ticks: 0, ..policy };
+        assert_eq!(epoch(&careless, 7 << TICK_SHIFT), 7);
+    }
+
+    proptest! {
+        #[test]
+        fn sums_are_those_of_a_list_of_all_records(
+            start in prop_oneof![Just(0u64), 65_500u64..65_600, 0u64..1 << 44],
+            records in prop::collection::vec(
+                (prop_oneof![6 => 0u64..3, 1 => 0u64..30, 1 => 0u64..1_000], 0u8..3), 1..300),
+        ) {
+            let mut words = [WindowWord::default(); WINDOW_BUCKETS];
+            let (mut past, mut now) = (Vec::new(), start);
+            let mut previous = Totals::default();
+            for (step, kind) in records {
+                now += step;
+                let verdict = [Verdict::Good, Verdict::Failed, Verdict::Slow][usize::from(kind)];
+                record_at(&mut words, now, verdict);
+                past.push((now, verdict));
+                let count = |wanted| {
+                    let matches = |&&(at, verdict): &&(u64, Verdict)| verdict == wanted && now - at < 10;
+                    u32::try_from(past.iter().filter(matches).count()).unwrap()
+                };
+                let totals = sum(&words, now);
+                prop_assert_eq!(
+                    totals,
+                    Totals { good: count(Verdict::Good), failed: count(Verdict::Failed), slow: count(Verdict::Slow) }
+                );
+                if step == 0 {
+                    prop_assert_eq!(totals.samples(), previous.samples() + 1, "within a stretch sums only grow");
+                }
+                previous = totals;
+            }
+        }
+    }
+}

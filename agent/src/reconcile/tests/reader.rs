@@ -128,26 +128,34 @@ pub(super) fn check_between_writes(start: &Image, log: &[Write], allowed: &Allow
     Ok(())
 }
 
-/// Checks a reader that takes its five steps at these places of the log (in thousandths of each part between two waits
-/// for readers: a wait lets no reader through).
-pub(super) fn check_slow_reader(
+/// A reader that pauses before one of its steps, 1 to 4, from one place of the log to a later one; places are in
+/// thousandths of each part of the log between two waits for readers, because a wait lets no reader through.
+pub(super) type Pause = (usize, usize, usize);
+
+/// Checks readers that pause on their way.
+pub(super) fn check_slow_readers(
     start: &Image,
     log: &[Write],
-    places: [usize; 5],
+    pauses: &[Pause],
     allowed: &Allowed,
 ) -> Result<(), String> {
     let mut image = start.clone();
     for part in log.split_inclusive(|write| *write == Write::Wait) {
-        let mut journey = Journey::default();
-        let stops = places.map(|place| place * part.len() / 1_000);
-        let mut number = 0;
-        for (place, write) in part.iter().enumerate() {
-            while number < 5 && stops[number] <= place {
-                let step = journey.step(&image, number, allowed);
-                step.map_err(|error| format!("slow reader at {stops:?} of {}: {error}", part.len()))?;
-                number += 1;
-            }
+        let mut images = vec![image.clone()];
+        for write in part {
             image.replay(write);
+            images.push(image.clone());
+        }
+        for &(before, from, to) in pauses {
+            let (from, to) = (from.min(to) * part.len() / 1_000, from.max(to) * part.len() / 1_000);
+            let mut journey = Journey::default();
+            for number in 0..5 {
+                let place = if number < before { from } else { to };
+                let step = journey.step(&images[place], number, allowed);
+                step.map_err(|error| {
+                    format!("paused before step {before}, {from} to {to} of {part:?}: {error}")
+                })?;
+            }
         }
     }
     Ok(())
