@@ -228,10 +228,11 @@ impl Teller {
         let reconciler = self.reconciler();
         let mut ids = BTreeMap::new();
         for service in reconciler.directory().services() {
-            for &(id, address) in service.backends.iter() {
-                let record = reconciler.tables().backend(id);
-                if record.endpoint == Endpoint::from(address) && record.service == service.id {
-                    ids.insert((service.spec.name.to_string(), address), (id, record.generation));
+            for backend in service.backends.iter() {
+                let record = reconciler.tables().backend(backend.id);
+                if record.endpoint == backend.record.endpoint && record.service == service.id {
+                    let key = (service.spec.name.to_string(), record.endpoint.into());
+                    ids.insert(key, (backend.id, record.generation));
                 }
             }
         }
