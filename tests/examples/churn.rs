@@ -63,13 +63,13 @@ fn measure(cgroup: &Path, bpffs: &Path, rate: u32, seconds: u32) -> anyhow::Resu
             ensure!(report.failed.is_empty(), "{}", report.failed[0]);
             tick += TICK;
         } else if now >= check {
-            ensure!(reconciler.repair().repaired.total() == 0, "the maps are not what was written");
+            compare(&mut reconciler)?;
             check += CHECK;
         } else {
             std::thread::sleep(due(next).saturating_duration_since(Instant::now()));
         }
     }
-    ensure!(reconciler.repair().repaired.total() == 0, "the maps are not what was written");
+    compare(&mut reconciler)?;
     Ok(samples)
 }
 
@@ -78,6 +78,13 @@ fn apply(reconciler: &mut Reconciler<KernelTables>, desired: &Desired) -> anyhow
     ensure!(report.failed.is_empty(), "{}", report.failed[0]);
     ensure!(report.refused.is_empty(), "{}", report.refused[0].reason);
     ensure!(report.written.services > 0, "nothing was written");
+    Ok(())
+}
+
+fn compare(reconciler: &mut Reconciler<KernelTables>) -> anyhow::Result<()> {
+    let report = reconciler.repair();
+    ensure!(report.failed.is_empty(), "{}", report.failed[0]);
+    ensure!(report.repaired.total() == 0, "the maps are not what was written");
     Ok(())
 }
 
