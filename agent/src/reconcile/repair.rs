@@ -51,13 +51,17 @@ impl<T: Tables> Reconciler<T> {
     fn wrong_backends(&self) -> Vec<(u32, Backend)> {
         let mut wrong = Vec::new();
         let mut known = vec![false; self.capacity.backends as usize];
-        let expected = self.live.values().flat_map(|live| live.backends()).chain(self.limbo.backends());
-        for (id, wanted) in expected {
+        let mut compare = |(id, wanted): (u32, &Backend)| {
             known[id as usize] = true;
             if self.tables.backend(id) != *wanted {
                 wrong.push((id, *wanted));
             }
+        };
+        // By id, and so mostly in the order in which both lie in memory.
+        for live in (1..self.capacity.services).filter_map(|id| self.live.get(&id)) {
+            live.backends().for_each(&mut compare);
         }
+        self.limbo.backends().for_each(&mut compare);
         for id in (1..self.capacity.backends).filter(|&id| !known[id as usize]) {
             let present = self.tables.backend(id);
             if present.status != BackendStatus::Vacant as u32 {
