@@ -234,9 +234,10 @@ pub trait Tables {
     /// Writes slots that no service word leads to.
     fn set_slots(&mut self, first: u32, slots: &[Slot]) -> Result<(), MapError>;
 
-    /// A backend.
+    /// A backend, without an operator's order.
     fn backend(&self, id: u32) -> Backend;
-    /// Writes a backend. Of one in use, only `version`, `status` and `zone` may differ.
+    /// Writes a backend, but for an operator's order, which stays. Of one in use, only `version`, `status`, `zone`,
+    /// `next` and `weight` may differ.
     fn set_backend(&mut self, id: u32, backend: &Backend) -> Result<(), MapError>;
 
     /// What the kernel counts for a backend.

@@ -212,6 +212,13 @@ impl CellWord {
         }
     }
 
+    /// 1 where the backend is ejected (open or half-open), else 0; without a branch.
+    #[inline(always)]
+    pub const fn ejected_bit(self) -> u32 {
+        let state = self.get(STATE) as u32;
+        (state | state >> 1) & 1
+    }
+
     /// Open: when it may be probed. Half-open: until when it waits for answers. Closed and recovering: when the
     /// slow start ends, and afterwards since when openings are being forgiven. In ticks.
     #[inline(always)]

@@ -65,6 +65,10 @@ fn algorithm_meaning(algorithm: Algorithm) -> &'static str {
         Algorithm::Maglev => {
             "A client keeps its backend while it is there; losing one backend moves few other clients."
         }
+        Algorithm::LeastConnections => "Of two random backends, the one with fewer open connections.",
+        Algorithm::PeakEwma => {
+            "Of two random backends, the one with the lower product of connect latency and open connections."
+        }
     }
 }
 

@@ -46,6 +46,10 @@ by_name! {
     connect_failure, ConnectFailure
 }
 by_name! {
+    /// `consecutive_failures`, `probes_succeeded`, ….
+    transition_reason, TransitionReason
+}
+by_name! {
     /// `selected`, `no_backend`, ….
     outcome, Outcome
 }

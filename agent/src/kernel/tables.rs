@@ -3,7 +3,7 @@
 use std::io;
 use std::sync::Arc;
 
-use agent_ebpf::abi::{Backend, BackendState, FrontendKey, Policy, ServiceWord, Slot};
+use agent_ebpf::abi::{Backend, BackendState, FrontendKey, Policy, ServiceWord, Slot, Verdict};
 use aya::maps::{HashMap, Map, MapData, MapError as AyaMapError};
 
 use super::data_plane::{Arrays, DataPlane};
@@ -114,11 +114,19 @@ impl Tables for KernelTables {
     }
 
     fn backend(&self, id: u32) -> Backend {
-        self.arrays.backends.read(id)
+        // The operator's order is a word of its own, which is none of the reconciler's business.
+        Backend { verdict: Verdict::NONE, ..self.arrays.backends.read(id) }
     }
 
     fn set_backend(&mut self, id: u32, backend: &Backend) -> Result<(), MapError> {
-        self.arrays.backends.write(id, backend);
+        let before = self.arrays.backends.read(id);
+        if before.generation != backend.generation {
+            // A new owner of the id starts with clean counts. No connection counts for it yet.
+            self.arrays.backend_state.write(id, &BackendState::default());
+            self.arrays.backends.write(id, backend);
+        } else {
+            self.arrays.backends.write(id, &Backend { verdict: before.verdict, ..*backend });
+        }
         Ok(())
     }
 

@@ -7,34 +7,36 @@ use crate::abi::limits::MAX_PROBES;
 use crate::abi::{BreakerMode, BreakerPolicy};
 
 impl Default for BreakerPolicy {
-    /// What suits most services: see each field.
     fn default() -> Self {
-        Self {
-            mode: BreakerMode::Enforce as u8,
-            consecutive_failures: 5,
-            failure_percent: 50,
-            slow_percent: 0,
-            signals: SignalSet::DEFAULT.0,
-            minimum_samples: 20,
-            slow_connect_us: 1_000_000,
-            bucket_ticks: period_ticks(1_000),
-            open_base_ticks: period_ticks(5_000),
-            open_cap_ticks: period_ticks(300_000),
-            half_open_ticks: period_ticks(30_000),
-            slow_start_ticks: period_ticks(10_000),
-            decay_ticks: period_ticks(30_000),
-            jitter_percent: 20,
-            probes: 3,
-            successes_to_close: 2,
-            slow_start_min_percent: 10,
-            ejection_cap_percent: 50,
-            panic_percent: 50,
-            _pad: [0; 2],
-        }
+        Self::DEFAULT
     }
 }
 
 impl BreakerPolicy {
+    /// What suits most services: see each field.
+    pub const DEFAULT: Self = Self {
+        mode: BreakerMode::Enforce as u8,
+        consecutive_failures: 5,
+        failure_percent: 50,
+        slow_percent: 0,
+        signals: SignalSet::DEFAULT.0,
+        minimum_samples: 20,
+        slow_connect_us: 1_000_000,
+        bucket_ticks: period_ticks(1_000),
+        open_base_ticks: period_ticks(5_000),
+        open_cap_ticks: period_ticks(300_000),
+        half_open_ticks: period_ticks(30_000),
+        slow_start_ticks: period_ticks(10_000),
+        decay_ticks: period_ticks(30_000),
+        jitter_percent: 20,
+        probes: 3,
+        successes_to_close: 2,
+        slow_start_min_percent: 10,
+        ejection_cap_percent: 50,
+        panic_percent: 50,
+        _pad: [0; 2],
+    };
+
     /// The mode; a number this build does not know is [`BreakerMode::Off`].
     #[inline(always)]
     pub const fn mode(&self) -> BreakerMode {
