@@ -1,8 +1,6 @@
 //! What leaves a program: the count of its outcome, and events for those who listen.
 
-use agent_ebpf::abi::{
-    Backend, Connection, Event, EventKind, Hook, Loss, Outcome, Protocol,
-};
+use agent_ebpf::abi::{Backend, Connection, Event, EventKind, Hook, Loss, Outcome, Protocol};
 
 use aya_ebpf::EbpfContext;
 use aya_log_ebpf::warn;
@@ -52,14 +50,7 @@ pub(crate) fn event(kind: EventKind, reason: u8, connection: &Connection, counts
 
 /// Tells of a breaker that changed its state; `states` and `reason` as in [`Event`]. Always sent: there are few.
 #[inline(always)]
-pub(crate) fn transition(
-    service: u32,
-    id: u32,
-    backend: &Backend,
-    states: u8,
-    reason: u8,
-    now: Moment,
-) {
+pub(crate) fn transition(service: u32, id: u32, backend: &Backend, states: u8, reason: u8, now: Moment) {
     let sent = maps::send(Event {
         at_ns: now.ns,
         chosen: backend.endpoint,

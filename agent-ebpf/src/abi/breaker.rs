@@ -212,11 +212,10 @@ impl CellWord {
         }
     }
 
-    /// 1 where the backend is ejected (open or half-open), else 0; without a branch.
+    /// The state's number: 0 closed, 1 open, 2 half-open; without a branch.
     #[inline(always)]
-    pub const fn ejected_bit(self) -> u32 {
-        let state = self.get(STATE) as u32;
-        (state | state >> 1) & 1
+    pub const fn state_bits(self) -> u32 {
+        self.get(STATE) as u32
     }
 
     /// Open: when it may be probed. Half-open: until when it waits for answers. Closed and recovering: when the

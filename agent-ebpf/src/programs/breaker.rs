@@ -8,10 +8,10 @@ use agent_ebpf::abi::{
     Backend, BreakerMode, BreakerState, CellWord, ConnectFailure, Connection, Policy, Probe, WindowWord,
 };
 use agent_ebpf::decide::balance::peak_ewma;
-use agent_ebpf::decide::breaker::cell::{self, Admission, Change, Transition};
+use agent_ebpf::decide::breaker::cell::{self, Admission};
 use agent_ebpf::decide::breaker::signal::{self, Signal};
 use agent_ebpf::decide::breaker::window::{self, Totals, Verdict};
-use agent_ebpf::decide::breaker::{ejection, slow_start};
+use agent_ebpf::decide::breaker::{Change, ejection, slow_start};
 
 use crate::context::{self, Moment};
 use crate::{emit, maps};
@@ -51,7 +51,9 @@ const ADMITTED: u64 = Probe::NONE.0 as u64;
 #[unsafe(no_mangle)]
 #[inline(never)]
 extern "C" fn segue_ask_cell(service: u32, id: u32, now_ns: u64, picky: u32) -> u64 {
-    let (Some(policy), Some(state)) = (maps::policy_of(service), maps::backend_state(id)) else { return REFUSED };
+    let (Some(policy), Some(state)) = (maps::policy_of(service), maps::backend_state(id)) else {
+        return REFUSED;
+    };
     let now = Moment { ns: now_ns };
     let now_ticks = now.ticks();
     let mut tries = 0;
@@ -60,9 +62,9 @@ extern "C" fn segue_ask_cell(service: u32, id: u32, now_ns: u64, picky: u32) -> 
         if word.0 == CellWord::CLEAN.0 && policy.breaker.mode == BreakerMode::Enforce as u8 {
             return ADMITTED;
         }
-        let (new, admission, transition) = cell::admit(word, &policy.breaker, now_ticks);
+        let (new, admission, change) = cell::admit(word, &policy.breaker, now_ticks);
         if new.0 == word.0 || maps::swap(&mut state.cell.0, word.0, new.0) {
-            record(service, id, code_of(transition), now);
+            record(service, id, change, now);
             return judge(service, policy, new, admission, now_ticks, picky != 0);
         }
         tries += 1;
@@ -205,28 +207,22 @@ extern "C" fn segue_try_change(service: u32, id: u32, probe: u32, step: u32, now
     } else if step == Step::Good as u32 {
         cell::good(word, policy, now_ticks, probe)
     } else if step == Step::Established as u32 {
-        (cell::established(word, policy, now_ticks, probe), Change::None)
+        (cell::established(word, policy, now_ticks, probe), Change::NONE)
     } else {
-        (cell::abandoned(word, probe), Change::None)
+        (cell::abandoned(word, probe), Change::NONE)
     };
     if new.0 != word.0 && !maps::swap(&mut state.cell.0, word.0, new.0) {
         return 0;
     }
-    match change {
-        Change::Moved(transition) => {
-            let returns = word.ejected_bit() != 0 && new.ejected_bit() == 0;
-            if returns {
-                forget_window(id);
-            }
-            record(service, id, code_of(Some(transition)), now);
-        }
-        Change::Capped(_) => {
-            if let Some(state) = maps::service_state(service) {
-                maps::add(&mut state.capped, 1);
-            }
-        }
-        Change::None => {}
+    if change.returns() {
+        forget_window(id);
     }
+    if change.capped().is_some() {
+        if let Some(state) = maps::service_state(service) {
+            maps::add(&mut state.capped, 1);
+        }
+    }
+    record(service, id, change, now);
     1
 }
 
@@ -279,7 +275,8 @@ extern "C" fn segue_another_may_go(service: u32, id: u32) -> u32 {
     while turn < MAX_CANDIDATES && turn < policy.ready_backends {
         let Some(state) = maps::backend_state(at) else { break };
         // Added and not counted by a branch: the verifier would follow every combination of branches.
-        ejected += CellWord(maps::read(&state.cell.0)).ejected_bit();
+        let state = maps::unproven(CellWord(maps::read(&state.cell.0)).state_bits() as usize);
+        ejected += ((state | state >> 1) & 1) as u32;
         let Some(backend) = maps::backend(at) else { break };
         at = backend.next;
         turn += 1;
@@ -336,28 +333,14 @@ fn keep_latency(connection: &Connection, report: Report, now: Moment) {
     }
 }
 
-/// A transition as a number, 0 for none: from, to and reason in a byte each, and a one above them.
-#[inline(always)]
-fn code_of(transition: Option<Transition>) -> u32 {
-    // `unproven` keeps the compiler from shifting these together before it knows that they are there.
-    match transition {
-        Some(transition) => {
-            let from = maps::unproven(transition.from as usize);
-            let to = maps::unproven(transition.to as usize);
-            let reason = maps::unproven(transition.reason as usize);
-            (1 << 24 | from << 16 | to << 8 | reason) as u32
-        }
-        None => 0,
-    }
-}
-
 /// Counts a transition and tells those who listen.
 #[inline(always)]
-fn record(service: u32, id: u32, transition: u32, now: Moment) {
-    if transition == 0 {
+fn record(service: u32, id: u32, change: Change, now: Moment) {
+    let code = change.code();
+    if code & 0xff != 1 {
         return;
     }
-    let (from, to, reason) = (transition >> 16 & 0xf, transition >> 8 & 0xf, transition & 0xff);
+    let (from, to, reason) = (code >> 8 & 0xf, code >> 16 & 0xf, code >> 24);
     if let Some(state) = maps::service_state(service) {
         let counter = if to == BreakerState::Open as u32 {
             &mut state.opened

@@ -96,7 +96,9 @@ fn select_own(asking: &Asking) -> Selection {
         }
     }
     let subset_draw = if policy.subset_count > 1 { context::draw() } else { 0 };
-    let Some(subset) = split::subset(policy, subset_draw) else { return Selection::none(Found::Inconsistent) };
+    let Some(subset) = split::subset(policy, subset_draw) else {
+        return Selection::none(Found::Inconsistent);
+    };
     if subset.slot_count == 0 {
         return Selection::none(Found::Nothing);
     }
@@ -209,7 +211,10 @@ fn affine(asking: &Asking, key: &AffinityKey) -> Selection {
 
 #[inline(always)]
 fn remember(key: &AffinityKey, id: u32, backend: &Backend, now: Moment) {
-    maps::set_affinity(key, &AffinityValue { used_at_ns: now.ns, backend: id, generation: backend.generation });
+    maps::set_affinity(
+        key,
+        &AffinityValue { used_at_ns: now.ns, backend: id, generation: backend.generation },
+    );
 }
 
 /// Takes the next position of a service's round. Two CPUs that ask in the same instant may get the same one:

@@ -87,6 +87,7 @@ services:
             affinity_timeout: Some(Duration::from_secs(600)),
             split: vec![share("v1", 95), share("1.10", 5)],
             refuse_errno: 111,
+            ..PolicySpec::default()
         },
     };
     assert_eq!(*config.services[0], expected);

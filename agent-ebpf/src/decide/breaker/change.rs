@@ -51,6 +51,13 @@ impl Change {
         }
     }
 
+    /// All of it as a number, for a program to take apart without branches: 1 in the low byte where the state
+    /// changed, then the states before and after and the reason, a byte each.
+    #[inline(always)]
+    pub const fn code(self) -> u32 {
+        self.0
+    }
+
     /// The transition, if the state changed.
     #[inline(always)]
     pub const fn transition(self) -> Option<Transition> {

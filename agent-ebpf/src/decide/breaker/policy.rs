@@ -3,7 +3,6 @@
 use super::signal::SignalSet;
 use super::window::Totals;
 use crate::abi::breaker::{MAX_PERIOD_TICKS, period_ticks};
-use crate::abi::limits::MAX_PROBES;
 use crate::abi::{BreakerMode, BreakerPolicy};
 
 impl Default for BreakerPolicy {
@@ -52,7 +51,7 @@ impl BreakerPolicy {
     #[must_use]
     pub fn bounded(self) -> Self {
         let period = |ticks: u32| ticks.min(MAX_PERIOD_TICKS);
-        let probes = self.probes.clamp(1, MAX_PROBES);
+        let probes = self.probes.clamp(1, crate::abi::limits::MAX_PROBES);
         Self {
             failure_percent: self.failure_percent.min(100),
             slow_percent: self.slow_percent.min(100),

@@ -84,6 +84,7 @@ fn any_service() -> impl Strategy<Value = ServiceSpec> {
                     affinity_timeout,
                     split: split.into_iter().collect(),
                     refuse_errno: refuse.errno(),
+                    ..PolicySpec::default()
                 };
                 let frontends = frontends.into_iter().collect();
                 ServiceSpec { name: name.into(), protocol, frontends, backends, policy }
