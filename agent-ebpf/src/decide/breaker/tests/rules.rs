@@ -182,6 +182,14 @@ fn a_half_open_cell_admits_its_probes_and_no_more() {
 }
 
 #[test]
+fn a_probe_is_told_from_none_also_where_its_period_ends_as_the_ticks_wrap() {
+    let now = 0u32.wrapping_sub(50);
+    let (word, admission, _) = cell::admit(CellWord::open(1, now), &policy(), now);
+    assert_ne!(admission.probe(), Probe::NONE);
+    assert_eq!(cell::good(word, &policy(), now, admission.probe()).0.probes_succeeded(), 1);
+}
+
+#[test]
 fn a_probe_that_is_given_up_makes_room_for_another() {
     let (word, now, probe) = probing();
     let word = word.with_probes_admitted(3);
