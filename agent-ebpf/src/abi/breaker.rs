@@ -202,6 +202,12 @@ impl CellWord {
         Self(self.0 & !(field.max() << field.low) | ((value & field.max()) << field.low))
     }
 
+    /// The number of the state, 0 to 2. As [`Self::state`], without its branches.
+    #[inline(always)]
+    pub const fn state_number(self) -> u32 {
+        self.get(STATE) as u32
+    }
+
     /// The state as stored. A deadline may have passed since; `decide::breaker::cell::settled` knows.
     #[inline(always)]
     pub const fn state(self) -> BreakerState {

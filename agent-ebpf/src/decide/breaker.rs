@@ -17,7 +17,7 @@ pub mod slow_start;
 pub mod window;
 
 pub use avoidance::FailedOn;
-pub use cell::{Admission, Decision};
+pub use cell::{Admission, Decision, Report};
 pub use change::{Change, Transition};
 pub use signal::{Signal, SignalSet};
 pub use window::{Totals, Verdict};

@@ -9,7 +9,7 @@
 use super::back_off::{longest_open_ticks, open_ticks};
 use super::change::Change;
 use super::policy::period;
-use super::window::Totals;
+use super::window::{Totals, Verdict};
 use crate::abi::breaker::remaining_ticks;
 use crate::abi::limits::MAX_PROBES;
 use crate::abi::{BreakerMode, BreakerPolicy, BreakerState, CellWord, Probe, TransitionReason};
@@ -85,7 +85,8 @@ pub fn admit(word: CellWord, policy: &BreakerPolicy, now_ticks: u32) -> (CellWor
                 return (settled, refusal, Change::between(word, settled, reason));
             }
             let period = half_open_from(settled.opened(), policy, now_ticks).with_probes_admitted(1);
-            let change = Change::moved(word.state(), BreakerState::HalfOpen, TransitionReason::OpenExpired);
+            let change =
+                Change::numbered(word.state_number(), period.state_number(), TransitionReason::OpenExpired);
             (period, probe_admission(period), change)
         }
         BreakerState::HalfOpen => {
@@ -115,21 +116,53 @@ pub fn established(word: CellWord, policy: &BreakerPolicy, now_ticks: u32, probe
     }
 }
 
-/// A connection proved good: bytes came back, or it ended cleanly.
-#[inline(always)]
-pub fn good(word: CellWord, policy: &BreakerPolicy, now_ticks: u32, probe: Probe) -> (CellWord, Change) {
-    let mode = policy.mode();
-    if is_order(mode) {
-        let obeyed = obey(word, mode, now_ticks);
-        return (obeyed, Change::between(word, obeyed, Some(TransitionReason::Forced)));
-    }
-    let (settled, reason) = settle(word, policy, now_ticks);
-    let (new, reason) = after_good(settled, policy, now_ticks, probe, reason);
-    (new, Change::between(word, new, reason))
+/// How a connection did, and what the answer to that depends on.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Report {
+    /// How it did. Good: bytes came back, or it ended cleanly. Slow is good where the policy has no slow ratio;
+    /// where it has one, a slow probe is a failed one.
+    pub verdict: Verdict,
+    /// The window, this connection included. A good one does not need it.
+    pub totals: Totals,
+    /// What the connection was admitted with.
+    pub probe: Probe,
+    /// Now, in ticks.
+    pub now_ticks: u32,
+    /// 32 random bits, for the jitter. A good connection does not need them.
+    pub draw: u32,
+    /// Whether one more backend may be ejected, see `ejection`. Without it a closed cell stays closed.
+    pub may_eject: bool,
 }
 
-/// A connection ended with a signal that counts. `totals` includes it; `draw` is 32 random bits. `may_eject`
-/// says whether one more backend may be ejected (see `ejection`); without it a closed cell stays closed.
+/// A connection showed how the backend does: once each, with its first bytes or with its end.
+#[inline(always)]
+pub fn report(word: CellWord, policy: &BreakerPolicy, report: &Report) -> (CellWord, Change) {
+    let mode = policy.mode();
+    if is_order(mode) {
+        let obeyed = obey(word, mode, report.now_ticks);
+        return (obeyed, Change::between(word, obeyed, Some(TransitionReason::Forced)));
+    }
+    let settled = settle(word, policy, report.now_ticks);
+    if matches!(settled.0.state(), BreakerState::Closed) {
+        while_closed(word, settled, policy, report)
+    } else {
+        let (new, reason) = while_ejected(settled, policy, report);
+        (new, Change::between(word, new, reason))
+    }
+}
+
+/// A connection proved good: [`report`] for a caller who knows.
+#[inline(always)]
+pub fn good(word: CellWord, policy: &BreakerPolicy, now_ticks: u32, probe: Probe) -> (CellWord, Change) {
+    let totals = Totals::default();
+    report(
+        word,
+        policy,
+        &Report { verdict: Verdict::Good, totals, probe, now_ticks, draw: 0, may_eject: false },
+    )
+}
+
+/// A connection ended with a signal that counts: [`report`] for a caller who knows.
 #[inline(always)]
 pub fn failed(
     word: CellWord,
@@ -140,59 +173,7 @@ pub fn failed(
     probe: Probe,
     may_eject: bool,
 ) -> (CellWord, Change) {
-    let mode = policy.mode();
-    if is_order(mode) {
-        let obeyed = obey(word, mode, now_ticks);
-        return (obeyed, Change::between(word, obeyed, Some(TransitionReason::Forced)));
-    }
-    let (settled, reason) = settle(word, policy, now_ticks);
-    match settled.state() {
-        BreakerState::Closed => {
-            let failures = settled.consecutive_failures().saturating_add(1);
-            let counted = settled.with_consecutive_failures(failures);
-            let trip = trip_reason(policy, failures, totals);
-            opened_or_capped(word, (counted, reason), policy, now_ticks, draw, trip, may_eject)
-        }
-        _ => {
-            let (new, reason) = after_failed_probe(settled, policy, now_ticks, draw, probe, reason);
-            (new, Change::between(word, new, reason))
-        }
-    }
-}
-
-/// A connection proved good, but its handshake was slow. Where the policy has no slow ratio this is [`good`];
-/// where it has one, a slow probe is a failed one. Arguments as for [`failed`].
-#[inline(always)]
-pub fn slow(
-    word: CellWord,
-    policy: &BreakerPolicy,
-    totals: Totals,
-    now_ticks: u32,
-    draw: u32,
-    probe: Probe,
-    may_eject: bool,
-) -> (CellWord, Change) {
-    if policy.slow_percent == 0 {
-        return good(word, policy, now_ticks, probe);
-    }
-    let mode = policy.mode();
-    if is_order(mode) {
-        let obeyed = obey(word, mode, now_ticks);
-        return (obeyed, Change::between(word, obeyed, Some(TransitionReason::Forced)));
-    }
-    let (settled, reason) = settle(word, policy, now_ticks);
-    match settled.state() {
-        BreakerState::Closed => {
-            let counted = settled.with_consecutive_failures(0);
-            let trip =
-                if policy.slow_ratio_reached(totals) { Some(TransitionReason::SlowRatio) } else { None };
-            opened_or_capped(word, (counted, reason), policy, now_ticks, draw, trip, may_eject)
-        }
-        _ => {
-            let (new, reason) = after_failed_probe(settled, policy, now_ticks, draw, probe, reason);
-            (new, Change::between(word, new, reason))
-        }
-    }
+    report(word, policy, &Report { verdict: Verdict::Failed, totals, probe, now_ticks, draw, may_eject })
 }
 
 /// A connection ended with nothing learnt: the application gave up, or the signal does not count. A probe gives
@@ -272,76 +253,65 @@ fn obey(word: CellWord, mode: BreakerMode, now_ticks: u32) -> CellWord {
     }
 }
 
+/// A report to a cell that is closed. `stored` became the settled word by itself.
 #[inline(always)]
-fn after_good(
-    word: CellWord,
-    policy: &BreakerPolicy,
-    now_ticks: u32,
-    probe: Probe,
-    reason: Option<TransitionReason>,
-) -> Step {
-    if matches!(word.state(), BreakerState::Closed) {
-        return (word.with_consecutive_failures(0), reason);
-    }
-    if !is_waiting_for(word, probe) {
-        return (word, reason);
-    }
-    let succeeded = counted(word.probes_succeeded());
-    if succeeded >= policy.successes_to_close {
-        (closed_from(word.opened(), policy, now_ticks), Some(TransitionReason::ProbesSucceeded))
-    } else {
-        (word.with_probes_succeeded(succeeded), reason)
-    }
-}
-
-#[inline(always)]
-fn after_failed_probe(
-    word: CellWord,
-    policy: &BreakerPolicy,
-    now_ticks: u32,
-    draw: u32,
-    probe: Probe,
-    reason: Option<TransitionReason>,
-) -> Step {
-    if is_waiting_for(word, probe) {
-        (open_from(word.opened(), policy, now_ticks, draw), Some(TransitionReason::ProbeFailed))
-    } else {
-        (word, reason)
-    }
-}
-
-/// What opens a closed cell; failures in a row are named first.
-#[inline(always)]
-fn trip_reason(policy: &BreakerPolicy, failures: u8, totals: Totals) -> Option<TransitionReason> {
-    if policy.consecutive_failures > 0 && failures >= policy.consecutive_failures {
-        Some(TransitionReason::ConsecutiveFailures)
-    } else if policy.failure_ratio_reached(totals) {
-        Some(TransitionReason::FailureRatio)
-    } else if policy.slow_ratio_reached(totals) {
-        Some(TransitionReason::SlowRatio)
-    } else {
-        None
-    }
-}
-
-#[inline(always)]
-fn opened_or_capped(
+fn while_closed(
     stored: CellWord,
-    (counted, reason): Step,
+    (settled, reason): Step,
     policy: &BreakerPolicy,
-    now_ticks: u32,
-    draw: u32,
-    trip: Option<TransitionReason>,
-    may_eject: bool,
+    report: &Report,
 ) -> (CellWord, Change) {
-    match trip {
-        Some(_) if may_eject => {
-            let open = open_from(counted.opened(), policy, now_ticks, draw);
-            (open, Change::between(stored, open, trip))
+    let failures = match report.verdict {
+        Verdict::Failed => settled.consecutive_failures().saturating_add(1),
+        Verdict::Good | Verdict::Slow => 0,
+    };
+    let counted = settled.with_consecutive_failures(failures);
+    match trip_reason(policy, report, failures) {
+        Some(trip) if report.may_eject => {
+            let open = open_from(counted.opened(), policy, report.now_ticks, report.draw);
+            (open, Change::between(stored, open, Some(trip)))
         }
         // A settled period is the greater news.
         Some(trip) if reason.is_none() => (counted, Change::capped_by(trip)),
         _ => (counted, Change::between(stored, counted, reason)),
+    }
+}
+
+/// A report to a cell that is open or half-open: only the period's probes have a say.
+#[inline(always)]
+fn while_ejected((settled, reason): Step, policy: &BreakerPolicy, report: &Report) -> Step {
+    if !is_waiting_for(settled, report.probe) {
+        return (settled, reason);
+    }
+    let opened = settled.opened();
+    let is_good = match report.verdict {
+        Verdict::Good => true,
+        Verdict::Slow => policy.slow_percent == 0,
+        Verdict::Failed => false,
+    };
+    let succeeded = counted(settled.probes_succeeded());
+    if !is_good {
+        (open_from(opened, policy, report.now_ticks, report.draw), Some(TransitionReason::ProbeFailed))
+    } else if succeeded >= policy.successes_to_close {
+        (closed_from(opened, policy, report.now_ticks), Some(TransitionReason::ProbesSucceeded))
+    } else {
+        (settled.with_probes_succeeded(succeeded), reason)
+    }
+}
+
+/// What opens a closed cell; failures in a row are named first. Nothing does when a connection proved good.
+#[inline(always)]
+fn trip_reason(policy: &BreakerPolicy, report: &Report, failures: u8) -> Option<TransitionReason> {
+    if matches!(report.verdict, Verdict::Good) {
+        None
+    } else if policy.consecutive_failures > 0 && failures >= policy.consecutive_failures {
+        Some(TransitionReason::ConsecutiveFailures)
+    } else if matches!(report.verdict, Verdict::Failed) && policy.failure_ratio_reached(report.totals) {
+        Some(TransitionReason::FailureRatio)
+    } else if policy.slow_ratio_reached(report.totals) {
+        Some(TransitionReason::SlowRatio)
+    } else {
+        None
     }
 }
 

@@ -31,7 +31,12 @@ impl Change {
     /// The state.
     #[inline(always)]
     pub const fn moved(from: BreakerState, to: BreakerState, reason: TransitionReason) -> Self {
-        Self(MOVED | (from as u32) << 8 | (to as u32) << 16 | (reason as u32) << 24)
+        Self::numbered(from as u32, to as u32, reason)
+    }
+
+    #[inline(always)]
+    pub(super) const fn numbered(from: u32, to: u32, reason: TransitionReason) -> Self {
+        Self(MOVED | from << 8 | to << 16 | (reason as u32) << 24)
     }
 
     /// Nothing, but it would have opened for this reason.
@@ -44,8 +49,8 @@ impl Change {
     #[inline(always)]
     pub(super) const fn between(stored: CellWord, new: CellWord, reason: Option<TransitionReason>) -> Self {
         match reason {
-            Some(reason) if stored.state() as u8 != new.state() as u8 => {
-                Self::moved(stored.state(), new.state(), reason)
+            Some(reason) if stored.state_number() != new.state_number() => {
+                Self::numbered(stored.state_number(), new.state_number(), reason)
             }
             _ => Self::NONE,
         }

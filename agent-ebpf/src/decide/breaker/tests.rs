@@ -184,12 +184,9 @@ impl Pair {
         let totals = window::sum(&self.window, epoch);
         prop_assert_eq!(totals, self.model.totals(self.clock));
 
-        let (ticks, draw, may_eject) = (now as u32, event.draw, event.may_eject);
-        let (word, change) = match verdict {
-            Verdict::Good => cell::good(self.word, self.policy(), ticks, probe),
-            Verdict::Failed => cell::failed(self.word, self.policy(), totals, ticks, draw, probe, may_eject),
-            Verdict::Slow => cell::slow(self.word, self.policy(), totals, ticks, draw, probe, may_eject),
-        };
+        let may_eject = event.may_eject;
+        let report = Report { verdict, totals, probe, now_ticks: now as u32, draw: event.draw, may_eject };
+        let (word, change) = cell::report(self.word, self.policy(), &report);
         let until = self.time_of(word.deadline_ticks());
         prop_assert_eq!(change, self.model.report(now, until, period, verdict, totals, may_eject));
         self.word = word;
@@ -312,9 +309,9 @@ proptest! {
         let totals = Totals { good: counts.0, failed: counts.1, slow: counts.2 };
         let (admitted, admission, _) = cell::admit(word, &policy, now);
         prop_assert_eq!(cell::is_admissible(word, &policy, now), !admission.is_refusal());
-        let (failed, _) = cell::failed(word, &policy, totals, now, draw, probe, may_eject);
-        let (slow, _) = cell::slow(word, &policy, totals, now, draw, probe, may_eject);
-        let (good, _) = cell::good(word, &policy, now, probe);
+        let [failed, slow, good] = [Verdict::Failed, Verdict::Slow, Verdict::Good].map(|verdict| {
+            cell::report(word, &policy, &Report { verdict, totals, probe, now_ticks: now, draw, may_eject }).0
+        });
         let established = cell::established(word, &policy, now, probe);
         for after in [admitted, failed, slow, good, established, cell::abandoned(word, probe)] {
             // None of them puts a bit where no field is.

@@ -2,7 +2,7 @@
 
 use crate::abi::breaker::{MAX_PERIOD_TICKS, period_ticks};
 use crate::abi::{BreakerMode, BreakerPolicy, BreakerState, CellWord, Probe, TransitionReason};
-use crate::decide::breaker::{Admission, Change, Decision, Totals, cell};
+use crate::decide::breaker::{Admission, Change, Decision, Report, Totals, Verdict, cell};
 
 const NOW: u32 = u32::MAX - 2_000;
 const DRAW: u32 = 1 << 31;
@@ -24,6 +24,17 @@ fn policy() -> BreakerPolicy {
 
 fn fail(word: CellWord, now: u32, probe: Probe) -> (CellWord, Change) {
     cell::failed(word, &policy(), Totals::default(), now, DRAW, probe, true)
+}
+
+fn slow(
+    word: CellWord,
+    policy: &BreakerPolicy,
+    totals: Totals,
+    now_ticks: u32,
+    probe: Probe,
+) -> (CellWord, Change) {
+    let verdict = Verdict::Slow;
+    cell::report(word, policy, &Report { verdict, totals, probe, now_ticks, draw: DRAW, may_eject: true })
 }
 
 /// A cell that opened for the `nth` time in a row, and when that opening ends.
@@ -86,9 +97,9 @@ fn the_failed_part_of_the_window_opens_the_cell_once_there_are_enough_samples() 
 
 #[test]
 fn the_slow_part_of_the_window_opens_the_cell_where_the_policy_says_so() {
-    let change = |policy: &BreakerPolicy, slow| {
-        let totals = Totals { good: 20 - slow, failed: 0, slow };
-        cell::slow(CellWord::CLEAN, policy, totals, NOW, DRAW, Probe::NONE, true).1
+    let change = |policy: &BreakerPolicy, part| {
+        let totals = Totals { good: 20 - part, failed: 0, slow: part };
+        slow(CellWord::CLEAN, policy, totals, NOW, Probe::NONE).1
     };
     let wanted = BreakerPolicy { slow_percent: 80, ..policy() };
     assert_eq!(change(&wanted, 15), Change::NONE);
@@ -99,7 +110,7 @@ fn the_slow_part_of_the_window_opens_the_cell_where_the_policy_says_so() {
 #[test]
 fn a_slow_probe_fails_only_where_slowness_counts() {
     let (word, now, probe) = probing();
-    let slow = |policy: &BreakerPolicy| cell::slow(word, policy, Totals::default(), now, DRAW, probe, true);
+    let slow = |policy: &BreakerPolicy| slow(word, policy, Totals::default(), now, probe);
     assert_eq!(slow(&policy()).0.probes_succeeded(), 1);
     let change = slow(&BreakerPolicy { slow_percent: 80, ..policy() }).1;
     assert_eq!(change, moved(HalfOpen, Open, TransitionReason::ProbeFailed));
@@ -168,6 +179,14 @@ fn a_half_open_cell_admits_its_probes_and_no_more() {
     // An answer frees no place: the period has three probes, not three at a time.
     let (word, _) = cell::good(word, &policy(), now, second.probe());
     assert!(!cell::is_admissible(word, &policy(), now));
+}
+
+#[test]
+fn a_probe_is_told_from_none_also_where_its_period_ends_as_the_ticks_wrap() {
+    let now = 0u32.wrapping_sub(50);
+    let (word, admission, _) = cell::admit(CellWord::open(1, now), &policy(), now);
+    assert_ne!(admission.probe(), Probe::NONE);
+    assert_eq!(cell::good(word, &policy(), now, admission.probe()).0.probes_succeeded(), 1);
 }
 
 #[test]
