@@ -53,14 +53,18 @@ fn connect(call: &SocketAddress) -> Outcome {
         }
         return Outcome::Unmanaged;
     };
-    if let Some(previous) = previous {
-        release(previous);
-    }
+    let previous = match previous {
+        Some(previous) => {
+            release(previous);
+            Some(previous)
+        }
+        None => None,
+    };
     let now = Moment::now();
     let selection = select(service, now);
     match (selection.found, selection.backend) {
         (Found::Backend, Some(backend)) => {
-            take(call, socket, service, &Asked { requested, protocol }, &selection, backend, now)
+            take(call, socket, previous, service, &Asked { requested, protocol }, &selection, backend, now)
         }
         (Found::Nothing, _) => {
             refuse(service, requested, protocol, selection.errno, now);
@@ -83,9 +87,11 @@ struct Asked {
 
 /// Sends the connection to the backend, and remembers.
 #[inline(always)]
+#[expect(clippy::too_many_arguments, reason = "one step of `connect`, written apart to be read")]
 fn take(
     call: &SocketAddress,
     socket: Socket,
+    previous: Option<&'static mut Connection>,
     service: u32,
     asked: &Asked,
     chosen: &Selection,
@@ -111,7 +117,7 @@ fn take(
         probe: chosen.probe,
         _pad: 0,
     };
-    if !remember(socket, &mut connection) {
+    if !remember(socket, previous, &mut connection) {
         breaker::report(&connection, Report::Abandoned, now);
         return Outcome::StorageFailed;
     }
@@ -125,8 +131,8 @@ fn take(
 
 /// Writes what the socket is to remember; in place where it remembered something before.
 #[inline(always)]
-fn remember(socket: Socket, connection: &mut Connection) -> bool {
-    match maps::connection(socket) {
+fn remember(socket: Socket, previous: Option<&'static mut Connection>, connection: &mut Connection) -> bool {
+    match previous {
         Some(stored) => {
             *stored = *connection;
             true
