@@ -19,7 +19,7 @@ use crate::desired::{Change, Desired};
 use crate::discovery::file::FileSource;
 use crate::discovery::{SourceKind, Update};
 use crate::event::Event;
-use crate::kernel::{DataPlane, KernelTables};
+use crate::kernel::{DataPlane, KernelTables, trim_heap};
 use crate::readiness::Readiness;
 use crate::reconcile::Reconciler;
 use crate::{admin, canary, clock, shutdown};
@@ -59,6 +59,9 @@ const UPDATE_QUEUE: usize = 1_024;
 /// What keeps the agent from starting: no eBPF, another agent, a socket in use, a first configuration that cannot
 /// be used while nothing is pinned yet.
 pub async fn run(options: Options) -> anyhow::Result<()> {
+    // Reading a large file takes as long as loading the programs: they go on side by side.
+    let (updates, inbox) = mpsc::channel(UPDATE_QUEUE);
+    let source = tokio::spawn(FileSource::new(options.config.clone()).run(updates));
     let mut data_plane = DataPlane::load(options.cgroup.as_deref(), &options.bpffs)?;
     let program_log = tokio::spawn(data_plane.log()?.forward());
     tracing::info!(
@@ -83,9 +86,6 @@ pub async fn run(options: Options) -> anyhow::Result<()> {
     }
     let reader = tokio::spawn(duties::read_events(Arc::clone(&observer), observer.events()?));
 
-    let (updates, inbox) = mpsc::channel(UPDATE_QUEUE);
-    let source = tokio::spawn(FileSource::new(options.config.clone()).run(updates));
-
     let mut control = Control {
         reconciler,
         desired: Desired::default(),
@@ -93,6 +93,8 @@ pub async fn run(options: Options) -> anyhow::Result<()> {
         observer,
         readiness,
         synced: false,
+        attached: false,
+        untidy: false,
     };
     control.desired.apply(Change::Upsert(canary::service()));
     let result = control.run(inbox, &mut servers).await;
@@ -114,6 +116,18 @@ struct Control {
     readiness: Readiness,
     /// The source has delivered its first full state.
     synced: bool,
+    /// The programs were attached at least once; from then on the check looks after them.
+    attached: bool,
+    /// A large change left much freed memory behind.
+    untidy: bool,
+}
+
+/// How much of what is desired may be different.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+enum Extent {
+    Nothing,
+    Services,
+    Whole,
 }
 
 type Inbox = mpsc::Receiver<(SourceKind, Update)>;
@@ -141,19 +155,22 @@ impl Control {
             match event {
                 Event::Discovered(source, update) => {
                     let waited = !self.synced;
-                    self.discovered(source, update)?;
+                    let mut extent = self.discovered(source, update)?;
+                    // What else has come is applied with it.
+                    for _ in 0..UPDATE_QUEUE {
+                        let Ok((source, update)) = inbox.try_recv() else { break };
+                        extent = extent.max(self.discovered(source, update)?);
+                    }
+                    if extent > Extent::Nothing {
+                        tokio::task::block_in_place(|| self.reconcile(extent));
+                    }
                     if waited && self.synced {
                         // The check that readiness awaits does not wait for its period.
                         check.reset_immediately();
                     }
                 }
                 Event::SourcesEnded => anyhow::bail!("the configuration file is not watched any more"),
-                Event::Tick => tokio::task::block_in_place(|| {
-                    self.duties.tick();
-                    let report = self.reconciler.idle();
-                    self.observer.journal().repaired(&report);
-                    self.observer.set_fill(&self.reconciler.fill());
-                }),
+                Event::Tick => tokio::task::block_in_place(|| self.tick()),
                 Event::Check => self.check().await?,
                 Event::Leave(signal) => {
                     tracing::info!(signal, "leaving; the data plane keeps working");
@@ -163,12 +180,24 @@ impl Control {
         }
     }
 
-    fn discovered(&mut self, source: SourceKind, update: Update) -> anyhow::Result<()> {
+    fn tick(&mut self) {
+        self.duties.tick();
+        let report = self.reconciler.idle();
+        self.observer.journal().repaired(&report);
+        self.observer.set_fill(&self.reconciler.fill());
+        if std::mem::take(&mut self.untidy) {
+            trim_heap();
+        }
+    }
+
+    /// Folds in what a source says, to be applied.
+    fn discovered(&mut self, source: SourceKind, update: Update) -> anyhow::Result<Extent> {
         match update {
             Update::Changed(change) => {
+                let whole = matches!(change, Change::Reset(_));
                 self.desired.apply(with_canary(change));
                 self.synced = true;
-                tokio::task::block_in_place(|| self.reconcile());
+                Ok(if whole { Extent::Whole } else { Extent::Services })
             }
             Update::Rejected(error) => {
                 self.observer.journal().rejected("check", error.to_string());
@@ -179,14 +208,15 @@ impl Control {
                 if !self.synced && !self.observer.adopted() {
                     anyhow::bail!("there is no configuration to start with:\n{error}");
                 }
+                Ok(Extent::Nothing)
             }
         }
-        Ok(())
     }
 
     /// Makes the maps equal to what is desired, then sees to it that the programs are attached: maps before links,
     /// so that no connection meets empty tables.
-    fn reconcile(&mut self) {
+    fn reconcile(&mut self, extent: Extent) {
+        let whole = extent == Extent::Whole;
         let started = clock::monotonic();
         match self.reconciler.apply(&self.desired) {
             Ok(report) => {
@@ -197,11 +227,13 @@ impl Control {
                     tracing::error!("{}", refusal.reason);
                 }
                 self.observer.journal().applied(&report);
-                tracing::info!(
-                    services = self.desired.services().len() - 1,
-                    took_ms = u64::try_from((clock::monotonic() - started).as_millis()).unwrap_or(u64::MAX),
-                    "configuration applied"
-                );
+                let services = self.desired.services().len() - 1;
+                let took_ms = u64::try_from((clock::monotonic() - started).as_millis()).unwrap_or(u64::MAX);
+                if whole {
+                    tracing::info!(services, took_ms, "configuration applied");
+                } else {
+                    tracing::debug!(services, took_ms, "changes applied");
+                }
                 self.done(CONFIGURATION);
             }
             Err(error) => {
@@ -210,7 +242,10 @@ impl Control {
             }
         }
         self.observer.set_fill(&self.reconciler.fill());
-        self.attach();
+        self.untidy |= whole;
+        if whole || !self.attached {
+            self.attach();
+        }
     }
 
     fn attach(&mut self) {
@@ -219,6 +254,7 @@ impl Control {
                 for repair in repairs {
                     tracing::warn!(hook = repair.hook.name(), found = repair.found, "attached anew");
                 }
+                self.attached = true;
                 self.done(PROGRAMS);
             }
             Err(error) => tracing::error!("{error}"),

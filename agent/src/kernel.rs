@@ -9,6 +9,7 @@ mod counters;
 mod data_plane;
 mod events;
 pub mod fake;
+mod heap;
 mod hooks;
 mod kernel_types;
 mod layout;
@@ -16,6 +17,7 @@ mod mapped;
 mod monotonic;
 mod probe;
 mod program_log;
+mod readers;
 mod tables;
 
 use std::io;
@@ -27,10 +29,12 @@ pub use cgroup::{Cgroup, mount_point};
 pub use counters::Counters;
 pub use data_plane::{DataPlane, Repair};
 pub use events::EventReader;
+pub use heap::trim_heap;
 pub use layout::{Unloaded, unload};
 pub use monotonic::monotonic_ns;
 pub use probe::{Feature, Features};
 pub use program_log::ProgramLog;
+pub use readers::Readers;
 pub use tables::KernelTables;
 
 /// What can go wrong between the agent and the kernel.
@@ -249,6 +253,13 @@ pub trait Tables {
 
     /// What the kernel counts for a backend.
     fn backend_state(&self, id: u32) -> BackendState;
+
+    /// Gives back the memory that reading and writing entries took; using them again takes it again. Costs
+    /// nothing where there is nothing to give back.
+    fn rest(&mut self);
+
+    /// The program runs that are going on now, to be asked later whether they have all ended.
+    fn readers(&mut self) -> Readers;
 
     /// Returns when every program run that began before the call has ended: what was unlinked before may be
     /// reused after. Takes tens of milliseconds.

@@ -31,7 +31,7 @@ use std::sync::Arc;
 
 use agent_ebpf::abi::FrontendKey;
 
-use crate::compile::{self, CompiledService, Family, Ids, compile};
+use crate::compile::{self, CompiledBackend, CompiledService, Family, Ids, compile};
 use crate::desired::{Desired, ServiceName, ServiceSpec};
 use crate::kernel::{Capacity, MapError, Tables};
 use limbo::Limbo;
@@ -178,14 +178,14 @@ impl<T: Tables> Reconciler<T> {
         Ok(report)
     }
 
-    /// Does what can wait: tries again what failed, and gives back what no reader holds any more. Call it on a slow
-    /// tick; it may take tens of milliseconds, and takes none when there is nothing to do.
+    /// Does what can wait: tries again what failed, and gives back what no reader holds any more, and memory. Call it
+    /// on a slow tick. It waits for readers only where there is no room without.
     pub fn idle(&mut self) -> Report {
         let mut report = Report::default();
         let work = std::mem::take(&mut self.pending);
         let failures = self.sync_all(&work, &mut report);
         report.failed = self.make_room(failures, &mut report);
-        self.reclaim(&mut report);
+        self.reclaim_in_passing(&mut report);
         if !self.waiting.is_empty() {
             let (waiting, mut work) = (std::mem::take(&mut self.waiting), BTreeSet::new());
             self.intend_waiting(&waiting, &mut work, &mut report);
@@ -194,6 +194,7 @@ impl<T: Tables> Reconciler<T> {
             // The `apply` that found no id has said so.
             report.refused.clear();
         }
+        self.tables.rest();
         report.pending = self.pending.len() + self.waiting.len();
         report
     }
@@ -205,13 +206,12 @@ impl<T: Tables> Reconciler<T> {
             used: u32::try_from(used).unwrap_or(u32::MAX),
             capacity,
         };
-        let backends = self.live.values().map(|live| live.backends.len() + live.retired.len()).sum();
         [
             entries("FRONTENDS", self.placed.len(), self.capacity.frontends),
             entries("SERVICES", self.live.len(), self.capacity.services),
             entries("POLICIES", self.policies.used() as usize, self.capacity.policies),
             entries("SLOTS", self.slots.used() as usize, self.capacity.slots),
-            entries("BACKENDS", backends, self.capacity.backends),
+            entries("BACKENDS", self.ids.backends_taken(), self.capacity.backends),
         ]
     }
 
@@ -334,6 +334,7 @@ impl<T: Tables> Reconciler<T> {
                 }
                 owner == id
             });
+            self.forget_unwritten(id, &compiled.backends);
             self.directory.set_service(&spec, &compiled);
             self.need.add(&compiled);
             let live = self.live.entry(id).or_default();
@@ -377,7 +378,22 @@ impl<T: Tables> Reconciler<T> {
         gone
     }
 
+    /// Gives back the ids of backends that were wanted until now, never written, and are not kept.
+    fn forget_unwritten(&mut self, id: u32, kept: &[CompiledBackend]) {
+        let Some(live) = self.live.get(&id) else { return };
+        let wanted = live.wanted().map_or(&[][..], |old| &old.backends);
+        let unwritten = wanted.iter().filter(|backend| {
+            let id = &backend.id;
+            !live.backends.contains_key(id) && !live.retired.contains(id)
+        });
+        for backend in unwritten.filter(|old| kept.iter().all(|kept| kept.id != old.id)) {
+            self.ids.release_backend(backend.record.service, backend.record.endpoint);
+            self.directory.remove_backend(backend.id);
+        }
+    }
+
     fn set_gone(&mut self, id: u32) {
+        self.forget_unwritten(id, &[]);
         if let Some(live) = self.live.get_mut(&id)
             && let Intent::Wanted(old) = std::mem::replace(&mut live.intent, Intent::Gone)
         {

@@ -35,6 +35,7 @@ impl Duties {
         if self.ticks % HEAL_EVERY == HEAL_EVERY - 1 {
             self.observer.heal_drift();
         }
+        self.observer.rest();
         self.ticks += 1;
     }
 }

@@ -150,6 +150,11 @@ impl Observer {
         }
     }
 
+    /// Gives back the memory that reading the kernel's counters took.
+    pub(super) fn rest(&self) {
+        lock(&self.counters).rest();
+    }
+
     /// Learns which cgroups there are, and tells the programs which of them are workloads.
     pub(super) fn learn_workloads(&self) {
         let mut cgroups = lock(&self.cgroups);

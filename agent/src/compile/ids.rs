@@ -164,6 +164,11 @@ impl Ids {
         never_used as usize + self.backend_pool.given_back.len()
     }
 
+    /// How many backends have an id.
+    pub fn backends_taken(&self) -> usize {
+        self.backends.len()
+    }
+
     /// How many slots the `maglev` table of a version of a service has, 0 where it has none.
     pub fn table_slots(&self, service: u32, version: u32) -> u32 {
         self.table_slots.get(&(service, version)).copied().unwrap_or(0)

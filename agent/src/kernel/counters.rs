@@ -2,20 +2,24 @@
 
 use std::io::{self, Read};
 use std::os::fd::{AsFd, OwnedFd};
-use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
-use agent_ebpf::abi::{BackendState, Edge, EdgeKey, Histogram, Hook, Loss, Outcome, Sample, ServiceState};
+use agent_ebpf::abi::{
+    BackendState, Edge, EdgeKey, Histogram, Hook, Loss, Outcome, Sample, ServiceState, Settings,
+};
 use aya::maps::{HashMap, Map, MapData, PerCpuArray, PerCpuHashMap};
 
 use super::bpf;
-use super::data_plane::{Arrays, DataPlane};
+use super::data_plane::DataPlane;
+use super::mapped::MappedArray;
 use super::tables::{Plain, errno_of};
 use super::{KernelError, MapError};
 
 /// Readers of the kernel-owned maps, and the two small maps that tell the programs what to send and who is who.
 pub struct Counters {
-    arrays: Arc<Arrays>,
+    backend_state: MappedArray<BackendState>,
+    service_state: MappedArray<ServiceState>,
+    settings: MappedArray<Settings>,
     edges: PerCpuHashMap<MapData, Plain<EdgeKey>, Plain<Edge>>,
     edge_capacity: u32,
     outcomes: PerCpuArray<MapData, u64>,
@@ -42,7 +46,9 @@ impl Counters {
         let edge_capacity = edges.info().map_err(typed("EDGES"))?.max_entries();
         let connections = data_plane.map_path("CONNECTIONS");
         Ok(Self {
-            arrays: data_plane.arrays(),
+            backend_state: data_plane.array("BACKEND_STATE")?,
+            service_state: data_plane.array("SERVICE_STATE")?,
+            settings: data_plane.array("SETTINGS")?,
             edges: PerCpuHashMap::try_from(Map::PerCpuHashMap(edges)).map_err(typed("EDGES"))?,
             edge_capacity,
             outcomes: PerCpuArray::try_from(Map::PerCpuArray(open("OUTCOMES")?))
@@ -109,32 +115,35 @@ impl Counters {
 
     /// What the kernel counts for a backend.
     pub fn backend_state(&self, id: u32) -> BackendState {
-        self.arrays.backend_state.read(id)
+        self.backend_state.read(id)
+    }
+
+    /// Gives back the memory that reading what the kernel counts took.
+    pub fn rest(&mut self) {
+        self.backend_state.rest();
+        self.service_state.rest();
     }
 
     /// What the kernel counts for a service.
     pub fn service_state(&self, id: u32) -> ServiceState {
-        self.arrays.service_state.read(id)
+        self.service_state.read(id)
     }
 
     /// Corrects the number of open connections of a backend by what the walk found. The one write of the agent
     /// to a map of the kernel's: an atomic add to a counter that the programs change by atomic adds.
     pub fn correct_active(&self, backend: u32, difference: i64) {
         const ACTIVE: usize = std::mem::offset_of!(BackendState, active) / 8;
-        self.arrays
-            .backend_state
-            .word(backend, ACTIVE)
-            .fetch_add(difference.cast_unsigned(), Ordering::Relaxed);
+        self.backend_state.word(backend, ACTIVE).fetch_add(difference.cast_unsigned(), Ordering::Relaxed);
     }
 
     /// Asks for every connection's opening and closing until this moment of the monotonic clock.
     pub fn follow_until(&self, until_ns: u64) {
-        self.arrays.settings.word(0, 0).store(until_ns, Ordering::Relaxed);
+        self.settings.word(0, 0).store(until_ns, Ordering::Relaxed);
     }
 
     /// Says that the agent is alive.
     pub fn heartbeat(&self, now_ns: u64) {
-        self.arrays.settings.word(0, 1).store(now_ns, Ordering::Relaxed);
+        self.settings.word(0, 1).store(now_ns, Ordering::Relaxed);
     }
 
     /// Walks over every socket that talks to a service. `None` where this kernel cannot.

@@ -3,9 +3,7 @@
 use std::fs::File;
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
 
-use agent_ebpf::abi::{Backend, BackendState, Policy, ServiceState, ServiceWord, Settings, Slot};
 use aya::programs::Program;
 use aya::{Btf, Ebpf, EbpfLoader};
 
@@ -31,7 +29,6 @@ pub struct DataPlane {
     features: Features,
     adopted: bool,
     ebpf: Ebpf,
-    arrays: Arc<Arrays>,
     /// Held as long as this agent lives.
     _lock: File,
 }
@@ -69,8 +66,7 @@ impl DataPlane {
             load_program(&mut ebpf, attachment.program)?;
         }
         features.sample = features.tcp_sock.is_some() && load_walk(&mut ebpf);
-        let arrays = Arc::new(Arrays::open(&layout)?);
-        Ok(Self { layout, cgroup, features, adopted, ebpf, arrays, _lock: lock })
+        Ok(Self { layout, cgroup, features, adopted, ebpf, _lock: lock })
     }
 
     /// What the programs log. There is one reader; the next call finds nothing.
@@ -108,8 +104,13 @@ impl DataPlane {
         EventReader::new(&self.layout.map("EVENTS"))
     }
 
-    pub(super) fn arrays(&self) -> Arc<Arrays> {
-        Arc::clone(&self.arrays)
+    /// An array map, to be used as memory.
+    pub(super) fn array<T: Copy + Default>(&self, name: &'static str) -> Result<MappedArray<T>, KernelError> {
+        let path = self.layout.map(name);
+        let fail = |source| KernelError::Map { map: name, path: path.clone(), source };
+        let map = bpf::open_pin(&path).map_err(fail)?;
+        let (entries, _) = bpf::describe_map(map.as_fd()).map_err(fail)?;
+        MappedArray::new(map, u32::try_from(entries).unwrap_or(u32::MAX)).map_err(fail)
     }
 
     pub(super) fn map_path(&self, name: &str) -> PathBuf {
@@ -263,42 +264,4 @@ fn load_walk(ebpf: &mut Ebpf) -> bool {
         },
         _ => false,
     }
-}
-
-/// The arrays by name, typed once.
-pub(super) struct Arrays {
-    pub(super) services: MappedArray<ServiceWordEntry>,
-    pub(super) policies: MappedArray<Policy>,
-    pub(super) slots: MappedArray<Slot>,
-    pub(super) backends: MappedArray<Backend>,
-    pub(super) backend_state: MappedArray<BackendState>,
-    pub(super) service_state: MappedArray<ServiceState>,
-    pub(super) settings: MappedArray<Settings>,
-}
-
-/// A [`ServiceWord`] as an entry of an array.
-pub(super) type ServiceWordEntry = u64;
-
-const _: () = assert!(size_of::<ServiceWord>() == size_of::<ServiceWordEntry>());
-
-impl Arrays {
-    fn open(layout: &Layout) -> Result<Self, KernelError> {
-        Ok(Self {
-            services: open_array(layout, "SERVICES")?,
-            policies: open_array(layout, "POLICIES")?,
-            slots: open_array(layout, "SLOTS")?,
-            backends: open_array(layout, "BACKENDS")?,
-            backend_state: open_array(layout, "BACKEND_STATE")?,
-            service_state: open_array(layout, "SERVICE_STATE")?,
-            settings: open_array(layout, "SETTINGS")?,
-        })
-    }
-}
-
-fn open_array<T: Copy + Default>(layout: &Layout, name: &'static str) -> Result<MappedArray<T>, KernelError> {
-    let path = layout.map(name);
-    let fail = |source| KernelError::Map { map: name, path: path.clone(), source };
-    let map = bpf::open_pin(&path).map_err(fail)?;
-    let (entries, _) = bpf::describe_map(map.as_fd()).map_err(fail)?;
-    MappedArray::new(map, u32::try_from(entries).unwrap_or(u32::MAX)).map_err(fail)
 }

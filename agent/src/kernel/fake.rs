@@ -6,7 +6,7 @@ use std::io;
 
 use agent_ebpf::abi::{Backend, BackendState, FrontendKey, Policy, ServiceWord, Slot};
 
-use super::{Capacity, MapError, Tables};
+use super::{Capacity, MapError, Readers, Tables};
 
 /// Which writes fail. Reads of arrays never do: they are memory.
 #[derive(Clone, Copy, Debug, Default)]
@@ -107,13 +107,14 @@ pub struct FakeTables {
     states: BTreeMap<u32, BackendState>,
     faults: Faults,
     log: Option<Vec<Write>>,
+    readers: Option<Readers>,
 }
 
 impl FakeTables {
     /// Empty maps of this capacity.
     pub fn new(capacity: Capacity) -> Self {
         let image = Image::new(&capacity);
-        Self { capacity, image, states: BTreeMap::new(), faults: Faults::Never, log: None }
+        Self { capacity, image, states: BTreeMap::new(), faults: Faults::Never, log: None, readers: None }
     }
 
     /// Sets which writes fail from now on.
@@ -144,6 +145,11 @@ impl FakeTables {
     /// Sets how many connections a backend has, as the kernel counts them.
     pub fn set_active(&mut self, backend: u32, active: u64) {
         self.states.entry(backend).or_default().active = active;
+    }
+
+    /// Sets who reads from now on, for those who ask without waiting; `None`: nobody.
+    pub fn set_readers(&mut self, readers: Option<Readers>) {
+        self.readers = readers;
     }
 
     fn fails(&mut self) -> bool {
@@ -237,6 +243,19 @@ impl Tables for FakeTables {
 
     fn backend_state(&self, id: u32) -> BackendState {
         self.states.get(&id).copied().unwrap_or_default()
+    }
+
+    fn rest(&mut self) {}
+
+    /// The log says when a wait ends, and so begins where nobody stays.
+    fn readers(&mut self) -> Readers {
+        if let Some(readers) = &self.readers {
+            return readers.clone();
+        }
+        self.wait_for_readers();
+        let readers = Readers::staying();
+        readers.leave();
+        readers
     }
 
     fn wait_for_readers(&mut self) {

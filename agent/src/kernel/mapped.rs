@@ -1,32 +1,30 @@
 //! An array map as memory: the agent reads and writes entries without a system call.
 
-use std::fs::File;
 use std::io;
 use std::marker::PhantomData;
-use std::os::fd::{AsRawFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
+use std::ptr::NonNull;
+use std::sync::OnceLock;
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering, fence};
+
+/// Entries that are mapped together. So many of any size begin and end at a page, also where pages have 64 KiB.
+const WINDOW_ENTRIES: u32 = 8_192;
 
 /// An array map of `T`, shared with the kernel programs. Entries are plain values: integers only, no padding
 /// that matters, any bit pattern valid.
+///
+/// The kernel puts every page of a mapping into the page table at once, and counts them all as resident; it does not
+/// put them there again once they were dropped (`MADV_DONTNEED` succeeds, and the next access ends in SIGBUS). So
+/// only the windows that are used are mapped, and [`MappedArray::rest`] unmaps them.
 pub(super) struct MappedArray<T> {
-    base: *mut u8,
-    length_bytes: usize,
+    map: OwnedFd,
     entries: u32,
-    /// Keeps the map alive; the mapping alone would as well.
-    _map: File,
+    windows: Box<[OnceLock<Window>]>,
     _entry: PhantomData<T>,
 }
 
-// SAFETY: the memory is shared with the kernel's programs anyway; every access goes through word-sized atomics.
-unsafe impl<T: Send> Send for MappedArray<T> {}
-// SAFETY: as above.
-unsafe impl<T: Send> Sync for MappedArray<T> {}
-
 impl<T: Copy + Default> MappedArray<T> {
-    /// The kernel rounds an entry up to eight bytes.
-    const STRIDE: usize = size_of::<T>().next_multiple_of(8);
-
-    /// Maps the array of `entries` entries behind this descriptor.
+    /// The array of `entries` entries behind this descriptor. Maps its beginning, to see whether that is possible.
     pub(super) fn new(map: OwnedFd, entries: u32) -> io::Result<Self> {
         const {
             assert!(
@@ -34,38 +32,16 @@ impl<T: Copy + Default> MappedArray<T> {
                 "entries are made of 32-bit words"
             );
         }
-        let length_bytes = (entries as usize * Self::STRIDE).next_multiple_of(4096);
-        // SAFETY: a fresh mapping of a valid descriptor; the kernel checks length and rights.
-        let base = unsafe {
-            libc::mmap(
-                std::ptr::null_mut(),
-                length_bytes,
-                libc::PROT_READ | libc::PROT_WRITE,
-                libc::MAP_SHARED,
-                map.as_raw_fd(),
-                0,
-            )
-        };
-        if base == libc::MAP_FAILED {
-            return Err(io::Error::last_os_error());
-        }
-        Ok(Self { base: base.cast(), length_bytes, entries, _map: File::from(map), _entry: PhantomData })
-    }
-
-    /// How many entries there are.
-    pub(super) fn entries(&self) -> u32 {
-        self.entries
+        let windows = (0..entries.div_ceil(WINDOW_ENTRIES)).map(|_| OnceLock::new()).collect();
+        let array = Self { map, entries, windows, _entry: PhantomData };
+        array.map_window(0)?;
+        Ok(array)
     }
 
     fn words(&self, index: u32) -> &[AtomicU32] {
-        assert!(index < self.entries, "entry {index} of {}", self.entries);
-        // SAFETY: within the mapping, aligned to eight bytes, and only ever accessed by atomics on this side.
-        unsafe {
-            std::slice::from_raw_parts(
-                self.base.add(index as usize * Self::STRIDE).cast::<AtomicU32>(),
-                size_of::<T>() / 4,
-            )
-        }
+        // SAFETY: the entry lies within its window, is aligned to eight bytes, and is only ever accessed by atomics on
+        // this side. The window lives as long as the borrow of the array: unmapping takes it mutably.
+        unsafe { std::slice::from_raw_parts(self.entry(index).cast().as_ptr(), size_of::<T>() / 4) }
     }
 
     /// An entry. Each of its words is read at once; two words may be of different moments.
@@ -90,12 +66,19 @@ impl<T: Copy + Default> MappedArray<T> {
 }
 
 impl<T> MappedArray<T> {
+    /// The kernel rounds an entry up to eight bytes.
+    const STRIDE: usize = size_of::<T>().next_multiple_of(8);
+
+    /// How many entries there are.
+    pub(super) fn entries(&self) -> u32 {
+        self.entries
+    }
+
     /// One 64-bit word of an entry, `word` counted from its start.
     pub(super) fn word(&self, index: u32, word: usize) -> &AtomicU64 {
-        let stride = size_of::<T>().next_multiple_of(8);
-        assert!(index < self.entries && word * 8 < stride, "word {word} of entry {index}");
-        // SAFETY: within the mapping and aligned to eight bytes.
-        unsafe { &*self.base.add(index as usize * stride + word * 8).cast::<AtomicU64>() }
+        assert!(word * 8 < Self::STRIDE, "word {word} of entry {index}");
+        // SAFETY: within the window and aligned to eight bytes; the window lives as long as the borrow of the array.
+        unsafe { self.entry(index).add(word * 8).cast::<AtomicU64>().as_ref() }
     }
 
     /// Replaces the first word of an entry in one store that comes after every store before it.
@@ -103,11 +86,71 @@ impl<T> MappedArray<T> {
         fence(Ordering::SeqCst);
         self.word(index, 0).store(value, Ordering::Release);
     }
+
+    /// Unmaps everything. What is used again is mapped again, which takes some 20 µs for a window.
+    pub(super) fn rest(&mut self) {
+        for window in &mut self.windows {
+            window.take();
+        }
+    }
+
+    /// Where an entry begins.
+    fn entry(&self, index: u32) -> NonNull<u8> {
+        assert!(index < self.entries, "entry {index} of {}", self.entries);
+        let number = index / WINDOW_ENTRIES;
+        let window = self.windows[number as usize].get_or_init(|| match self.map_window(number) {
+            Ok(window) => window,
+            // The first window was mapped before, so this is about memory, as where an allocation fails.
+            Err(error) => {
+                panic!("cannot map an eBPF array: {error}; is the address space limited (ulimit -v)?")
+            }
+        });
+        // SAFETY: the entry is one of this window's.
+        unsafe { window.base.add((index % WINDOW_ENTRIES) as usize * Self::STRIDE) }
+    }
+
+    fn map_window(&self, number: u32) -> io::Result<Window> {
+        let first = number * WINDOW_ENTRIES;
+        let count = self.entries.saturating_sub(first).min(WINDOW_ENTRIES);
+        Window::new(self.map.as_fd(), first as usize * Self::STRIDE, count as usize * Self::STRIDE)
+    }
 }
 
-impl<T> Drop for MappedArray<T> {
+/// A mapped part of an array.
+struct Window {
+    base: NonNull<u8>,
+    length_bytes: usize,
+}
+
+// SAFETY: the memory is shared with the kernel's programs anyway; every access goes through word-sized atomics.
+unsafe impl Send for Window {}
+// SAFETY: as above.
+unsafe impl Sync for Window {}
+
+impl Window {
+    fn new(map: BorrowedFd<'_>, offset_bytes: usize, length_bytes: usize) -> io::Result<Self> {
+        let offset = libc::off_t::try_from(offset_bytes).map_err(io::Error::other)?;
+        // SAFETY: a fresh mapping of a valid descriptor; the kernel checks place, length and rights.
+        let base = unsafe {
+            libc::mmap(
+                std::ptr::null_mut(),
+                length_bytes,
+                libc::PROT_READ | libc::PROT_WRITE,
+                libc::MAP_SHARED,
+                map.as_raw_fd(),
+                offset,
+            )
+        };
+        match NonNull::new(base.cast()).filter(|_| base != libc::MAP_FAILED) {
+            Some(base) => Ok(Self { base, length_bytes }),
+            None => Err(io::Error::last_os_error()),
+        }
+    }
+}
+
+impl Drop for Window {
     fn drop(&mut self) {
         // SAFETY: the mapping was made by `new` and nothing borrows from it any more.
-        unsafe { libc::munmap(self.base.cast(), self.length_bytes) };
+        unsafe { libc::munmap(self.base.as_ptr().cast(), self.length_bytes) };
     }
 }

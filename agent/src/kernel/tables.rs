@@ -1,12 +1,13 @@
 //! The agent-owned maps of the kernel.
 
 use std::io;
-use std::sync::Arc;
 
-use agent_ebpf::abi::{Backend, BackendState, FrontendKey, Policy, ServiceWord, Slot};
+use agent_ebpf::abi::{Backend, BackendState, FrontendKey, Policy, ServiceState, ServiceWord, Slot};
 use aya::maps::{HashMap, Map, MapData, MapError as AyaMapError};
 
-use super::data_plane::{Arrays, DataPlane};
+use super::data_plane::DataPlane;
+use super::mapped::MappedArray;
+use super::readers::{self, Readers};
 use super::{Capacity, KernelError, MapError, Tables};
 
 /// Gives `aya` leave to copy a key or value of ours in and out of the kernel.
@@ -20,9 +21,18 @@ unsafe impl<T: Copy + 'static> aya::Pod for Plain<T> {}
 /// [`Tables`] over the pinned maps.
 pub struct KernelTables {
     frontends: HashMap<MapData, Plain<FrontendKey>, u32>,
-    frontend_capacity: u32,
-    pub(super) arrays: Arc<Arrays>,
+    capacity: Capacity,
+    services: MappedArray<ServiceWordEntry>,
+    policies: MappedArray<Policy>,
+    slots: MappedArray<Slot>,
+    backends: MappedArray<Backend>,
+    backend_state: MappedArray<BackendState>,
 }
+
+/// A [`ServiceWord`] as an entry of an array.
+type ServiceWordEntry = u64;
+
+const _: () = assert!(size_of::<ServiceWord>() == size_of::<ServiceWordEntry>());
 
 impl KernelTables {
     pub(super) fn new(data_plane: &DataPlane) -> Result<Self, KernelError> {
@@ -34,10 +44,24 @@ impl KernelTables {
         };
         let map = MapData::from_pin(&path).map_err(fail)?;
         let frontend_capacity = map.info().map_err(fail)?.max_entries();
+        let services = data_plane.array("SERVICES")?;
+        let service_state = data_plane.array::<ServiceState>("SERVICE_STATE")?;
+        let (policies, slots) = (data_plane.array("POLICIES")?, data_plane.array("SLOTS")?);
+        let (backends, backend_state) = (data_plane.array("BACKENDS")?, data_plane.array("BACKEND_STATE")?);
         Ok(Self {
             frontends: HashMap::try_from(Map::HashMap(map)).map_err(fail)?,
-            frontend_capacity,
-            arrays: data_plane.arrays(),
+            capacity: Capacity {
+                frontends: frontend_capacity,
+                services: MappedArray::entries(&services).min(service_state.entries()),
+                policies: MappedArray::entries(&policies),
+                slots: MappedArray::entries(&slots),
+                backends: MappedArray::entries(&backends).min(MappedArray::entries(&backend_state)),
+            },
+            services,
+            policies,
+            slots,
+            backends,
+            backend_state,
         })
     }
 }
@@ -57,13 +81,7 @@ fn frontends_error(operation: &'static str) -> impl Fn(AyaMapError) -> MapError 
 
 impl Tables for KernelTables {
     fn capacity(&self) -> Capacity {
-        Capacity {
-            frontends: self.frontend_capacity,
-            services: self.arrays.services.entries().min(self.arrays.service_state.entries()),
-            policies: self.arrays.policies.entries(),
-            slots: self.arrays.slots.entries(),
-            backends: self.arrays.backends.entries().min(self.arrays.backend_state.entries()),
-        }
+        self.capacity
     }
 
     fn frontends(&self) -> Result<Vec<(FrontendKey, u32)>, MapError> {
@@ -85,56 +103,59 @@ impl Tables for KernelTables {
     }
 
     fn service(&self, service: u32) -> ServiceWord {
-        ServiceWord(self.arrays.services.read(service))
+        ServiceWord(self.services.read(service))
     }
 
     fn set_service(&mut self, service: u32, word: ServiceWord) -> Result<(), MapError> {
-        self.arrays.services.publish(service, word.0);
+        self.services.publish(service, word.0);
         Ok(())
     }
 
     fn policy(&self, index: u32) -> Policy {
-        self.arrays.policies.read(index)
+        self.policies.read(index)
     }
 
     fn set_policy(&mut self, index: u32, policy: &Policy) -> Result<(), MapError> {
-        self.arrays.policies.write(index, policy);
+        self.policies.write(index, policy);
         Ok(())
     }
 
     fn slots(&self, first: u32, count: u32) -> Vec<Slot> {
-        (first..first + count).map(|index| self.arrays.slots.read(index)).collect()
+        (first..first + count).map(|index| self.slots.read(index)).collect()
     }
 
     fn set_slots(&mut self, first: u32, slots: &[Slot]) -> Result<(), MapError> {
         for (index, slot) in (first..).zip(slots) {
-            self.arrays.slots.write(index, slot);
+            self.slots.write(index, slot);
         }
         Ok(())
     }
 
     fn backend(&self, id: u32) -> Backend {
-        self.arrays.backends.read(id)
+        self.backends.read(id)
     }
 
     fn set_backend(&mut self, id: u32, backend: &Backend) -> Result<(), MapError> {
-        self.arrays.backends.write(id, backend);
+        self.backends.write(id, backend);
         Ok(())
     }
 
     fn backend_state(&self, id: u32) -> BackendState {
-        self.arrays.backend_state.read(id)
+        self.backend_state.read(id)
+    }
+
+    fn rest(&mut self) {
+        self.policies.rest();
+        self.slots.rest();
+        self.backends.rest();
+        self.backend_state.rest();
+    }
+
+    fn readers(&mut self) -> Readers {
+        Readers::now()
     }
 
     fn wait_for_readers(&mut self) {
-        // The programs run in an RCU read-side section; this command returns after every one that was running
-        // has ended (membarrier(2), MEMBARRIER_CMD_GLOBAL, kernel 4.3).
-        const MEMBARRIER_CMD_GLOBAL: libc::c_int = 1;
-        // SAFETY: a system call that takes two numbers.
-        let done = unsafe { libc::syscall(libc::SYS_membarrier, MEMBARRIER_CMD_GLOBAL, 0, 0) } == 0;
-        if !done {
-            // Not available beside CPUs without a scheduler tick. A run takes microseconds; a second is ample.
-            std::thread::sleep(std::time::Duration::from_secs(1));
-        }
+        readers::wait();
     }
 }

@@ -9,14 +9,14 @@ use super::Reconciler;
 use super::report::{Failure, Report};
 use super::spans::Span;
 use super::sync::Published;
-use crate::kernel::{Capacity, Tables};
+use crate::kernel::{Capacity, Readers, Tables};
 
 /// One part in so many of a map may wait in limbo before readers are waited for within an `apply`.
 const HEAVY: u32 = 4;
 
-/// What waits, and for what.
+/// What left the maps between two waits for readers.
 #[derive(Debug, Default)]
-pub(super) struct Limbo {
+struct Batch {
     windows: Vec<Span>,
     records: Vec<Span>,
     slot_count: u32,
@@ -24,71 +24,125 @@ pub(super) struct Limbo {
     backends: BTreeMap<u32, Backend>,
     /// Service ids that are gone.
     services: BTreeSet<u32>,
-    /// Whether anything came in since readers were last waited for.
-    fresh: bool,
-    fresh_backends: u32,
+}
+
+impl Batch {
+    fn is_empty(&self) -> bool {
+        self.windows.is_empty()
+            && self.records.is_empty()
+            && self.backends.is_empty()
+            && self.services.is_empty()
+    }
+}
+
+/// What waits, and for what.
+#[derive(Debug, Default)]
+pub(super) struct Limbo {
+    /// For readers that nobody waits for yet.
+    fresh: Batch,
+    /// For these readers.
+    held: Option<(Batch, Readers)>,
+    /// For the last connection; no reader can choose one of these backends any more.
+    backends: BTreeMap<u32, Backend>,
+    /// For the last of its backends.
+    services: BTreeSet<u32>,
 }
 
 impl Limbo {
     pub(super) fn put(&mut self, old: &Published) {
-        self.windows.push(old.window);
-        self.records.push(old.record);
-        self.slot_count += old.window.count;
-        self.fresh = true;
+        self.fresh.windows.push(old.window);
+        self.fresh.records.push(old.record);
+        self.fresh.slot_count += old.window.count;
     }
 
     pub(super) fn put_backend(&mut self, id: u32, record: Backend) {
-        self.backends.insert(id, record);
-        self.fresh_backends += 1;
-        self.fresh = true;
+        self.recall_backend(id);
+        self.fresh.backends.insert(id, record);
     }
 
     pub(super) fn put_service(&mut self, id: u32) {
-        self.services.insert(id);
-        self.fresh = true;
+        self.recall_service(id);
+        self.fresh.services.insert(id);
     }
 
     /// This service id is wanted again.
     pub(super) fn recall_service(&mut self, id: u32) {
+        self.batches_mut().for_each(|batch| {
+            batch.services.remove(&id);
+        });
         self.services.remove(&id);
     }
 
     /// This backend id is wanted again.
     pub(super) fn recall_backend(&mut self, id: u32) {
+        self.batches_mut().for_each(|batch| {
+            batch.backends.remove(&id);
+        });
         self.backends.remove(&id);
     }
 
     /// What the entry of a retired backend should hold.
     pub(super) fn backend(&self, id: u32) -> Option<&Backend> {
-        self.backends.get(&id)
+        let waiting = self.batches().find_map(|batch| batch.backends.get(&id));
+        waiting.or_else(|| self.backends.get(&id))
     }
 
     /// Whether so much waits that it should not wait for the next tick.
     pub(super) fn is_heavy(&self, capacity: &Capacity) -> bool {
-        self.slot_count > capacity.slots / HEAVY
-            || self.records.len() > (capacity.policies / HEAVY) as usize
-            || self.fresh_backends > capacity.backends / HEAVY
+        let sum = |of: fn(&Batch) -> usize| self.batches().map(of).sum::<usize>();
+        sum(|batch| batch.slot_count as usize) > (capacity.slots / HEAVY) as usize
+            || sum(|batch| batch.records.len()) > (capacity.policies / HEAVY) as usize
+            || sum(|batch| batch.backends.len()) > (capacity.backends / HEAVY) as usize
+    }
+
+    fn batches(&self) -> impl Iterator<Item = &Batch> {
+        std::iter::once(&self.fresh).chain(self.held.as_ref().map(|(batch, _)| batch))
+    }
+
+    fn batches_mut(&mut self) -> impl Iterator<Item = &mut Batch> {
+        std::iter::once(&mut self.fresh).chain(self.held.as_mut().map(|(batch, _)| batch))
     }
 }
 
 impl<T: Tables> Reconciler<T> {
-    /// Gives back what no reader holds any more. Waits for readers only if something came into limbo since the last
-    /// time.
+    /// Gives back what no reader holds any more. Waits for readers, if anything waits for them.
     pub(super) fn reclaim(&mut self, report: &mut Report) {
-        if self.limbo.fresh {
+        let held = self.limbo.held.take().map(|(batch, _)| batch);
+        let fresh = Some(std::mem::take(&mut self.limbo.fresh)).filter(|batch| !batch.is_empty());
+        if held.is_some() || fresh.is_some() {
             self.tables.wait_for_readers();
-            for window in self.limbo.windows.drain(..) {
-                self.slots.release(window);
-            }
-            for record in self.limbo.records.drain(..) {
-                self.policies.release(record);
-            }
-            self.limbo.slot_count = 0;
-            self.limbo.fresh_backends = 0;
-            self.limbo.fresh = false;
+        }
+        held.into_iter().chain(fresh).for_each(|batch| self.release(batch));
+        self.vacate_backends(report);
+        self.release_services();
+    }
+
+    /// Gives back what no reader holds any more, as far as that can be done without waiting. The rest follows with one
+    /// of the next calls.
+    pub(super) fn reclaim_in_passing(&mut self, report: &mut Report) {
+        self.release_held();
+        if self.limbo.held.is_none() && !self.limbo.fresh.is_empty() {
+            // Asked for after everything in the batch has left the maps.
+            let readers = self.tables.readers();
+            self.limbo.held = Some((std::mem::take(&mut self.limbo.fresh), readers));
+            self.release_held();
         }
         self.vacate_backends(report);
         self.release_services();
+    }
+
+    fn release_held(&mut self) {
+        if let Some((batch, _)) = self.limbo.held.take_if(|(_, readers)| readers.are_gone()) {
+            self.release(batch);
+        }
+    }
+
+    /// Gives back what only readers held. Backends go on waiting for their connections, services for their backends.
+    fn release(&mut self, mut batch: Batch) {
+        batch.windows.into_iter().for_each(|window| self.slots.release(window));
+        batch.records.into_iter().for_each(|record| self.policies.release(record));
+        self.limbo.backends.append(&mut batch.backends);
+        self.limbo.services.append(&mut batch.services);
     }
 
     /// Vacates every backend that has no connection left. No reader can choose one: they were all waited for.

@@ -10,6 +10,7 @@ use agent_ebpf::abi::{Algorithm, Backend, BackendStatus, Endpoint, Protocol, Ser
 
 use super::*;
 use crate::desired::{BackendSpec, Change, PolicySpec, VersionShare};
+use crate::kernel::Readers;
 use crate::kernel::fake::{FakeTables, Faults, Write};
 
 const CAPACITY: Capacity = Capacity { frontends: 32, services: 16, policies: 24, slots: 8_192, backends: 64 };
@@ -153,6 +154,47 @@ fn a_small_change_waits_for_no_reader() {
     reconciler.apply(&desired(&[changed, api()])).unwrap();
     let log = reconciler.tables_mut().take_log();
     assert!(!log.is_empty() && !log.contains(&Write::Wait), "{log:?}");
+}
+
+#[test]
+fn a_tick_does_not_wait_for_readers_and_gives_back_only_what_those_who_left_held() {
+    let [one, two] = [&["10.1.0.1:80"][..], &["10.1.0.2:80"]].map(|it| spec("web", &["10.0.0.1:80"], it));
+    let mut reconciler = holding(&[one.clone()]);
+    let backends = |reconciler: &Reconciler<FakeTables>| used(reconciler)[4];
+    let first = Readers::staying();
+    reconciler.tables_mut().set_readers(Some(first.clone()));
+    reconciler.apply(&desired(&[two.clone()])).unwrap();
+    reconciler.idle();
+    assert_eq!(backends(&reconciler), 2, "a reader may still choose the first backend");
+    // Back and forth: the first is wanted again, the second leaves after the first wait began.
+    reconciler.apply(&desired(&[one.clone()])).unwrap();
+    reconciler.idle();
+    let second = Readers::staying();
+    reconciler.tables_mut().set_readers(Some(second.clone()));
+    first.leave();
+    reconciler.idle();
+    assert_eq!((backends(&reconciler), id_of(&reconciler, "10.1.0.1:80")), (2, 1));
+    second.leave();
+    reconciler.idle();
+    assert_eq!(
+        (text(&reconciler), used(&reconciler)),
+        (text(&holding(&[one.clone()])), used(&holding(&[one])))
+    );
+    let log = reconciler.tables_mut().take_log();
+    assert!(!log.contains(&Write::Wait), "{log:?}");
+}
+
+#[test]
+fn the_id_of_a_backend_that_could_not_be_written_before_it_left_is_given_back() {
+    let mut reconciler = fresh();
+    reconciler.tables_mut().set_faults(Faults::Dead { after: 0 });
+    assert_eq!(reconciler.apply(&desired(&[web()])).unwrap().pending, 1);
+    reconciler.tables_mut().set_faults(Faults::Never);
+    let next = spec("web", &["10.0.0.1:80"], &["10.1.0.9:80"]);
+    reconciler.apply(&desired(std::slice::from_ref(&next))).unwrap();
+    reconciler.idle();
+    assert_eq!(used(&reconciler), used(&holding(&[next])));
+    assert!(reconciler.directory().backend(1).is_none());
 }
 
 #[test]

@@ -7,6 +7,7 @@ mod config_live;
 mod connect;
 mod getpeername;
 mod harness;
+mod memory;
 mod metrics;
 mod programs_nobody_here_wrote;
 mod recvmsg;

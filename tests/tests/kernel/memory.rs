@@ -1,0 +1,42 @@
+//! The agent's own view of the maps: what it takes in memory, and that giving that back loses nothing.
+
+use agent_ebpf::abi::{Backend, BackendStatus};
+use segue_agent::kernel::{DataPlane, Tables};
+use segue_tests::world::World;
+
+#[test]
+#[ignore = "kernel tier: needs root and eBPF; run by cargo xtask test"]
+fn what_was_written_is_there_after_its_memory_was_given_back() {
+    let world = World::new();
+    let (cgroup, bpffs) = (world.managed_cgroup().to_owned(), world.bpffs());
+    world.namespace().run(|| {
+        let data_plane = DataPlane::load(Some(&cgroup), &bpffs).expect("a data plane");
+        let mut tables = data_plane.tables().expect("its maps");
+        let capacity = tables.capacity().backends;
+        let record =
+            |id| Backend { generation: id, status: BackendStatus::Ready as u32, ..Backend::default() };
+        // The neighbours of every border between parts that are mapped by themselves, and the last entry.
+        let ids: Vec<u32> =
+            (1..capacity).filter(|id| matches!(id % 8_192, 0 | 8_191) || id + 1 == capacity).collect();
+        for &id in &ids {
+            tables.set_backend(id, &record(id)).expect("a write to memory");
+        }
+        let before = mapped_bytes();
+        tables.rest();
+        let after = mapped_bytes();
+        assert!(before > 4 << 20 && after < 1 << 20, "{before} bytes mapped before, {after} after");
+        for &id in &ids {
+            assert_eq!(tables.backend(id), record(id));
+        }
+        assert_eq!(tables.backend(2), Backend::default());
+    });
+}
+
+/// Bytes of eBPF maps in this process's address space.
+fn mapped_bytes() -> u64 {
+    let maps = std::fs::read_to_string("/proc/self/maps").expect("the mappings of this process");
+    let of_maps = maps.lines().filter(|line| line.ends_with("anon_inode:bpf-map"));
+    let bounds = of_maps.filter_map(|line| line.split(' ').next()?.split_once('-'));
+    let number = |hex| u64::from_str_radix(hex, 16).expect("an address in hexadecimal");
+    bounds.map(|(start, end)| number(end) - number(start)).sum()
+}
