@@ -34,30 +34,26 @@ pub struct CompiledService {
     pub frontends: Vec<FrontendKey>,
     /// The policy record; `first_slot` of every subset is still 0.
     pub policy: Policy,
-    /// The slots of each subset of the policy, in the order of subsets.
-    pub windows: Vec<Vec<Slot>>,
+    /// The slots of all subsets of the policy, one window after the other.
+    pub slots: Arc<[Slot]>,
     /// Its backends, in the order of their endpoints, also those that take no new connections.
-    pub backends: Vec<CompiledBackend>,
+    pub backends: Arc<[CompiledBackend]>,
 }
 
 impl CompiledService {
-    /// How many slots its windows have together.
+    /// How many slots it has.
     pub fn slot_count(&self) -> u32 {
         self.policy.subsets.iter().map(|subset| subset.slot_count).sum()
     }
 }
 
-/// One backend as it goes into the maps, and the names its numbers stand for.
-#[derive(Clone, Debug, PartialEq, Eq)]
+/// One backend as it goes into the maps.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct CompiledBackend {
     /// The backend's id.
     pub id: u32,
     /// The map entry.
     pub record: Backend,
-    /// The version `record.version` stands for.
-    pub version: Option<Arc<str>>,
-    /// The zone `record.zone` stands for.
-    pub zone: Option<Arc<str>>,
 }
 
 /// Why a service cannot be compiled. The sources refuse most of this before; what is here protects the maps.
@@ -131,6 +127,7 @@ pub fn frontends(spec: &ServiceSpec, family: Family) -> Vec<FrontendKey> {
     let mut keys: Vec<FrontendKey> = keys.filter(|key| Family::of(&key.endpoint()) == family).collect();
     keys.sort_unstable();
     keys.dedup();
+    keys.shrink_to_fit();
     keys
 }
 
@@ -224,14 +221,20 @@ fn compile_family(
             weight: u32::from(candidate.spec.weight),
             verdict: Verdict::NONE,
         };
-        let (version, zone) = (candidate.spec.version.clone(), candidate.spec.zone.clone());
-        backends.push(CompiledBackend { id, record, version, zone });
+        backends.push(CompiledBackend { id, record });
     }
     link(&candidates, &mut backends);
-    let (mut policy, windows) = policy(spec, service, &candidates, ids);
+    let (mut policy, slots) = policy(spec, service, &candidates, ids);
     // Not yet known where the fallback comes later: the reconciler compiles once more then.
     policy.fallback = fallback(spec, family, ids);
-    Ok(CompiledService { id: service, family, frontends, policy, windows, backends })
+    Ok(CompiledService {
+        id: service,
+        family,
+        frontends,
+        policy,
+        slots: slots.into(),
+        backends: backends.into(),
+    })
 }
 
 /// The id of the service's fallback; 0 where it has none, or where that has no backends of this family.
@@ -257,14 +260,14 @@ fn link(candidates: &[Candidate<'_>], backends: &mut [CompiledBackend]) {
     }
 }
 
-/// The policy record and the windows of its subsets. Versions of the split without a usable backend leave their
+/// The policy record and the slots of its subsets. Versions of the split without a usable backend leave their
 /// share to the others; with nothing usable there is one subset without slots.
 fn policy(
     spec: &ServiceSpec,
     service: u32,
     candidates: &[Candidate<'_>],
     ids: &mut Ids,
-) -> (Policy, Vec<Vec<Slot>>) {
+) -> (Policy, Vec<Slot>) {
     let usable: Vec<&Candidate<'_>> =
         candidates.iter().filter(|candidate| candidate.takes_connections()).collect();
     let ready_backends = u32::try_from(usable.len()).unwrap_or(u32::MAX);
@@ -294,21 +297,21 @@ fn policy(
         breaker: spec.policy.breaker.unwrap_or(BREAKER_OFF),
         ..Policy::default()
     };
-    let mut windows = Vec::new();
+    let mut slots = Vec::new();
     for ((_, version, members), end) in groups.iter().zip(split::share_ends(&shares)) {
         let Some(share_end) = end else { continue };
         let window = window(spec.policy.algorithm, service, *version, members, ids);
         let slot_count = u32::try_from(window.len()).unwrap_or(u32::MAX);
-        policy.subsets[windows.len()] = Subset { share_end, version: *version, first_slot: 0, slot_count };
+        let subset = Subset { share_end, version: *version, first_slot: 0, slot_count };
+        policy.subsets[usize::from(policy.subset_count)] = subset;
         policy.subset_count += 1;
-        windows.push(window);
+        slots.extend(window);
     }
-    if windows.is_empty() {
+    if policy.subset_count == 0 {
         policy.subsets[0] = Subset { share_end: u32::MAX, ..Subset::default() };
         policy.subset_count = 1;
-        windows.push(Vec::new());
     }
-    (policy, windows)
+    (policy, slots)
 }
 
 fn window(
