@@ -8,7 +8,7 @@ use aya_ebpf::programs::SockAddrContext;
 
 use super::breaker::{self, Report};
 use super::select::{Found, Selection, select};
-use super::sock_ops::{count_failure, release};
+use super::sock_ops::{abandon, count_failure};
 use super::{ALLOW, REFUSE};
 use crate::context::{self, Family, Moment, Socket, SocketAddress, TcpCounts};
 use crate::{emit, maps};
@@ -48,15 +48,15 @@ fn connect(call: &SocketAddress) -> Outcome {
     let previous = maps::connection(socket);
     let Some(service) = maps::service_of(&FrontendKey::new(requested, protocol)) else {
         if let Some(previous) = previous {
-            release(previous);
+            abandon(previous, Moment::now());
             maps::forget_connection(socket);
         }
         return Outcome::Unmanaged;
     };
-    if let Some(previous) = previous {
-        release(previous);
-    }
     let now = Moment::now();
+    if let Some(previous) = previous {
+        abandon(previous, now);
+    }
     let selection = select(service, now);
     match (selection.found, selection.backend) {
         (Found::Backend, Some(backend)) => {
