@@ -8,7 +8,7 @@ use aya_ebpf::programs::SockAddrContext;
 
 use super::breaker::{self, Report};
 use super::select::{Found, Selection, select};
-use super::sock_ops::{count_failure, release};
+use super::sock_ops::{abandon, count_failure};
 use super::{ALLOW, REFUSE};
 use crate::context::{self, Family, Moment, Socket, SocketAddress, TcpCounts};
 use crate::{emit, maps};
@@ -48,19 +48,19 @@ fn connect(call: &SocketAddress) -> Outcome {
     let previous = maps::connection(socket);
     let Some(service) = maps::service_of(&FrontendKey::new(requested, protocol)) else {
         if let Some(previous) = previous {
-            release(previous);
+            abandon(previous, Moment::now());
             maps::forget_connection(socket);
         }
         return Outcome::Unmanaged;
     };
+    let now = Moment::now();
     let previous = match previous {
         Some(previous) => {
-            release(previous);
+            abandon(previous, now);
             Some(previous)
         }
         None => None,
     };
-    let now = Moment::now();
     let selection = select(service, now);
     match (selection.found, selection.backend) {
         (Found::Backend, Some(backend)) => {

@@ -177,6 +177,16 @@ pub(crate) fn release(connection: &mut Connection) {
     }
 }
 
+/// As [`release`], for a connection whose socket turns to another before anything was learnt: a probe gives its
+/// admission back too.
+#[inline(always)]
+pub(crate) fn abandon(connection: &mut Connection, now: Moment) {
+    if connection.phase != Phase::Released as u8 {
+        release(connection);
+        breaker::report(connection, Report::Abandoned, now);
+    }
+}
+
 /// The handshake of a connection is over, one way or the other.
 #[inline(always)]
 fn no_longer_pending(connection: &Connection) {

@@ -3,8 +3,10 @@
 //! Run by `cargo xtask test --tier kernel`, as root.
 
 mod balance;
+mod breaker;
 mod config_live;
 mod connect;
+mod faults;
 mod getpeername;
 mod harness;
 mod memory;
