@@ -5,7 +5,10 @@ use std::os::fd::{AsFd, OwnedFd};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
-use agent_ebpf::abi::{BackendState, Edge, EdgeKey, Histogram, Hook, Loss, Outcome, Sample, ServiceState};
+use agent_ebpf::abi::{
+    Backend, BackendState, Edge, EdgeKey, Histogram, Hook, Loss, Outcome, Policy, Sample, ServiceState,
+    ServiceWord, Verdict,
+};
 use aya::maps::{HashMap, Map, MapData, PerCpuArray, PerCpuHashMap};
 
 use super::bpf;
@@ -115,6 +118,25 @@ impl Counters {
     /// What the kernel counts for a service.
     pub fn service_state(&self, id: u32) -> ServiceState {
         self.arrays.service_state.read(id)
+    }
+
+    /// A backend's record, with an operator's order about it.
+    pub fn backend(&self, id: u32) -> Backend {
+        self.arrays.backends.read(id)
+    }
+
+    /// The policy in force for a service; `None` where the kernel has no such service.
+    pub fn policy(&self, service: u32) -> Option<Policy> {
+        let policy = ServiceWord(self.arrays.services.read(service)).policy()?;
+        (policy < self.arrays.policies.entries()).then(|| self.arrays.policies.read(policy))
+    }
+
+    /// Gives the kernel an operator's order about a backend, in one store. It stays in the pinned map, whatever
+    /// becomes of the agent, and ends by itself.
+    pub fn order(&self, backend: u32, verdict: Verdict) {
+        const VERDICT: usize = std::mem::offset_of!(Backend, verdict) / 8;
+        const { assert!(std::mem::offset_of!(Backend, verdict).is_multiple_of(8)) };
+        self.arrays.backends.word(backend, VERDICT).store(verdict.0, Ordering::Relaxed);
     }
 
     /// Corrects the number of open connections of a backend by what the walk found. The one write of the agent

@@ -125,7 +125,8 @@ impl Tables for KernelTables {
             self.arrays.backend_state.write(id, &BackendState::default());
             self.arrays.backends.write(id, backend);
         } else {
-            self.arrays.backends.write(id, &Backend { verdict: before.verdict, ..*backend });
+            // All but the order: another thread may be giving one right now.
+            self.arrays.backends.write_until(id, backend, std::mem::offset_of!(Backend, verdict));
         }
         Ok(())
     }
