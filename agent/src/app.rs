@@ -5,6 +5,7 @@ mod duties;
 mod journal;
 mod names;
 mod observer;
+mod services;
 
 use std::net::SocketAddr;
 use std::path::PathBuf;

@@ -1,5 +1,6 @@
 //! The command line: what a person types. What they read is made by the modules below.
 
+pub mod breaker;
 pub mod check;
 pub mod client;
 pub mod flows;
@@ -27,6 +28,7 @@ pub const DEFAULT_SOCKET: &str = "/run/segue/segue.sock";
                         segue run --config segue.yaml        balance every process of this host\n  \
                         segue status                         does it work, and what does the kernel lack?\n  \
                         segue services                       who answers for whom, and how much\n  \
+                        segue breaker                        which backends are held back, and why\n  \
                         segue flows -f                       connections as they open, fail and close")]
 pub struct Cli {
     #[command(subcommand)]
@@ -50,6 +52,8 @@ enum Command {
     Status(status::StatusArgs),
     /// Show services with their frontends, backends, connections and selections
     Services(services::ServicesArgs),
+    /// Show which backends are held back and why, or order one in or out (open, close, auto)
+    Breaker(breaker::BreakerArgs),
     /// Show who talks to which service, in totals or (-f) connection by connection
     Flows(flows::FlowsArgs),
     /// Remove the data plane: detach every program and delete every map
@@ -111,6 +115,7 @@ pub fn main() -> ExitCode {
         Command::Check { args, output } => return check::run(&args, output),
         Command::Status(args) => return ask(status::run(&args)),
         Command::Services(args) => return ask(services::run(&args)),
+        Command::Breaker(args) => return ask(breaker::run(&args)),
         Command::Flows(args) => return ask(flows::run(&args)),
         Command::Unload(args) => unload(&args),
         Command::Canary { cgroup } => canary::child(&cgroup).map_err(Into::into),

@@ -56,6 +56,13 @@ pub struct CompiledBackend {
     pub record: Backend,
 }
 
+impl CompiledBackend {
+    /// Where it listens.
+    pub fn address(&self) -> SocketAddr {
+        self.record.endpoint.into()
+    }
+}
+
 /// Why a service cannot be compiled. The sources refuse most of this before; what is here protects the maps.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum CompileError {

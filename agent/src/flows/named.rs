@@ -38,6 +38,14 @@ by_name! {
     backend_status, BackendStatus
 }
 by_name! {
+    /// `off`, `observe`, `enforce`, ….
+    breaker_mode, BreakerMode
+}
+by_name! {
+    /// `closed`, `open`, `half_open`.
+    breaker_state, BreakerState
+}
+by_name! {
     /// `fin`, `rst_local`, ….
     close_reason, CloseReason
 }

@@ -153,7 +153,8 @@ impl Tables for KernelTables {
             self.backend_state.write(id, &BackendState::default());
             self.backends.write(id, backend);
         } else {
-            self.backends.write(id, &Backend { verdict: before.verdict, ..*backend });
+            // All but the order: another thread may be giving one right now.
+            self.backends.write_until(id, backend, std::mem::offset_of!(Backend, verdict));
         }
         Ok(())
     }
