@@ -175,9 +175,9 @@ pub(super) unsafe fn hash_entries<K: Copy, V: Copy>(map: BorrowedFd<'_>) -> io::
         let mut next = 0_u64;
         let mut attr = Attr::default()
             .u64(0, place.as_ref().map_or(0, |place| std::ptr::from_ref(place) as u64))
-            .u64(1, (&raw mut next) as u64)
-            .u64(2, keys.spare_capacity_mut().as_mut_ptr() as u64)
-            .u64(3, values.spare_capacity_mut().as_mut_ptr() as u64)
+            .u64(2, (&raw mut next) as u64)
+            .u64(4, keys.spare_capacity_mut().as_mut_ptr() as u64)
+            .u64(6, values.spare_capacity_mut().as_mut_ptr() as u64)
             .u32(8, BATCH)
             .u32(9, fd_word(map));
         let result = attr.call(BPF_MAP_LOOKUP_BATCH);

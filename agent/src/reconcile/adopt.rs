@@ -25,6 +25,9 @@ pub struct Adopted {
     pub unsound: usize,
 }
 
+/// Services by id, and the ids of vacant backends with their generations.
+type Found = (HashMap<u32, Box<Live>>, Vec<(u32, u32)>);
+
 impl<T: Tables> Reconciler<T> {
     /// Reads the maps and takes them over, in place of whatever this reconciler knew. What is there stays as it is
     /// until the first [`Reconciler::apply`].
@@ -102,7 +105,7 @@ impl<T: Tables> Reconciler<T> {
     }
 
     /// The backends in use by service, and the vacant ids that were used once, with their generation.
-    fn read_backends(&self) -> (HashMap<u32, Box<Live>>, Vec<(u32, u32)>) {
+    fn read_backends(&self) -> Found {
         let mut live: HashMap<u32, Box<Live>> = HashMap::new();
         let mut vacant = Vec::new();
         let mut endpoints = BTreeSet::new();

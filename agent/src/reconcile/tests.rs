@@ -159,15 +159,15 @@ fn a_small_change_waits_for_no_reader() {
 #[test]
 fn a_tick_does_not_wait_for_readers_and_gives_back_only_what_those_who_left_held() {
     let [one, two] = [&["10.1.0.1:80"][..], &["10.1.0.2:80"]].map(|it| spec("web", &["10.0.0.1:80"], it));
-    let mut reconciler = holding(&[one.clone()]);
+    let mut reconciler = holding(std::slice::from_ref(&one));
     let backends = |reconciler: &Reconciler<FakeTables>| used(reconciler)[4];
     let first = Readers::staying();
     reconciler.tables_mut().set_readers(Some(first.clone()));
-    reconciler.apply(&desired(&[two.clone()])).unwrap();
+    reconciler.apply(&desired(std::slice::from_ref(&two))).unwrap();
     reconciler.idle();
     assert_eq!(backends(&reconciler), 2, "a reader may still choose the first backend");
     // Back and forth: the first is wanted again, the second leaves after the first wait began.
-    reconciler.apply(&desired(&[one.clone()])).unwrap();
+    reconciler.apply(&desired(std::slice::from_ref(&one))).unwrap();
     reconciler.idle();
     let second = Readers::staying();
     reconciler.tables_mut().set_readers(Some(second.clone()));
@@ -178,7 +178,7 @@ fn a_tick_does_not_wait_for_readers_and_gives_back_only_what_those_who_left_held
     reconciler.idle();
     assert_eq!(
         (text(&reconciler), used(&reconciler)),
-        (text(&holding(&[one.clone()])), used(&holding(&[one])))
+        (text(&holding(std::slice::from_ref(&one))), used(&holding(&[one])))
     );
     let log = reconciler.tables_mut().take_log();
     assert!(!log.contains(&Write::Wait), "{log:?}");
