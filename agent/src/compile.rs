@@ -31,30 +31,26 @@ pub struct CompiledService {
     pub frontends: Vec<FrontendKey>,
     /// The policy record; `first_slot` of every subset is still 0.
     pub policy: Policy,
-    /// The slots of each subset of the policy, in the order of subsets.
-    pub windows: Vec<Vec<Slot>>,
+    /// The slots of all subsets of the policy, one window after the other.
+    pub slots: Arc<[Slot]>,
     /// Its backends, in the order of their endpoints, also those that take no new connections.
-    pub backends: Vec<CompiledBackend>,
+    pub backends: Arc<[CompiledBackend]>,
 }
 
 impl CompiledService {
-    /// How many slots its windows have together.
+    /// How many slots it has.
     pub fn slot_count(&self) -> u32 {
         self.policy.subsets.iter().map(|subset| subset.slot_count).sum()
     }
 }
 
-/// One backend as it goes into the maps, and the names its numbers stand for.
-#[derive(Clone, Debug, PartialEq, Eq)]
+/// One backend as it goes into the maps.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct CompiledBackend {
     /// The backend's id.
     pub id: u32,
     /// The map entry.
     pub record: Backend,
-    /// The version `record.version` stands for.
-    pub version: Option<Arc<str>>,
-    /// The zone `record.zone` stands for.
-    pub zone: Option<Arc<str>>,
 }
 
 /// Why a service cannot be compiled. The sources refuse most of this before; what is here protects the maps.
@@ -128,6 +124,7 @@ pub fn frontends(spec: &ServiceSpec, family: Family) -> Vec<FrontendKey> {
     let mut keys: Vec<FrontendKey> = keys.filter(|key| Family::of(&key.endpoint()) == family).collect();
     keys.sort_unstable();
     keys.dedup();
+    keys.shrink_to_fit();
     keys
 }
 
@@ -215,21 +212,27 @@ fn compile_family(
             status: status as u32,
             zone: optional_id(candidate.spec.zone.as_ref()),
         };
-        let (version, zone) = (candidate.spec.version.clone(), candidate.spec.zone.clone());
-        backends.push(CompiledBackend { id, record, version, zone });
+        backends.push(CompiledBackend { id, record });
     }
-    let (policy, windows) = policy(spec, service, &candidates, ids);
-    Ok(CompiledService { id: service, family, frontends, policy, windows, backends })
+    let (policy, slots) = policy(spec, service, &candidates, ids);
+    Ok(CompiledService {
+        id: service,
+        family,
+        frontends,
+        policy,
+        slots: slots.into(),
+        backends: backends.into(),
+    })
 }
 
-/// The policy record and the windows of its subsets. Versions of the split without a usable backend leave their
+/// The policy record and the slots of its subsets. Versions of the split without a usable backend leave their
 /// share to the others; with nothing usable there is one subset without slots.
 fn policy(
     spec: &ServiceSpec,
     service: u32,
     candidates: &[Candidate<'_>],
     ids: &mut Ids,
-) -> (Policy, Vec<Vec<Slot>>) {
+) -> (Policy, Vec<Slot>) {
     let usable: Vec<&Candidate<'_>> =
         candidates.iter().filter(|candidate| candidate.takes_connections()).collect();
     let of_version = |version: &Arc<str>| -> Vec<&Candidate<'_>> {
@@ -252,21 +255,21 @@ fn policy(
         refuse_errno: spec.policy.refuse_errno,
         ..Policy::default()
     };
-    let mut windows = Vec::new();
+    let mut slots = Vec::new();
     for ((_, version, members), end) in groups.iter().zip(split::share_ends(&shares)) {
         let Some(share_end) = end else { continue };
         let window = window(spec.policy.algorithm, service, *version, members, ids);
         let slot_count = u32::try_from(window.len()).unwrap_or(u32::MAX);
-        policy.subsets[windows.len()] = Subset { share_end, version: *version, first_slot: 0, slot_count };
+        let subset = Subset { share_end, version: *version, first_slot: 0, slot_count };
+        policy.subsets[usize::from(policy.subset_count)] = subset;
         policy.subset_count += 1;
-        windows.push(window);
+        slots.extend(window);
     }
-    if windows.is_empty() {
+    if policy.subset_count == 0 {
         policy.subsets[0] = Subset { share_end: u32::MAX, ..Subset::default() };
         policy.subset_count = 1;
-        windows.push(Vec::new());
     }
-    (policy, windows)
+    (policy, slots)
 }
 
 fn window(

@@ -45,7 +45,7 @@ pub struct Reconciler<T> {
     capacity: Capacity,
     ids: Ids,
     /// Every service id in use, also of services that are going.
-    live: HashMap<u32, Live>,
+    live: HashMap<u32, Box<Live>>,
     /// What `FRONTENDS` holds.
     placed: HashMap<FrontendKey, u32>,
     /// What `FRONTENDS` should hold.
@@ -294,7 +294,7 @@ impl<T: Tables> Reconciler<T> {
         let names = changed.iter().map(|changed| &changed.spec.name).chain(removed);
         let ids: Vec<u32> = names.flat_map(|name| self.ids_of(name)).collect();
         for id in ids {
-            let Some(compiled) = self.live.get(&id).and_then(Live::wanted) else { continue };
+            let Some(compiled) = self.live.get(&id).and_then(|live| live.wanted()) else { continue };
             for key in &compiled.frontends {
                 if self.claims.get(key) == Some(&id) {
                     self.claims.remove(key);
@@ -338,6 +338,7 @@ impl<T: Tables> Reconciler<T> {
             self.directory.set_service(&spec, &compiled);
             self.need.add(&compiled);
             let live = self.live.entry(id).or_default();
+            live.held_mut();
             live.name = Some(Arc::clone(&spec.name));
             live.family = Some(compiled.family);
             match std::mem::replace(&mut live.intent, Intent::Wanted(compiled)) {
@@ -382,10 +383,7 @@ impl<T: Tables> Reconciler<T> {
     fn forget_unwritten(&mut self, id: u32, kept: &[CompiledBackend]) {
         let Some(live) = self.live.get(&id) else { return };
         let wanted = live.wanted().map_or(&[][..], |old| &old.backends);
-        let unwritten = wanted.iter().filter(|backend| {
-            let id = &backend.id;
-            !live.backends.contains_key(id) && !live.retired.contains(id)
-        });
+        let unwritten = wanted.iter().filter(|backend| !live.has_written(backend.id));
         for backend in unwritten.filter(|old| kept.iter().all(|kept| kept.id != old.id)) {
             self.ids.release_backend(backend.record.service, backend.record.endpoint);
             self.directory.remove_backend(backend.id);
@@ -394,9 +392,9 @@ impl<T: Tables> Reconciler<T> {
 
     fn set_gone(&mut self, id: u32) {
         self.forget_unwritten(id, &[]);
-        if let Some(live) = self.live.get_mut(&id)
-            && let Intent::Wanted(old) = std::mem::replace(&mut live.intent, Intent::Gone)
-        {
+        let Some(live) = self.live.get_mut(&id) else { return };
+        live.held_mut();
+        if let Intent::Wanted(old) = std::mem::replace(&mut live.intent, Intent::Gone) {
             self.need.subtract(&old);
             for key in &old.frontends {
                 if self.claims.get(key) == Some(&id) {

@@ -232,12 +232,11 @@ impl Observer {
         }
         let mut state = lock(&self.edges);
         let before = std::mem::take(&mut state.drift);
-        let services = self.directory.services();
-        for &(backend, _) in services.iter().flat_map(|service| service.backends.iter()) {
+        self.directory.each_backend(|backend| {
             let counted = counters.backend_state(backend).active.cast_signed();
             let difference = open.get(&backend).copied().unwrap_or_default() - counted;
             if difference == 0 {
-                continue;
+                return;
             }
             let times = match before.get(&backend) {
                 Some((times, same)) if *same == difference => times + 1,
@@ -245,12 +244,12 @@ impl Observer {
             };
             if times < CORRECTION_AFTER {
                 state.drift.insert(backend, (times, difference));
-                continue;
+                return;
             }
             counters.correct_active(backend, difference);
             tracing::warn!(backend, difference, "corrected a count of open connections");
             *lock(&self.record).repairs.entry("BACKEND_STATE").or_default() += 1;
-        }
+        });
     }
 
     /// Makes the test connection and looks whether the data plane took it.
@@ -273,11 +272,9 @@ impl Observer {
     }
 
     fn canary_selections(&self) -> u64 {
-        let services = self.directory.services();
-        let ids =
-            services.iter().filter(|service| &*service.spec.name == canary::NAME).map(|service| service.id);
+        let ids = self.directory.ids_of(canary::NAME);
         let counters = lock(&self.counters);
-        ids.map(|id| counters.service_state(id).selected).sum()
+        ids.into_iter().map(|id| counters.service_state(id).selected).sum()
     }
 
     fn map_error(&self, error: &MapError) {
@@ -298,7 +295,7 @@ impl Observer {
         let ids: BTreeMap<SocketAddr, u32> = entries
             .iter()
             .flat_map(|entry| entry.backends.iter())
-            .map(|&(id, address)| (address, id))
+            .map(|backend| (backend.record.endpoint.into(), backend.id))
             .collect();
         let backends = spec.backends.iter().map(|backend| {
             let state = ids

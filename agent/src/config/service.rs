@@ -214,6 +214,7 @@ fn frontends<'a>(
         }
         Ok(())
     })?;
+    service.spec.frontends.shrink_to_fit();
     if is_list && count == 0 {
         reader.problem(node.at, "is empty; write at least one address");
     }
@@ -239,6 +240,8 @@ fn backends<'a>(
         }
         Ok(())
     })?;
+    // The specs stay; what is read after them fills the gaps.
+    service.spec.backends.shrink_to_fit();
     service.backends_whole =
         reader.findings.problems.total() == before && service.spec.backends.len() == count;
     Ok(())

@@ -1,4 +1,4 @@
-//! The bpf(2) commands that aya has no call for: replacing the program of a cgroup link, walking a map with an
+//! The bpf(2) commands that aya has no call for: reading a hash map in one go, replacing the program of a cgroup link, walking a map with an
 //! iterator, asking what is attached to a cgroup, and trying out whether a helper exists.
 
 use std::ffi::CString;
@@ -15,6 +15,7 @@ const BPF_OBJ_GET: i32 = 7;
 const BPF_PROG_GET_FD_BY_ID: i32 = 13;
 const BPF_OBJ_GET_INFO_BY_FD: i32 = 15;
 const BPF_PROG_QUERY: i32 = 16;
+const BPF_MAP_LOOKUP_BATCH: i32 = 24;
 const BPF_LINK_CREATE: i32 = 28;
 const BPF_LINK_UPDATE: i32 = 29;
 const BPF_ITER_CREATE: i32 = 33;
@@ -44,6 +45,11 @@ impl Attr {
     fn u64(mut self, index: usize, value: u64) -> Self {
         self.words[index / 2] = value;
         self
+    }
+
+    fn get_u32(&self, index: usize) -> u32 {
+        let shift = if cfg!(target_endian = "little") { 32 * (index % 2) } else { 32 * (1 - index % 2) };
+        u32::try_from((self.words[index / 2] >> shift) & 0xffff_ffff).unwrap_or(u32::MAX)
     }
 
     fn call(&mut self, command: i32) -> io::Result<i32> {
@@ -153,6 +159,45 @@ pub(super) fn iterate_map(program: BorrowedFd<'_>, map: BorrowedFd<'_>) -> io::R
     Ok(File::from(walk))
 }
 
+/// Every entry of a hash map, keys and values apart, many with each system call (kernel 5.6).
+///
+/// # Safety
+/// `K` and `V` have the sizes of the map's keys and values, and any bytes are a valid one of each.
+pub(super) unsafe fn hash_entries<K: Copy, V: Copy>(map: BorrowedFd<'_>) -> io::Result<(Vec<K>, Vec<V>)> {
+    /// More than the entries of the fullest bucket, which the kernel gives as a whole.
+    const BATCH: u32 = 4_096;
+    let (mut keys, mut values) = (Vec::<K>::new(), Vec::<V>::new());
+    // The kernel's own account of how far it came.
+    let mut place: Option<u64> = None;
+    loop {
+        keys.reserve(BATCH as usize);
+        values.reserve(BATCH as usize);
+        let mut next = 0_u64;
+        let mut attr = Attr::default()
+            .u64(0, place.as_ref().map_or(0, |place| std::ptr::from_ref(place) as u64))
+            .u64(1, (&raw mut next) as u64)
+            .u64(2, keys.spare_capacity_mut().as_mut_ptr() as u64)
+            .u64(3, values.spare_capacity_mut().as_mut_ptr() as u64)
+            .u32(8, BATCH)
+            .u32(9, fd_word(map));
+        let result = attr.call(BPF_MAP_LOOKUP_BATCH);
+        let at_end = result.as_ref().is_err_and(|error| error.raw_os_error() == Some(libc::ENOENT));
+        if !at_end {
+            result?;
+        }
+        let count = attr.get_u32(8).min(BATCH) as usize;
+        // SAFETY: the kernel wrote so many of each, and there is room for them.
+        unsafe {
+            keys.set_len(keys.len() + count);
+            values.set_len(values.len() + count);
+        }
+        if at_end {
+            return Ok((keys, values));
+        }
+        place = Some(next);
+    }
+}
+
 /// Ids of the programs attached to a cgroup itself at a hook, in the order in which they run.
 pub(super) fn attached(cgroup: BorrowedFd<'_>, attach_type: u32) -> io::Result<Vec<u32>> {
     const MAX_PROGRAMS: u32 = 64;
@@ -163,9 +208,7 @@ pub(super) fn attached(cgroup: BorrowedFd<'_>, attach_type: u32) -> io::Result<V
         .u64(4, ids.as_mut_ptr() as u64)
         .u32(6, MAX_PROGRAMS);
     attr.call(BPF_PROG_QUERY)?;
-    let count =
-        if cfg!(target_endian = "little") { attr.words[3] } else { attr.words[3] >> 32 } & 0xffff_ffff;
-    Ok(ids.into_iter().take(usize::try_from(count).unwrap_or(0)).collect())
+    Ok(ids.into_iter().take(usize::try_from(attr.get_u32(6)).unwrap_or(0)).collect())
 }
 
 /// What the kernel says of a loaded program.

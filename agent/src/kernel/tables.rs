@@ -1,10 +1,12 @@
 //! The agent-owned maps of the kernel.
 
 use std::io;
+use std::os::fd::{AsFd, OwnedFd};
 
 use agent_ebpf::abi::{Backend, BackendState, FrontendKey, Policy, ServiceState, ServiceWord, Slot};
 use aya::maps::{HashMap, Map, MapData, MapError as AyaMapError};
 
+use super::bpf;
 use super::data_plane::DataPlane;
 use super::mapped::MappedArray;
 use super::readers::{self, Readers};
@@ -21,6 +23,7 @@ unsafe impl<T: Copy + 'static> aya::Pod for Plain<T> {}
 /// [`Tables`] over the pinned maps.
 pub struct KernelTables {
     frontends: HashMap<MapData, Plain<FrontendKey>, u32>,
+    frontends_fd: OwnedFd,
     capacity: Capacity,
     services: MappedArray<ServiceWordEntry>,
     policies: MappedArray<Policy>,
@@ -44,12 +47,18 @@ impl KernelTables {
         };
         let map = MapData::from_pin(&path).map_err(fail)?;
         let frontend_capacity = map.info().map_err(fail)?.max_entries();
+        let frontends_fd = bpf::open_pin(&path).map_err(|source| KernelError::Map {
+            map: "FRONTENDS",
+            path: path.clone(),
+            source,
+        })?;
         let services = data_plane.array("SERVICES")?;
         let service_state = data_plane.array::<ServiceState>("SERVICE_STATE")?;
         let (policies, slots) = (data_plane.array("POLICIES")?, data_plane.array("SLOTS")?);
         let (backends, backend_state) = (data_plane.array("BACKENDS")?, data_plane.array("BACKEND_STATE")?);
         Ok(Self {
             frontends: HashMap::try_from(Map::HashMap(map)).map_err(fail)?,
+            frontends_fd,
             capacity: Capacity {
                 frontends: frontend_capacity,
                 services: MappedArray::entries(&services).min(service_state.entries()),
@@ -85,10 +94,11 @@ impl Tables for KernelTables {
     }
 
     fn frontends(&self) -> Result<Vec<(FrontendKey, u32)>, MapError> {
-        self.frontends
-            .iter()
-            .map(|entry| entry.map(|(key, service)| (key.0, service)).map_err(frontends_error("list")))
-            .collect()
+        // SAFETY: the types of this map, made of integers.
+        let entries = unsafe { bpf::hash_entries::<FrontendKey, u32>(self.frontends_fd.as_fd()) };
+        let (keys, services) =
+            entries.map_err(|source| MapError { map: "FRONTENDS", operation: "list", source })?;
+        Ok(keys.into_iter().zip(services).collect())
     }
 
     fn insert_frontend(&mut self, key: &FrontendKey, service: u32) -> Result<(), MapError> {

@@ -1,9 +1,10 @@
 //! Goes on from what a predecessor left in the maps: ids, and which entries are taken. Writes nothing.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::sync::Arc;
 
 use agent_ebpf::abi::limits::MAX_SUBSETS;
-use agent_ebpf::abi::{Algorithm, Backend, BackendStatus, FrontendKey, Policy, ServiceWord};
+use agent_ebpf::abi::{Algorithm, Backend, BackendStatus, FrontendKey, Policy, ServiceWord, Slot};
 
 use super::Reconciler;
 use super::spans::Span;
@@ -39,7 +40,7 @@ impl<T: Tables> Reconciler<T> {
         let mut table_slots = Vec::new();
         for &(key, service) in &frontends {
             if (1..self.capacity.services).contains(&service) {
-                live.entry(service).or_default().frontends.insert(key);
+                live.entry(service).or_default().held_mut().frontends.insert(key);
                 adopted.frontends += 1;
             }
         }
@@ -51,7 +52,7 @@ impl<T: Tables> Reconciler<T> {
                 continue;
             }
             let service = live.entry(id).or_default();
-            let published = self.read_published(id, word, &service.backends);
+            let published = self.read_published(id, word, &service.held_mut().backends);
             service.generation = word.generation();
             adopted.unsound += usize::from(!published.sound);
             if published.sound && published.policy.algorithm() == Some(Algorithm::Maglev) {
@@ -61,7 +62,7 @@ impl<T: Tables> Reconciler<T> {
             live.entry(id).or_default().published = Some(published);
         }
         adopted.services = live.len();
-        adopted.backends = live.values().map(|live| live.backends.len()).sum();
+        adopted.backends = live.values().map(|live| live.backends().count()).sum();
         self.take_over(frontends, live, vacant, table_slots);
         Ok(adopted)
     }
@@ -69,20 +70,20 @@ impl<T: Tables> Reconciler<T> {
     fn take_over(
         &mut self,
         frontends: Vec<(FrontendKey, u32)>,
-        live: HashMap<u32, Live>,
+        live: HashMap<u32, Box<Live>>,
         vacant: Vec<(u32, u32)>,
         table_slots: Vec<(u32, u32, u32)>,
     ) {
         let restored = Restored {
             frontends: live
                 .iter()
-                .flat_map(|(&id, live)| live.frontends.iter().map(move |&key| (key, id)))
+                .flat_map(|(&id, live)| live.frontends().map(move |&key| (key, id)))
                 .collect(),
             services: live.keys().copied().collect::<BTreeSet<u32>>(),
             backends: live
                 .values()
-                .flat_map(|live| live.backends.iter())
-                .map(|(&id, backend)| (id, backend.generation, backend.service, backend.endpoint))
+                .flat_map(|live| live.backends())
+                .map(|(id, backend)| (id, backend.generation, backend.service, backend.endpoint))
                 .collect(),
             vacant,
             table_slots,
@@ -101,8 +102,8 @@ impl<T: Tables> Reconciler<T> {
     }
 
     /// The backends in use by service, and the vacant ids that were used once, with their generation.
-    fn read_backends(&self) -> (HashMap<u32, Live>, Vec<(u32, u32)>) {
-        let mut live: HashMap<u32, Live> = HashMap::new();
+    fn read_backends(&self) -> (HashMap<u32, Box<Live>>, Vec<(u32, u32)>) {
+        let mut live: HashMap<u32, Box<Live>> = HashMap::new();
         let mut vacant = Vec::new();
         let mut endpoints = BTreeSet::new();
         for id in 1..self.capacity.backends {
@@ -111,7 +112,7 @@ impl<T: Tables> Reconciler<T> {
             let known = (1..self.capacity.services).contains(&backend.service);
             // An entry that cannot be ours counts as vacant; `repair` clears it.
             if !vacated && known && endpoints.insert((backend.service, backend.endpoint)) {
-                live.entry(backend.service).or_default().backends.insert(id, backend);
+                live.entry(backend.service).or_default().held_mut().backends.insert(id, backend);
             } else if !vacated || backend.generation != 0 {
                 vacant.push((id, backend.generation));
             }
@@ -127,7 +128,7 @@ impl<T: Tables> Reconciler<T> {
             record: Span::default(),
             window: Span::default(),
             policy: Policy::default(),
-            slots: Vec::new(),
+            slots: Arc::default(),
             sound: false,
         };
         let Some(index) = word.policy() else { return nothing };
@@ -140,7 +141,7 @@ impl<T: Tables> Reconciler<T> {
         let Some(window) = window_of(&policy, id).filter(|&window| self.slots.reserve(window)) else {
             return nothing;
         };
-        let slots = self.tables.slots(window.first, window.count);
+        let slots: Arc<[Slot]> = self.tables.slots(window.first, window.count).into();
         let sound = slots
             .iter()
             .all(|slot| backends.contains_key(&slot.backend) && backends.contains_key(&slot.alias));

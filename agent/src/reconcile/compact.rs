@@ -1,5 +1,7 @@
 //! Moves windows together when enough slots are free, but not in a row.
 
+use std::sync::Arc;
+
 use super::Reconciler;
 use super::report::{Failure, Report, SyncError};
 use super::spans::Span;
@@ -48,7 +50,7 @@ impl<T: Tables> Reconciler<T> {
         let Some(mut live) = self.live.remove(&id) else { return Ok(()) };
         let result = match &live.published {
             Some(published) => {
-                let (policy, slots, old) = (published.policy, published.slots.clone(), published.window);
+                let (policy, slots, old) = (published.policy, Arc::clone(&published.slots), published.window);
                 match self.places_below(old) {
                     Some((window, record)) => self.switch(&mut live, &policy, slots, record, window),
                     None => Ok(0),

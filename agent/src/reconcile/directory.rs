@@ -1,11 +1,14 @@
 //! What ids stand for, for those who read counters and events. Written by the reconciler, one changed service at a
 //! time; read from any thread. Knows nothing of maps.
 
+use std::collections::{BTreeMap, HashMap};
 use std::net::SocketAddr;
 use std::sync::{Arc, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
 
-use crate::compile::{CompiledService, Family};
-use crate::desired::{ServiceName, ServiceSpec};
+use agent_ebpf::abi::Endpoint;
+
+use crate::compile::{CompiledBackend, CompiledService, Family};
+use crate::desired::{BackendSpec, ServiceName, ServiceSpec};
 
 /// A service id.
 #[derive(Clone, Debug)]
@@ -16,8 +19,8 @@ pub struct ServiceEntry {
     pub family: Family,
     /// The service as it was asked for: name, frontends, policy.
     pub spec: Arc<ServiceSpec>,
-    /// Its backends of this family, in the order of their addresses, with their ids.
-    pub backends: Arc<[(u32, SocketAddr)]>,
+    /// Its backends of this family, in the order of their addresses.
+    pub backends: Arc<[CompiledBackend]>,
 }
 
 /// A backend id.
@@ -43,46 +46,96 @@ pub struct Directory {
     entries: RwLock<Entries>,
 }
 
-/// Both by id: ids are dense and start near 0.
+/// By id: ids are dense and start near 0.
 #[derive(Debug, Default)]
 struct Entries {
     services: Vec<Option<ServiceEntry>>,
-    backends: Vec<Option<BackendEntry>>,
+    /// Where each backend id is described.
+    places: Vec<Place>,
+    /// Backends that left their service, and are not given back yet.
+    left: BTreeMap<u32, BackendEntry>,
 }
 
-fn entry<E>(entries: &[Option<E>], id: u32) -> Option<&E> {
-    entries.get(id as usize)?.as_ref()
+/// A place in [`ServiceEntry::backends`].
+#[derive(Clone, Copy, Debug, Default)]
+struct Place {
+    /// The service's id, 0 for none.
+    service: u32,
+    index: u32,
 }
 
-fn set<E>(entries: &mut Vec<Option<E>>, id: u32, entry: E) {
-    let place = id as usize;
-    if entries.len() <= place {
-        entries.resize_with(place + 1, || None);
+impl Entries {
+    fn service(&self, id: u32) -> Option<&ServiceEntry> {
+        self.services.get(id as usize)?.as_ref()
     }
-    entries[place] = Some(entry);
+
+    /// The service of a backend id and the backend, unless it left.
+    fn backend(&self, id: u32) -> Option<(&ServiceEntry, &CompiledBackend)> {
+        let place = self.places.get(id as usize)?;
+        let service = self.service(place.service)?;
+        service.backends.get(place.index as usize).filter(|backend| backend.id == id).map(|it| (service, it))
+    }
+
+    fn place(&mut self, id: u32, place: Place) {
+        let at = id as usize;
+        if self.places.len() <= at {
+            self.places.resize(at + 1, Place::default());
+        }
+        self.places[at] = place;
+    }
+
+    /// Keeps the description of those backends of a replaced entry that are still known and in the new one no more.
+    fn keep_left(&mut self, old: &ServiceEntry) {
+        let is_left = |backend: &&CompiledBackend| {
+            let known = self.places.get(backend.id as usize).is_some_and(|place| place.service == old.id);
+            known && self.backend(backend.id).is_none()
+        };
+        let left: Vec<CompiledBackend> = old.backends.iter().filter(is_left).copied().collect();
+        if left.is_empty() {
+            return;
+        }
+        let specs = old.spec.backends.iter().map(|spec| (Endpoint::from(spec.address), spec));
+        let specs: HashMap<Endpoint, &BackendSpec> = specs.collect();
+        for backend in left {
+            let spec = specs.get(&backend.record.endpoint).copied();
+            self.left.insert(backend.id, BackendEntry::new(old, &backend, spec));
+            self.place(backend.id, Place::default());
+        }
+    }
 }
 
-fn clear<E>(entries: &mut [Option<E>], id: u32) {
-    if let Some(entry) = entries.get_mut(id as usize) {
-        *entry = None;
+impl BackendEntry {
+    fn new(service: &ServiceEntry, backend: &CompiledBackend, spec: Option<&BackendSpec>) -> Self {
+        Self {
+            service: service.id,
+            service_name: Arc::clone(&service.spec.name),
+            generation: backend.record.generation,
+            address: backend.record.endpoint.into(),
+            version: spec.and_then(|spec| spec.version.clone()),
+            zone: spec.and_then(|spec| spec.zone.clone()),
+        }
     }
 }
 
 impl Directory {
     /// The service with this id.
     pub fn service(&self, id: u32) -> Option<ServiceEntry> {
-        entry(&self.read().services, id).cloned()
+        self.read().service(id).cloned()
     }
 
     /// The backend with this id.
     pub fn backend(&self, id: u32) -> Option<BackendEntry> {
-        entry(&self.read().backends, id).cloned()
+        let entries = self.read();
+        let Some((service, backend)) = entries.backend(id) else { return entries.left.get(&id).cloned() };
+        let address = SocketAddr::from(backend.record.endpoint);
+        let spec = service.spec.backends.iter().find(|spec| spec.address == address);
+        Some(BackendEntry::new(service, backend, spec))
     }
 
     /// The name of a version of a service, by its id in edges and policies.
     pub fn version(&self, service: u32, version: u32) -> Option<Arc<str>> {
         let entries = self.read();
-        let spec = &entry(&entries.services, service)?.spec;
+        let spec = &entries.service(service)?.spec;
         let of_backends = spec.backends.iter().filter_map(|backend| backend.version.as_ref());
         let mut names = of_backends.chain(spec.policy.split.iter().map(|share| &share.version));
         names.find(|name| crate::compile::name_id(name) == version).cloned()
@@ -95,40 +148,58 @@ impl Directory {
         services
     }
 
+    /// The ids of a service, at most one per family.
+    pub fn ids_of(&self, name: &str) -> Vec<u32> {
+        let entries = self.read();
+        let named = entries.services.iter().flatten().filter(|entry| &*entry.spec.name == name);
+        named.map(|entry| entry.id).collect()
+    }
+
+    /// Calls `look` with every backend id, also of those that left. Nobody can change the directory meanwhile.
+    pub fn each_backend(&self, mut look: impl FnMut(u32)) {
+        let entries = self.read();
+        let placed = (0..).zip(&entries.places).filter(|(_, place)| place.service != 0);
+        placed.for_each(|(id, _)| look(id));
+        entries.left.keys().for_each(|&id| look(id));
+    }
+
     pub(super) fn set_service(&self, spec: &Arc<ServiceSpec>, compiled: &CompiledService) {
-        let backends = compiled.backends.iter();
-        let addresses: Arc<[(u32, SocketAddr)]> =
-            backends.clone().map(|backend| (backend.id, backend.record.endpoint.into())).collect();
-        let mut entries = self.write();
-        for (backend, &(id, address)) in backends.zip(addresses.iter()) {
-            let entry = BackendEntry {
-                service: compiled.id,
-                service_name: Arc::clone(&spec.name),
-                generation: backend.record.generation,
-                address,
-                version: backend.version.clone(),
-                zone: backend.zone.clone(),
-            };
-            set(&mut entries.backends, id, entry);
-        }
         let entry = ServiceEntry {
             id: compiled.id,
             family: compiled.family,
             spec: Arc::clone(spec),
-            backends: addresses,
+            backends: Arc::clone(&compiled.backends),
         };
-        set(&mut entries.services, compiled.id, entry);
+        let mut entries = self.write();
+        let at = compiled.id as usize;
+        if entries.services.len() <= at {
+            entries.services.resize_with(at + 1, || None);
+        }
+        let old = entries.services[at].replace(entry);
+        for (index, backend) in (0..).zip(compiled.backends.iter()) {
+            entries.place(backend.id, Place { service: compiled.id, index });
+            entries.left.remove(&backend.id);
+        }
+        if let Some(old) = old {
+            entries.keep_left(&old);
+        }
     }
 
     pub(super) fn remove_service(&self, id: u32) {
-        clear(&mut self.write().services, id);
+        if let Some(entry) = self.write().services.get_mut(id as usize) {
+            *entry = None;
+        }
     }
 
     pub(super) fn remove_backend(&self, id: u32) {
-        clear(&mut self.write().backends, id);
+        let mut entries = self.write();
+        if let Some(place) = entries.places.get_mut(id as usize) {
+            *place = Place::default();
+        }
+        entries.left.remove(&id);
     }
 
-    // A thread that panicked while it held the lock left whole entries: every change is one store.
+    // A thread that panicked while it held the lock left whole entries, if old ones.
     fn read(&self) -> RwLockReadGuard<'_, Entries> {
         self.entries.read().unwrap_or_else(PoisonError::into_inner)
     }

@@ -81,10 +81,10 @@ impl Limbo {
         self.backends.remove(&id);
     }
 
-    /// What the entry of a retired backend should hold.
-    pub(super) fn backend(&self, id: u32) -> Option<&Backend> {
-        let waiting = self.batches().find_map(|batch| batch.backends.get(&id));
-        waiting.or_else(|| self.backends.get(&id))
+    /// Every retired backend, and what its entry should hold.
+    pub(super) fn backends(&self) -> impl Iterator<Item = (u32, &Backend)> {
+        let waiting = self.batches().flat_map(|batch| &batch.backends);
+        waiting.chain(&self.backends).map(|(&id, record)| (id, record))
     }
 
     /// Whether so much waits that it should not wait for the next tick.

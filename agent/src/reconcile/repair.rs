@@ -39,23 +39,32 @@ impl<T: Tables> Reconciler<T> {
     }
 
     fn repair_backends(&mut self, report: &mut Report) {
-        let known = self.live.values().flat_map(|live| live.backends.iter());
-        let expected: HashMap<u32, Backend> = known.map(|(&id, &backend)| (id, backend)).collect();
-        for id in 1..self.capacity.backends {
-            let present = self.tables.backend(id);
-            let wanted = match expected.get(&id).or_else(|| self.limbo.backend(id)) {
-                Some(&wanted) => wanted,
-                None if present.status == BackendStatus::Vacant as u32 => continue,
-                None => Backend { generation: present.generation, ..Backend::default() },
-            };
-            if present == wanted {
-                continue;
-            }
+        for (id, wanted) in self.wrong_backends() {
             match self.tables.set_backend(id, &wanted) {
                 Ok(()) => report.repaired.backends += 1,
                 Err(error) => report.failed.push(self.failure(wanted.service, error.into())),
             }
         }
+    }
+
+    /// Backends that are not what they should be, and what they should be.
+    fn wrong_backends(&self) -> Vec<(u32, Backend)> {
+        let mut wrong = Vec::new();
+        let mut known = vec![false; self.capacity.backends as usize];
+        let expected = self.live.values().flat_map(|live| live.backends()).chain(self.limbo.backends());
+        for (id, wanted) in expected {
+            known[id as usize] = true;
+            if self.tables.backend(id) != *wanted {
+                wrong.push((id, *wanted));
+            }
+        }
+        for id in (1..self.capacity.backends).filter(|&id| !known[id as usize]) {
+            let present = self.tables.backend(id);
+            if present.status != BackendStatus::Vacant as u32 {
+                wrong.push((id, Backend { generation: present.generation, ..Backend::default() }));
+            }
+        }
+        wrong
     }
 
     /// Checks a service's record and slots, and then its word.
@@ -79,7 +88,8 @@ impl<T: Tables> Reconciler<T> {
         if published.sound {
             repaired.policies += u64::from(self.tables.policy(published.record.first) != published.policy);
             let present = self.tables.slots(published.window.first, published.window.count);
-            let differ = present.iter().zip(&published.slots).filter(|(present, known)| present != known);
+            let differ =
+                present.iter().zip(published.slots.iter()).filter(|(present, known)| present != known);
             repaired.slots += differ.count() as u64;
         }
         repaired.services += u64::from(word != published.word);
@@ -110,9 +120,13 @@ impl<T: Tables> Reconciler<T> {
     }
 
     fn repair_frontends(&mut self, report: &mut Report) -> Result<(), MapError> {
-        let present: HashMap<FrontendKey, u32> = self.read_frontends()?.into_iter().collect();
+        let present = self.read_frontends()?;
+        if self.are_as_known(&present) {
+            return Ok(());
+        }
+        let present: HashMap<FrontendKey, u32> = present.into_iter().collect();
         let live = self.live.iter();
-        let known = live.flat_map(|(&id, live)| live.frontends.iter().map(move |&key| (key, id)));
+        let known = live.flat_map(|(&id, live)| live.frontends().map(move |&key| (key, id)));
         let known: HashMap<FrontendKey, u32> = known.collect();
         self.placed.clone_from(&present);
         for (key, &id) in &known {
@@ -128,5 +142,21 @@ impl<T: Tables> Reconciler<T> {
             report.repaired.frontends += 1;
         }
         Ok(())
+    }
+
+    /// Whether the map holds exactly what the services hold, as it nearly always does.
+    fn are_as_known(&self, present: &[(FrontendKey, u32)]) -> bool {
+        let placed = |key: &FrontendKey, id: u32| self.placed.get(key) == Some(&id);
+        let mut known = 0;
+        let all_placed = self.live.iter().all(|(&id, live)| {
+            live.frontends().all(|key| {
+                known += 1;
+                placed(key, id)
+            })
+        });
+        all_placed
+            && known == self.placed.len()
+            && present.len() == self.placed.len()
+            && present.iter().all(|(key, id)| placed(key, *id))
     }
 }

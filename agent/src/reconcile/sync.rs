@@ -2,6 +2,7 @@
 //! what is there first, so that it can be run again after a failure.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
 
 use agent_ebpf::abi::{Backend, BackendStatus, FrontendKey, Policy, ServiceWord, Slot};
 
@@ -36,12 +37,34 @@ pub(super) struct Live {
     pub(super) published: Option<Published>,
     /// How often the word was replaced.
     pub(super) generation: u32,
-    /// The entries of `FRONTENDS` that lead here.
-    pub(super) frontends: BTreeSet<FrontendKey>,
-    /// Its entries in `BACKENDS`, as last written, without those that are retired.
-    pub(super) backends: BTreeMap<u32, Backend>,
+    /// What it holds in `FRONTENDS` and `BACKENDS`, where that is not exactly what is wanted.
+    held: Option<Box<Held>>,
     /// Backends that left and are not vacated yet.
     pub(super) retired: BTreeSet<u32>,
+}
+
+/// Entries of a service, as last written.
+#[derive(Debug, Default)]
+pub(super) struct Held {
+    /// The entries of `FRONTENDS` that lead to it.
+    pub(super) frontends: BTreeSet<FrontendKey>,
+    /// Its entries in `BACKENDS`, without those that are retired.
+    pub(super) backends: BTreeMap<u32, Backend>,
+}
+
+impl Held {
+    fn of(compiled: &CompiledService) -> Self {
+        Self {
+            frontends: compiled.frontends.iter().copied().collect(),
+            backends: compiled.backends.iter().map(|backend| (backend.id, backend.record)).collect(),
+        }
+    }
+
+    fn is(&self, compiled: &CompiledService) -> bool {
+        self.frontends.iter().eq(&compiled.frontends)
+            && self.backends.len() == compiled.backends.len()
+            && compiled.backends.iter().all(|it| self.backends.get(&it.id) == Some(&it.record))
+    }
 }
 
 impl Live {
@@ -50,6 +73,50 @@ impl Live {
         match &self.intent {
             Intent::Wanted(compiled) => Some(compiled),
             Intent::Adopted | Intent::Gone => None,
+        }
+    }
+
+    /// What it holds, to be changed, or to be kept while the intent changes.
+    pub(super) fn held_mut(&mut self) -> &mut Held {
+        let wanted = match &self.intent {
+            Intent::Wanted(compiled) => Some(compiled),
+            Intent::Adopted | Intent::Gone => None,
+        };
+        self.held.get_or_insert_with(|| Box::new(wanted.map(Held::of).unwrap_or_default()))
+    }
+
+    /// The entries of `FRONTENDS` that lead to it.
+    pub(super) fn frontends(&self) -> impl Iterator<Item = &FrontendKey> {
+        let held = self.held.as_ref();
+        let wanted = self.wanted().filter(|_| held.is_none());
+        let held = held.into_iter().flat_map(|held| &held.frontends);
+        held.chain(wanted.into_iter().flat_map(|wanted| &wanted.frontends))
+    }
+
+    /// Its entries in `BACKENDS`, without those that are retired.
+    pub(super) fn backends(&self) -> impl Iterator<Item = (u32, &Backend)> {
+        let held = self.held.as_ref();
+        let wanted = self.wanted().filter(|_| held.is_none());
+        let held = held.into_iter().flat_map(|held| held.backends.iter().map(|(&id, record)| (id, record)));
+        let wanted = wanted.into_iter().flat_map(|wanted| wanted.backends.iter());
+        held.chain(wanted.map(|backend| (backend.id, &backend.record)))
+    }
+
+    /// Whether this backend of an intent was written.
+    pub(super) fn has_written(&self, backend: u32) -> bool {
+        let held = self.held.as_ref().is_none_or(|held| held.backends.contains_key(&backend));
+        held || self.retired.contains(&backend)
+    }
+
+    /// Keeps no second list where everything is as wanted.
+    fn settle(&mut self) {
+        let settled = match (&self.held, &self.intent) {
+            (Some(held), Intent::Wanted(compiled)) => held.is(compiled),
+            (Some(held), _) => held.frontends.is_empty() && held.backends.is_empty(),
+            (None, _) => return,
+        };
+        if settled {
+            self.held = None;
         }
     }
 }
@@ -63,7 +130,7 @@ pub(super) struct Published {
     /// Place in `SLOTS`; empty where what was found there belongs to somebody else.
     pub(super) window: Span,
     pub(super) policy: Policy,
-    pub(super) slots: Vec<Slot>,
+    pub(super) slots: Arc<[Slot]>,
     /// `false` where what was found in the maps cannot be right and has to be replaced.
     pub(super) sound: bool,
 }
@@ -72,7 +139,7 @@ impl Published {
     fn is(&self, compiled: &CompiledService) -> bool {
         let mut policy = self.policy;
         policy.subsets.iter_mut().for_each(|subset| subset.first_slot = 0);
-        self.sound && policy == compiled.policy && self.slots.iter().eq(compiled.windows.iter().flatten())
+        self.sound && policy == compiled.policy && self.slots == compiled.slots
     }
 }
 
@@ -80,6 +147,7 @@ impl<T: Tables> Reconciler<T> {
     /// Brings one service to its intent. Safe to call again.
     pub(super) fn sync(&mut self, id: u32, report: &mut Report) -> Result<(), SyncError> {
         let Some(mut live) = self.live.remove(&id) else { return Ok(()) };
+        live.held_mut();
         let intent = std::mem::take(&mut live.intent);
         let result = match &intent {
             Intent::Adopted => Ok(()),
@@ -87,6 +155,7 @@ impl<T: Tables> Reconciler<T> {
             Intent::Gone => self.sync_gone(id, &mut live, report),
         };
         live.intent = intent;
+        live.settle();
         self.live.insert(id, live);
         result
     }
@@ -98,10 +167,10 @@ impl<T: Tables> Reconciler<T> {
         report: &mut Report,
     ) -> Result<(), SyncError> {
         self.limbo.recall_service(compiled.id);
-        for backend in &compiled.backends {
+        for backend in compiled.backends.iter() {
             if live.retired.remove(&backend.id) {
                 self.limbo.recall_backend(backend.id);
-                live.backends.insert(backend.id, backend.record);
+                live.held_mut().backends.insert(backend.id, backend.record);
             }
         }
         self.drop_frontends(live, compiled, report)?;
@@ -111,14 +180,14 @@ impl<T: Tables> Reconciler<T> {
         self.place_frontends(live, compiled, report)?;
         self.write_backends(live, compiled, false, report)?;
         let wanted: BTreeSet<u32> = compiled.backends.iter().map(|backend| backend.id).collect();
-        let gone: Vec<u32> = live.backends.keys().copied().filter(|id| !wanted.contains(id)).collect();
+        let gone: Vec<u32> = live.backends().map(|(id, _)| id).filter(|id| !wanted.contains(id)).collect();
         gone.into_iter().try_for_each(|id| self.retire(live, id, report))?;
         live.renamed = false;
         Ok(())
     }
 
     fn sync_gone(&mut self, id: u32, live: &mut Live, report: &mut Report) -> Result<(), SyncError> {
-        for key in live.frontends.iter().copied().collect::<Vec<_>>() {
+        for key in live.frontends().copied().collect::<Vec<_>>() {
             self.remove_frontend(live, &key, report)?;
         }
         if self.tables.service(id) != ServiceWord::NONE {
@@ -130,7 +199,7 @@ impl<T: Tables> Reconciler<T> {
             report.removed.slots += old.slots.len() as u64;
             self.limbo.put(&old);
         }
-        for backend in live.backends.keys().copied().collect::<Vec<_>>() {
+        for backend in live.backends().map(|(id, _)| id).collect::<Vec<_>>() {
             self.retire(live, backend, report)?;
         }
         self.limbo.put_service(id);
@@ -146,7 +215,7 @@ impl<T: Tables> Reconciler<T> {
         opening: bool,
         report: &mut Report,
     ) -> Result<(), MapError> {
-        for backend in &compiled.backends {
+        for backend in compiled.backends.iter() {
             let present = self.tables.backend(backend.id);
             let opens = backend.record.status == BackendStatus::Ready as u32
                 || present.status == BackendStatus::Vacant as u32
@@ -156,7 +225,7 @@ impl<T: Tables> Reconciler<T> {
                 report.written.backends += 1;
             }
             if present == backend.record || opens || !opening {
-                live.backends.insert(backend.id, backend.record);
+                live.held_mut().backends.insert(backend.id, backend.record);
             }
         }
         Ok(())
@@ -182,7 +251,7 @@ impl<T: Tables> Reconciler<T> {
             self.slots.release(window);
             return Err(SyncError::NoRoom { map: "POLICIES", needed: 1 });
         };
-        let slots = compiled.windows.iter().flatten().copied().collect();
+        let slots = Arc::clone(&compiled.slots);
         let written = self.switch(live, &compiled.policy, slots, record, window)?;
         report.written.services += 1;
         report.written.policies += 1;
@@ -196,7 +265,7 @@ impl<T: Tables> Reconciler<T> {
         &mut self,
         live: &mut Live,
         policy: &Policy,
-        slots: Vec<Slot>,
+        slots: Arc<[Slot]>,
         record: Span,
         window: Span,
     ) -> Result<u64, MapError> {
@@ -251,10 +320,10 @@ impl<T: Tables> Reconciler<T> {
                 report.written.frontends += 1;
                 self.placed.insert(*key, compiled.id);
                 if let Some(holder) = holder.and_then(|holder| self.live.get_mut(&holder)) {
-                    holder.frontends.remove(key);
+                    holder.held_mut().frontends.remove(key);
                 }
             }
-            live.frontends.insert(*key);
+            live.held_mut().frontends.insert(*key);
         }
         Ok(())
     }
@@ -267,7 +336,7 @@ impl<T: Tables> Reconciler<T> {
         compiled: &CompiledService,
         report: &mut Report,
     ) -> Result<(), MapError> {
-        let unwanted = live.frontends.iter().filter(|key| compiled.frontends.binary_search(key).is_err());
+        let unwanted = live.frontends().filter(|key| compiled.frontends.binary_search(key).is_err());
         // The other service, found under another id, may be the one whose clients come in there: then a gap is better
         // than the wrong service.
         let dropped = unwanted.filter(|key| live.renamed || !self.claims.contains_key(key));
@@ -286,19 +355,19 @@ impl<T: Tables> Reconciler<T> {
         self.tables.remove_frontend(key)?;
         report.removed.frontends += 1;
         self.placed.remove(key);
-        live.frontends.remove(key);
+        live.held_mut().frontends.remove(key);
         Ok(())
     }
 
     /// Closes a backend that is not wanted any more. Its id stays taken until its connections are gone.
     fn retire(&mut self, live: &mut Live, id: u32, report: &mut Report) -> Result<(), SyncError> {
-        let Some(&known) = live.backends.get(&id) else { return Ok(()) };
+        let Some(&known) = live.held_mut().backends.get(&id) else { return Ok(()) };
         let record = Backend { status: BackendStatus::Draining as u32, ..known };
         if self.tables.backend(id) != record {
             self.tables.set_backend(id, &record)?;
             report.written.backends += 1;
         }
-        live.backends.remove(&id);
+        live.held_mut().backends.remove(&id);
         live.retired.insert(id);
         self.limbo.put_backend(id, record);
         Ok(())

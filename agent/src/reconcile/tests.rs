@@ -490,14 +490,43 @@ fn the_directory_knows_what_ids_stand_for() {
     let names: Vec<(&str, Family)> =
         services.iter().map(|service| (&*service.spec.name, service.family)).collect();
     assert_eq!(names, [("api", Family::V4), ("api", Family::V6), ("web", Family::V4)]);
-    let (id, listed) = services[0].backends[0];
-    assert_eq!(listed, address("10.1.0.3:80"));
+    let (id, listed) = (services[0].backends[0].id, address("10.1.0.3:80"));
     let entry = directory.backend(id).unwrap();
     assert_eq!((&*entry.service_name, entry.address, entry.service), ("api", listed, services[0].id));
     assert_eq!((entry.version.as_deref(), entry.zone.as_deref()), (Some("v7"), Some("west")));
     let version = reconciler.tables().backend(id).version;
     assert_eq!(directory.version(services[0].id, version).as_deref(), Some("v7"));
     assert!(directory.version(services[0].id, version + 1).is_none());
+}
+
+#[test]
+fn the_directory_knows_a_backend_that_left_until_its_id_is_given_back() {
+    let mut named = web();
+    named.backends[0].version = Some("v7".into());
+    named.backends[0].zone = Some("west".into());
+    let mut reconciler = holding(&[named.clone()]);
+    let (directory, id) = (reconciler.directory(), id_of(&reconciler, "10.1.0.1:80"));
+    let known =
+        |id| directory.backend(id).map(|entry| (entry.address.to_string(), entry.version, entry.zone));
+    let listed = || {
+        let mut ids = Vec::new();
+        directory.each_backend(|id| ids.push(id));
+        ids.sort_unstable();
+        ids
+    };
+    reconciler.tables_mut().set_active(id, 1);
+    named.backends.remove(0);
+    reconciler.apply(&desired(&[named.clone()])).unwrap();
+    reconciler.idle();
+    assert_eq!(known(id), Some(("10.1.0.1:80".into(), Some("v7".into()), Some("west".into()))));
+    assert_eq!((known(2).unwrap().0.as_str(), listed()), ("10.1.0.2:80", vec![1, 2]));
+    reconciler.tables_mut().set_active(id, 0);
+    reconciler.idle();
+    assert_eq!((known(id), listed()), (None, vec![2]));
+    assert_eq!((directory.ids_of("web"), directory.ids_of("api")), (vec![1], vec![]));
+    reconciler.apply(&Desired::default()).unwrap();
+    reconciler.idle();
+    assert_eq!((listed(), directory.ids_of("web")), (vec![], vec![]));
 }
 
 #[test]

@@ -228,9 +228,11 @@ impl Teller {
         let reconciler = self.reconciler();
         let mut ids = BTreeMap::new();
         for service in reconciler.directory().services() {
-            for &(id, address) in service.backends.iter() {
+            for backend in service.backends.iter() {
+                let (id, endpoint) = (backend.id, backend.record.endpoint);
                 let record = reconciler.tables().backend(id);
-                if record.endpoint == Endpoint::from(address) && record.service == service.id {
+                if record.endpoint == endpoint && record.service == service.id {
+                    let address = SocketAddr::from(endpoint);
                     ids.insert((service.spec.name.to_string(), address), (id, record.generation));
                 }
             }
