@@ -22,7 +22,7 @@ fields! {
         FailureRatio = "failure_ratio": "So large a part of the window's connections that failed takes it out; 0%: not by this.",
         MinimumSamples = "minimum_samples": "Connections the window must hold before `failure_ratio` and `slow_ratio` count.",
         Window = "window": "How far back the two ratios look, in ten steps.",
-        SlowRatio = "slow_ratio": "So large a part of the window's connections that was slow takes it out; 0%: not by this.",
+        SlowRatio = "slow_ratio": "So large a part of the window's connections that was slow takes it out; 0%: not by this. Slow handshakes are not counted yet: it has no effect.",
         SlowConnect = "slow_connect": "A handshake that takes longer than this is slow.",
         Open = "open": "How long a backend is out the first time; each time in a row doubles it.",
         OpenMax = "open_max": "The longest it is out, before the jitter.",
@@ -30,7 +30,7 @@ fields! {
         Probes = "probes": "Connections admitted to try the backend out afterwards.",
         SuccessesToClose = "successes_to_close": "So many of the probes must do well to bring it back; at most `probes`.",
         HalfOpen = "half_open": "How long it waits for what becomes of the probes.",
-        SlowStart = "slow_start": "How long the share of a backend that came back, or is new, grows to the whole; 0s: the whole at once.",
+        SlowStart = "slow_start": "How long the share of a backend that came back grows to the whole; 0s: the whole at once.",
         SlowStartMinimum = "slow_start_minimum": "The part of its share it begins with.",
         Decay = "decay": "After so long without trouble one time out is forgiven; 0s: all at once.",
         MaxEjection = "max_ejection": "The largest part of the backends that may be out at a time. Below 100% one of two or more may always go, and the last never; with 100% the last one goes too.",
@@ -39,8 +39,9 @@ fields! {
     }
 }
 
-/// Signals that no program reports so far; they concern requests, not connections.
-const UNSEEN: &[Signal] = &[Signal::Http5xx, Signal::GrpcStatus, Signal::SlowAnswer, Signal::NoAnswer];
+/// Signals that no program reports so far.
+const UNSEEN: &[Signal] =
+    &[Signal::SlowConnect, Signal::Http5xx, Signal::GrpcStatus, Signal::SlowAnswer, Signal::NoAnswer];
 
 const CONSECUTIVE: RangeInclusive<u8> = 0..=u8::MAX;
 const SAMPLES: RangeInclusive<u32> = 1..=100_000;
@@ -59,6 +60,8 @@ pub(super) struct Breaker {
     policy: BreakerPolicy,
     /// Where the cap on ejections stands, if the file says one.
     max_ejection: Option<Position>,
+    /// Where the slow ratio stands, if the file says one.
+    slow_ratio: Option<Position>,
 }
 
 impl Breaker {
@@ -80,7 +83,13 @@ impl Breaker {
     pub(super) fn is_idle(&self) -> bool {
         let policy = &self.policy;
         let counts_failures = policy.consecutive_failures > 0 || policy.failure_percent > 0;
-        self.decides() && policy.slow_percent == 0 && !(counts_failures && policy.signals != 0)
+        // No program counts slow handshakes, so the slow ratio takes nothing out.
+        self.decides() && !(counts_failures && policy.signals != 0)
+    }
+
+    /// Where a slow ratio stands that is waiting for something to be counted.
+    pub(super) fn waits_for_slow(&self) -> Option<Position> {
+        self.slow_ratio.filter(|_| self.policy.slow_percent > 0)
     }
 
     /// Whether it decides from what becomes of connections, and not by the operator's order.
@@ -100,13 +109,15 @@ struct Pairs {
 
 /// Reads a breaker; `None`, with a problem recorded, where there is no mapping.
 pub(super) fn read<'a>(reader: &mut Reader<'a>, node: &Node<'a>) -> Result<Option<Breaker>, Stop> {
-    let mut breaker = Breaker { policy: BreakerPolicy::DEFAULT, max_ejection: None };
+    let mut breaker = Breaker { policy: BreakerPolicy::DEFAULT, max_ejection: None, slow_ratio: None };
     let mut pairs = Pairs::default();
     let wanted = "a mapping, as in { consecutive_failures: 5 }, or {} for the defaults";
     let is_mapping = reader.mapping(node, wanted, |reader, field, value| {
         let at = value.at;
-        if field == BreakerField::MaxEjection {
-            breaker.max_ejection = Some(at);
+        match field {
+            BreakerField::MaxEjection => breaker.max_ejection = Some(at),
+            BreakerField::SlowRatio => breaker.slow_ratio = Some(at),
+            _ => {}
         }
         read_field(reader, field, value, &mut breaker.policy, &mut pairs)
     })?;
@@ -256,17 +267,12 @@ fn signals<'a>(reader: &mut Reader<'a>, node: &Node<'a>, policy: &mut BreakerPol
 
 /// The signals a file may name: those that programs report as failures.
 pub(super) fn known_signals() -> impl Iterator<Item = Signal> {
-    let known = |signal: &Signal| !UNSEEN.contains(signal) && *signal != Signal::SlowConnect;
-    Signal::ALL.iter().copied().filter(known)
+    Signal::ALL.iter().copied().filter(|signal| !UNSEEN.contains(signal))
 }
 
 fn signal(text: &str) -> Result<Signal, String> {
     let known: Vec<Signal> = known_signals().collect();
     match Signal::from_name(text) {
-        Some(Signal::SlowConnect) => {
-            Err("\"slow_connect\" is not a failure; give `slow_ratio` a value, slow handshakes count there"
-                .into())
-        }
         Some(signal) if UNSEEN.contains(&signal) => {
             let names = value::names(&known, Signal::name);
             Err(format!("\"{text}\" is not seen yet; remove it, seen are {names}"))
@@ -288,7 +294,8 @@ pub(super) fn duration_of(period_ticks: u32) -> Duration {
 
 /// The length of a window of buckets of this many ticks.
 pub(super) fn window_of(bucket_ticks: u32) -> Duration {
-    duration_of(bucket_ticks) * WINDOW_BUCKETS as u32
+    let buckets = u32::try_from(WINDOW_BUCKETS).expect("a window has a handful of buckets");
+    duration_of(bucket_ticks) * buckets
 }
 
 /// What each field may say and says by default, for the reference.
