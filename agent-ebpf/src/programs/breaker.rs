@@ -128,6 +128,8 @@ pub(crate) enum Report {
     Established {
         /// From `connect()` to the end of the handshake.
         connect_ns: u64,
+        /// As [`is_slow`] says. Then this is all that is to be said of it, unless it fails.
+        slow: bool,
     },
     /// Bytes came back, or it ended in good order.
     Good,
@@ -151,7 +153,11 @@ pub(crate) fn report(connection: &Connection, report: Report, now: Moment) {
         return;
     }
     match report {
-        Report::Established { .. } => {
+        Report::Established { slow: true, .. } => {
+            tally(connection, policy, Verdict::Slow, now);
+            change(connection, Step::Slow, now);
+        }
+        Report::Established { slow: false, .. } => {
             if connection.probe.0 != Probe::NONE.0 {
                 change(connection, Step::Established, now);
             }
@@ -172,6 +178,20 @@ pub(crate) fn report(connection: &Connection, report: Report, now: Moment) {
     }
 }
 
+/// Whether a handshake that took so long is one that the policy's slow ratio counts.
+#[inline(always)]
+pub(crate) fn is_slow(connection: &Connection, connect_ns: u64) -> bool {
+    maps::policy_of(connection.service)
+        .is_some_and(|policy| policy.breaker.slow_percent > 0 && policy.breaker.is_slow(connect_ns / 1_000))
+}
+
+/// Whether a handshake the application gave up had waited so long without any answer that this is the backend's
+/// fault: few applications wait as long as the kernel does.
+#[inline(always)]
+pub(crate) fn waited_in_vain(connection: &Connection, waited_ns: u64) -> bool {
+    maps::policy_of(connection.service).is_some_and(|policy| policy.breaker.is_slow(waited_ns / 1_000))
+}
+
 /// Whether the cell is anything but closed and clean: then it is worth seeing a connection's first answer at once,
 /// and not when the connection ends.
 #[inline(always)]
@@ -189,6 +209,7 @@ enum Step {
     Good = 1,
     Failed = 2,
     Abandoned = 3,
+    Slow = 4,
 }
 
 /// Applies a [`Step`] to a backend's cell, unless another CPU changed it meanwhile: then 0, and it is to be tried
@@ -200,10 +221,12 @@ extern "C" fn segue_try_change(service: u32, id: u32, probe: u32, step: u32, now
     let now = Moment { ns: now_ns };
     let (policy, probe, now_ticks) = (&policy.breaker, Probe(probe), now.ticks());
     let word = CellWord(maps::read(&state.cell.0));
-    let (new, change) = if step == Step::Failed as u32 {
+    let (new, change) = if step == Step::Failed as u32 || step == Step::Slow as u32 {
         let totals = window_totals(service, id, now);
         let may_eject = segue_another_may_go(service, id) != 0;
-        cell::failed(word, policy, totals, now_ticks, context::draw(), probe, may_eject)
+        let verdict = if step == Step::Slow as u32 { Verdict::Slow } else { Verdict::Failed };
+        let draw = context::draw();
+        cell::report(word, policy, &cell::Report { verdict, totals, probe, now_ticks, draw, may_eject })
     } else if step == Step::Good as u32 {
         cell::good(word, policy, now_ticks, probe)
     } else if step == Step::Established as u32 {
@@ -319,7 +342,7 @@ fn forget_window(id: u32) {
 fn keep_latency(connection: &Connection, report: Report, now: Moment) {
     let Some(state) = maps::backend_state(connection.backend) else { return };
     match report {
-        Report::Established { connect_ns } => {
+        Report::Established { connect_ns, .. } => {
             let connect_us = connect_ns / 1_000;
             let connect_us = if connect_us > u32::MAX as u64 { u32::MAX } else { connect_us as u32 };
             state.latency = peak_ewma::observe(state.latency, connect_us, now.ticks());

@@ -72,7 +72,11 @@ fn established(connection: &mut Connection, socket: &TcpSocket) -> Outcome {
         socket.set_user_timeout(0);
     }
     no_longer_pending(connection);
-    breaker::report(connection, Report::Established { connect_ns }, now);
+    let slow = breaker::is_slow(connection, connect_ns);
+    if slow {
+        connection.marks |= PROVED_GOOD;
+    }
+    breaker::report(connection, Report::Established { connect_ns, slow }, now);
     if breaker::is_waiting(connection) {
         socket.watch_round_trips(true);
     }
@@ -107,7 +111,12 @@ fn closed(connection: &mut Connection, socket: &TcpSocket, old_state: u8) -> Out
     if connection.phase != Phase::Established as u8 {
         let failure = flow::connect_failure(connection.marks, counts.segments_received);
         release(connection);
-        fail(connection, failure, &counts, now);
+        let waited_ns = now.ns.saturating_sub(connection.started_at_ns);
+        let signal = match breaker::signal_of_failure(failure) {
+            None if breaker::waited_in_vain(connection, waited_ns) => Some(Signal::Timeout),
+            signal => signal,
+        };
+        fail(connection, failure, signal, &counts, now);
         return Outcome::Failed;
     }
     release(connection);
@@ -141,13 +150,19 @@ fn verdict(connection: &Connection, reason: CloseReason, counts: &TcpCounts) -> 
 #[inline(always)]
 pub(crate) fn fail_before_syn(connection: &mut Connection) {
     release(connection);
-    fail(connection, ConnectFailure::Local, &TcpCounts::default(), Moment::now());
+    fail(connection, ConnectFailure::Local, None, &TcpCounts::default(), Moment::now());
 }
 
 #[inline(always)]
-fn fail(connection: &Connection, failure: ConnectFailure, counts: &TcpCounts, now: Moment) {
+fn fail(
+    connection: &Connection,
+    failure: ConnectFailure,
+    signal: Option<Signal>,
+    counts: &TcpCounts,
+    now: Moment,
+) {
     count_failure(connection, failure, now.ns.saturating_sub(connection.started_at_ns));
-    let report = match breaker::signal_of_failure(failure) {
+    let report = match signal {
         Some(signal) => Report::Failed(signal),
         None => Report::Abandoned,
     };

@@ -1,12 +1,12 @@
 //! The breaker in the kernel: when it opens, whom it admits, when it closes, and that it needs no agent for that.
 //! By counts: a breaker that must stay open stays open for minutes, one that must come back does so in a second.
 
-use segue_tests::agent::SOON;
+use segue_tests::agent::{Agent, SOON};
 use segue_tests::client::protocol::{Attempt, Family, Kind};
 use segue_tests::client::{Client, Errno, tally};
 use segue_tests::counters::service_state;
 use segue_tests::server::{BlackHole, Server};
-use segue_tests::service::Service;
+use segue_tests::service::{Service, config};
 use segue_tests::wait::{eventually, eventually_equal};
 use segue_tests::world::{NEIGHBOUR, World};
 
@@ -260,4 +260,45 @@ fn a_backend_that_returns_gets_a_growing_share() {
         share @ 0..80 => Err(format!("{share} of 200")),
         _ => Ok(()),
     });
+}
+
+#[test]
+#[ignore = "kernel tier: needs root and eBPF; run by cargo xtask test"]
+fn a_breaker_stays_open_through_a_new_policy_and_a_new_agent() {
+    let world = World::new();
+    let _n2 = world.tcp("n2", N2);
+    let mut agent = world.agent(&[payment(&[N1, N2], "round_robin", LONG)]);
+    let mut client = world.client();
+    assert_eq!(errors(&client.attempts(PAYMENT, 20)).len(), 5);
+    let next =
+        payment(&[N1, N2], "random", &LONG.replace("consecutive_failures: 5", "consecutive_failures: 9"));
+    let fresh = Service::tcp("shop/fresh").at("198.18.0.11:80").to_address(N2);
+    agent.edit(&config(&[next, fresh]));
+    eventually("the new policy", SOON, || {
+        client.connect_tcp("198.18.0.11:80").map_err(|errno| format!("{errno:?}"))
+    });
+    assert_eq!(errors(&client.attempts(PAYMENT, 20)), []);
+    for end in [Agent::kill, Agent::terminate] {
+        end(&mut agent);
+        agent.restart();
+        assert_eq!(errors(&client.attempts(PAYMENT, 20)), []);
+    }
+    assert_eq!(agent.backend("shop/payment", N1, "selections"), 5);
+}
+
+#[test]
+#[ignore = "kernel tier: needs root and eBPF; run by cargo xtask test"]
+fn a_backend_that_was_removed_and_added_again_begins_anew() {
+    let world = World::new();
+    let _n2 = world.tcp("n2", N2);
+    let agent = world.agent(&[payment(&[N1, N2], "round_robin", LONG)]);
+    let mut client = world.client();
+    assert_eq!(errors(&client.attempts(PAYMENT, 20)).len(), 5);
+    agent.edit(&config(&[payment(&[N2], "round_robin", LONG)]));
+    eventually_equal("one backend", SOON, &1, || {
+        agent.services()[0]["backends"].as_array().map_or(0, Vec::len)
+    });
+    let _n1 = world.tcp("n1", N1);
+    agent.edit(&config(&[payment(&[N1, N2], "round_robin", LONG)]));
+    eventually_equal("both to answer", SOON, &2, || tally(&client.greetings(PAYMENT, 2)).len());
 }

@@ -1,13 +1,15 @@
 //! What goes wrong with backends, and what a client sees of it: one test per line of the table in docs/faults.md.
 
+use std::time::Duration;
+
 use segue_tests::agent::SOON;
 use segue_tests::client::protocol::{Attempt, Family, Kind};
 use segue_tests::client::{Errno, tally};
 use segue_tests::counters::service_state;
 use segue_tests::server::Server;
 use segue_tests::service::{Service, config};
-use segue_tests::wait::{eventually, eventually_equal};
-use segue_tests::world::World;
+use segue_tests::wait::{eventually, eventually_equal, let_pass};
+use segue_tests::world::{NEIGHBOUR, World};
 
 const PAYMENT: &str = "198.18.0.10:80";
 const N1: &str = "127.0.0.1:8081";
@@ -94,6 +96,118 @@ fn a_black_hole_costs_one_connect_timeout() {
     let _agent = world.agent(&[payment([N1, N2], &breaker).policy("connect_timeout: 1s")]);
     // Without the timeout the kernel alone would try for more than two minutes, which the harness does not wait for.
     assert_eq!(errors(&world.client().attempts(PAYMENT, 20)), [Errno(libc::ETIMEDOUT)]);
+}
+
+#[test]
+#[ignore = "kernel tier: needs root and eBPF; run by cargo xtask test"]
+fn a_black_hole_is_noticed_also_where_applications_give_up_first() {
+    let world = World::new();
+    let _hole = world.black_hole(N1);
+    let _n2 = world.tcp("n2", N2);
+    let breaker = format!("consecutive_failures: 1, slow_connect: 200ms, {LONG}");
+    let _agent = world.agent(&[payment([N1, N2], &breaker)]);
+    let mut client = world.client();
+    let mut waiting = Vec::new();
+    for _ in 0..2 {
+        let socket = client.open(Family::V4, Kind::Stream);
+        assert_eq!(client.connect_nonblocking(&socket, PAYMENT), Err(Errno(libc::EINPROGRESS)));
+        waiting.push(socket);
+    }
+    let_pass(Duration::from_millis(300));
+    waiting.into_iter().for_each(|socket| client.close(socket));
+    assert_eq!(service_state(&world, PAYMENT).opened, 1);
+    assert_eq!(tally(&client.greetings(PAYMENT, 10)), [("n2", 10)].into());
+}
+
+#[test]
+#[ignore = "kernel tier: needs root and eBPF; run by cargo xtask test"]
+fn a_backend_with_slow_handshakes_is_ejected_by_the_slow_ratio() {
+    let world = World::new();
+    let hole = world.black_hole(N1);
+    let _n2 = world.tcp("n2", N2);
+    let breaker = "slow_ratio: 50%, slow_connect: 500ms, minimum_samples: 1, open: 5m, open_max: 5m";
+    let _agent = world.agent(&[payment([N1, N2], breaker)]);
+    let mut client = world.client();
+    let mut waiting = Vec::new();
+    for _ in 0..2 {
+        let socket = client.open(Family::V4, Kind::Stream);
+        assert_eq!(client.connect_nonblocking(&socket, PAYMENT), Err(Errno(libc::EINPROGRESS)));
+        waiting.push(socket);
+    }
+    let n1 = hole.answer("n1");
+    for socket in &waiting {
+        client.finish_connect(socket).expect("both answer in the end");
+    }
+    let accepted = n1.accepted();
+    assert_eq!(tally(&client.greetings(PAYMENT, 10)), [("n2", 10)].into());
+    assert_eq!((service_state(&world, PAYMENT).opened, n1.accepted()), (1, accepted));
+}
+
+#[test]
+#[ignore = "kernel tier: needs root and eBPF; run by cargo xtask test"]
+fn a_host_that_falls_silent_counts_where_the_policy_names_it() {
+    let world = World::new();
+    world.namespace().sysctl("net/ipv4/tcp_retries2", "2");
+    let neighbour = world.neighbour();
+    let far = format!("{NEIGHBOUR}:8081");
+    let _n1 = Server::tcp(neighbour.namespace(), "n1", &far);
+    let _n2 = world.tcp("n2", N2);
+    let breaker = format!("consecutive_failures: 1, signals: [retransmission_timeout], {LONG}");
+    let _agent = world.agent(&[payment([&far, N2], &breaker)]);
+    let mut client = world.client();
+    let mut held = Vec::new();
+    for _ in 0..2 {
+        let socket = client.connect_tcp(PAYMENT).expect("the service has backends");
+        if client.read_line(&socket).expect("a greeting") == "n1" {
+            held.push(socket);
+        }
+    }
+    neighbour.fall_silent();
+    let socket = held.pop().expect("one of two in turn");
+    client.send(&socket, "anyone there?").expect("room in the send buffer");
+    assert_eq!(client.receive(&socket), Err(Errno(libc::ETIMEDOUT)));
+    assert_eq!(tally(&client.greetings(PAYMENT, 10)), [("n2", 10)].into());
+}
+
+#[test]
+#[ignore = "kernel tier: needs root and eBPF; run by cargo xtask test"]
+fn a_client_with_affinity_leaves_a_backend_that_fails() {
+    let world = World::new();
+    let (n1, n2) = (world.tcp("n1", N1), world.tcp("n2", N2));
+    let breaker = format!("consecutive_failures: 2, {LONG}");
+    let _agent = world.agent(&[payment([N1, N2], &breaker).policy("affinity: { timeout: 10m }")]);
+    let mut client = world.client();
+    let home = client.greetings(PAYMENT, 4);
+    assert!(home.iter().all(|name| *name == home[0]), "{home:?}");
+    let (gone, other) = if home[0] == "n1" { (n1, n2) } else { (n2, n1) };
+    drop(gone);
+    let attempts = client.attempts(PAYMENT, 10);
+    assert_eq!(errors(&attempts), [REFUSED; 2]);
+    assert!(attempts[2..].iter().all(|attempt| attempt.as_deref() == Ok(other.name())), "{attempts:?}");
+}
+
+#[test]
+#[ignore = "kernel tier: needs root and eBPF; run by cargo xtask test"]
+fn a_version_that_is_down_gives_its_share_to_the_other() {
+    let world = World::new();
+    let n2 = world.tcp("n2", N2);
+    let breaker = format!("breaker: {{ consecutive_failures: 2, {LONG} }}");
+    let service = Service::tcp("shop/payment").at(PAYMENT).policy("split: { v1: 50, v2: 50 }");
+    let service = service.policy(&breaker).to_address_with(N1, "version: v1").to_with(&n2, "version: v2");
+    let _agent = world.agent(&[service]);
+    assert_eq!(errors(&world.client().attempts(PAYMENT, 50)), [REFUSED; 2]);
+}
+
+#[test]
+#[ignore = "kernel tier: needs root and eBPF; run by cargo xtask test"]
+fn connections_over_ipv6_open_breakers_too() {
+    let world = World::new();
+    let n2 = world.tcp("n2", "[::1]:8082");
+    let frontend = "[fd00:5e::10]:80";
+    let breaker = format!("breaker: {{ consecutive_failures: 2, {LONG} }}");
+    let service = Service::tcp("shop/payment").at(frontend).policy("algorithm: round_robin").policy(&breaker);
+    let _agent = world.agent(&[service.to_address("[::1]:8081").to(&n2)]);
+    assert_eq!(errors(&world.client().attempts(frontend, 20)), [REFUSED; 2]);
 }
 
 #[test]
