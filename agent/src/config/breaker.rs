@@ -22,8 +22,8 @@ fields! {
         FailureRatio = "failure_ratio": "So large a part of the window's connections that failed takes it out; 0%: not by this.",
         MinimumSamples = "minimum_samples": "Connections the window must hold before `failure_ratio` and `slow_ratio` count.",
         Window = "window": "How far back the two ratios look, in ten steps.",
-        SlowRatio = "slow_ratio": "So large a part of the window's connections that was slow takes it out; 0%: not by this. Slow handshakes are not counted yet: it has no effect.",
-        SlowConnect = "slow_connect": "A handshake that takes longer than this is slow.",
+        SlowRatio = "slow_ratio": "So large a part of the window's connections that was slow takes it out; 0%: not by this.",
+        SlowConnect = "slow_connect": "A handshake that takes longer than this is slow. One that an application gives up after longer than this, without any answer, counts as `timeout`.",
         Open = "open": "How long a backend is out the first time; each time in a row doubles it.",
         OpenMax = "open_max": "The longest it is out, before the jitter.",
         Jitter = "jitter": "How far the time out is off, either way, by chance, so that backends do not come back all at once.",
@@ -39,9 +39,8 @@ fields! {
     }
 }
 
-/// Signals that no program reports so far.
-const UNSEEN: &[Signal] =
-    &[Signal::SlowConnect, Signal::Http5xx, Signal::GrpcStatus, Signal::SlowAnswer, Signal::NoAnswer];
+/// Signals that no program reports so far; they concern requests, not connections.
+const UNSEEN: &[Signal] = &[Signal::Http5xx, Signal::GrpcStatus, Signal::SlowAnswer, Signal::NoAnswer];
 
 const CONSECUTIVE: RangeInclusive<u8> = 0..=u8::MAX;
 const SAMPLES: RangeInclusive<u32> = 1..=100_000;
@@ -60,8 +59,6 @@ pub(super) struct Breaker {
     policy: BreakerPolicy,
     /// Where the cap on ejections stands, if the file says one.
     max_ejection: Option<Position>,
-    /// Where the slow ratio stands, if the file says one.
-    slow_ratio: Option<Position>,
 }
 
 impl Breaker {
@@ -83,13 +80,7 @@ impl Breaker {
     pub(super) fn is_idle(&self) -> bool {
         let policy = &self.policy;
         let counts_failures = policy.consecutive_failures > 0 || policy.failure_percent > 0;
-        // No program counts slow handshakes, so the slow ratio takes nothing out.
-        self.decides() && !(counts_failures && policy.signals != 0)
-    }
-
-    /// Where a slow ratio stands that is waiting for something to be counted.
-    pub(super) fn waits_for_slow(&self) -> Option<Position> {
-        self.slow_ratio.filter(|_| self.policy.slow_percent > 0)
+        self.decides() && policy.slow_percent == 0 && !(counts_failures && policy.signals != 0)
     }
 
     /// Whether it decides from what becomes of connections, and not by the operator's order.
@@ -109,15 +100,13 @@ struct Pairs {
 
 /// Reads a breaker; `None`, with a problem recorded, where there is no mapping.
 pub(super) fn read<'a>(reader: &mut Reader<'a>, node: &Node<'a>) -> Result<Option<Breaker>, Stop> {
-    let mut breaker = Breaker { policy: BreakerPolicy::DEFAULT, max_ejection: None, slow_ratio: None };
+    let mut breaker = Breaker { policy: BreakerPolicy::DEFAULT, max_ejection: None };
     let mut pairs = Pairs::default();
     let wanted = "a mapping, as in { consecutive_failures: 5 }, or {} for the defaults";
     let is_mapping = reader.mapping(node, wanted, |reader, field, value| {
         let at = value.at;
-        match field {
-            BreakerField::MaxEjection => breaker.max_ejection = Some(at),
-            BreakerField::SlowRatio => breaker.slow_ratio = Some(at),
-            _ => {}
+        if field == BreakerField::MaxEjection {
+            breaker.max_ejection = Some(at);
         }
         read_field(reader, field, value, &mut breaker.policy, &mut pairs)
     })?;
@@ -267,12 +256,17 @@ fn signals<'a>(reader: &mut Reader<'a>, node: &Node<'a>, policy: &mut BreakerPol
 
 /// The signals a file may name: those that programs report as failures.
 pub(super) fn known_signals() -> impl Iterator<Item = Signal> {
-    Signal::ALL.iter().copied().filter(|signal| !UNSEEN.contains(signal))
+    let known = |signal: &Signal| !UNSEEN.contains(signal) && *signal != Signal::SlowConnect;
+    Signal::ALL.iter().copied().filter(known)
 }
 
 fn signal(text: &str) -> Result<Signal, String> {
     let known: Vec<Signal> = known_signals().collect();
     match Signal::from_name(text) {
+        Some(Signal::SlowConnect) => {
+            Err("\"slow_connect\" is not a failure; give `slow_ratio` a value, slow handshakes count there"
+                .into())
+        }
         Some(signal) if UNSEEN.contains(&signal) => {
             let names = value::names(&known, Signal::name);
             Err(format!("\"{text}\" is not seen yet; remove it, seen are {names}"))

@@ -106,13 +106,9 @@ fn without_effect(findings: &mut Findings, service: &Service) {
         let message = "does nothing for udp by itself, what becomes of datagrams is not seen; remove it";
         warn(*at, "breaker", message);
     } else if breaker.is_idle() {
-        let message = "never takes a backend out: what would is switched off; give `consecutive_failures` or \
-                       `failure_ratio` a value and name `signals`, or remove it";
+        let message = "never takes a backend out: what would is switched off; give `consecutive_failures`, \
+                       `failure_ratio` or `slow_ratio` a value and name `signals`, or remove it";
         warn(*at, "breaker", message);
-    }
-    if let Some(at) = breaker.waits_for_slow() {
-        let message = "does nothing yet, slow handshakes are not counted; remove it";
-        warn(at, "breaker.slow_ratio", message);
     }
     if let Some(at) = breaker.keeps_the_last().filter(|_| policy.fallback.is_some()) {
         let message = "keeps the last backend in however it does, so that the breaker never sends a connection to \

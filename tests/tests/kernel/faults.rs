@@ -134,13 +134,12 @@ fn a_backend_with_slow_handshakes_is_ejected_by_the_slow_ratio() {
         assert_eq!(client.connect_nonblocking(&socket, PAYMENT), Err(Errno(libc::EINPROGRESS)));
         waiting.push(socket);
     }
-    let n1 = hole.answer("n1");
+    let _n1 = hole.answer("n1");
     for socket in &waiting {
         client.finish_connect(socket).expect("both answer in the end");
     }
-    let accepted = n1.accepted();
     assert_eq!(tally(&client.greetings(PAYMENT, 10)), [("n2", 10)].into());
-    assert_eq!((service_state(&world, PAYMENT).opened, n1.accepted()), (1, accepted));
+    assert_eq!(service_state(&world, PAYMENT).opened, 1);
 }
 
 #[test]
@@ -322,7 +321,7 @@ fn a_backend_with_many_long_connections_gets_few_new_ones() {
     assert_eq!(errors(&client.connect_together(PAYMENT, 32)), []);
     agent.edit(&compared("least_connections", &[N1, N2]));
     eventually_equal("both to answer", SOON, &2, || tally(&client.greetings(PAYMENT, 20)).len());
-    assert_eq!(n1.open(), 32);
+    eventually_equal("connections held", SOON, &32, || n1.open());
     let names = client.greetings(PAYMENT, 400);
     assert!(tally(&names)["n1"] <= AT_MOST, "{:?}", tally(&names));
 }
