@@ -203,6 +203,13 @@ impl<'w> Agent<'w> {
         self.world.start_outside(command).finish()
     }
 
+    /// `segue breaker` with these arguments.
+    pub fn breaker(&self, arguments: &[&str]) -> Finished {
+        let mut command = Command::new(beside_test("segue"));
+        command.arg("breaker").args(arguments).arg("--socket").arg(self.socket());
+        self.world.start_outside(command).finish()
+    }
+
     fn query(&self, subject: &str) -> Value {
         let mut command = Command::new(beside_test("segue"));
         command.arg(subject).arg("--socket").arg(self.socket()).args(["-o", "json"]);

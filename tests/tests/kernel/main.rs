@@ -3,6 +3,7 @@
 //! Run by `cargo xtask test --tier kernel`, as root.
 
 mod balance;
+mod breaker_orders;
 mod config_live;
 mod connect;
 mod getpeername;
