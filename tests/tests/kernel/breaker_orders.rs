@@ -39,8 +39,12 @@ fn a_backend_ordered_out_gets_no_connection_until_the_order_is_taken_back() {
     assert_eq!(tally(&client.greetings(PAYMENT, 10)), [("n2", 10)].into());
     agent.breaker(&["open", "shop/payment"]).expect_success();
     assert_eq!(client.connect_tcp(PAYMENT).err(), Some(Errno(libc::EHOSTUNREACH)));
+    let explanation = agent.explain(PAYMENT);
+    assert_eq!(explanation["chains"][0]["errno"], libc::EHOSTUNREACH, "{explanation}");
     agent.breaker(&["auto", "shop/payment"]).expect_success();
     assert_eq!(in_force(&agent), ["closed", "closed"]);
+    let explanation = agent.explain("shop/payment");
+    assert!(explanation["chains"][0]["errno"].is_null(), "{explanation}");
     assert_eq!(tally(&client.greetings(PAYMENT, 10)), [("n1", 5), ("n2", 5)].into());
 }
 
