@@ -17,7 +17,7 @@ pub use api::{AdminError, serve_admin};
 pub use probes::serve_metrics;
 
 use crate::flows::{EdgeView, Record};
-use view::{Counters, OrderError, OrderRequest, Ordered, Readiness, ServiceView, Status};
+use view::{Counters, Explanation, OrderError, OrderRequest, Ordered, Readiness, ServiceView, Status};
 
 /// What can be seen of a running agent.
 ///
@@ -33,6 +33,11 @@ pub trait Observe: Send + Sync + 'static {
     /// # Errors
     /// What the kernel refuses to show.
     fn services(&self) -> Result<Vec<ServiceView>, ObserveError>;
+    /// What the next connections to a service, by name or address and port, would do and why.
+    ///
+    /// # Errors
+    /// What the kernel refuses to show.
+    fn explain(&self, target: &str) -> Result<Explanation, ObserveError>;
     /// Every edge, in the order of client, service and version; the overflow last.
     ///
     /// # Errors

@@ -2,6 +2,7 @@
 //! every other; it decides nothing about services.
 
 mod duties;
+mod explanation;
 mod journal;
 mod names;
 mod observer;

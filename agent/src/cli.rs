@@ -3,6 +3,7 @@
 pub mod breaker;
 pub mod check;
 pub mod client;
+pub mod explain;
 pub mod flows;
 pub mod services;
 pub mod status;
@@ -54,6 +55,8 @@ enum Command {
     Services(services::ServicesArgs),
     /// Show which backends are held back and why, or order one in or out (open, close, auto)
     Breaker(breaker::BreakerArgs),
+    /// Explain what the next connections to a service would do, and why
+    Explain(explain::ExplainArgs),
     /// Show who talks to which service, in totals or (-f) connection by connection
     Flows(flows::FlowsArgs),
     /// Remove the data plane: detach every program and delete every map
@@ -116,6 +119,7 @@ pub fn main() -> ExitCode {
         Command::Status(args) => return ask(status::run(&args)),
         Command::Services(args) => return ask(services::run(&args)),
         Command::Breaker(args) => return ask(breaker::run(&args)),
+        Command::Explain(args) => return ask(explain::run(&args)),
         Command::Flows(args) => return ask(flows::run(&args)),
         Command::Unload(args) => unload(&args),
         Command::Canary { cgroup } => canary::child(&cgroup).map_err(Into::into),

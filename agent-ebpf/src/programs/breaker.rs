@@ -104,6 +104,12 @@ fn judge(
     u64::from(probe.0)
 }
 
+/// Whether an operator ordered that a backend gets no connections.
+#[inline(always)]
+pub(crate) fn is_ordered_away(asking: &Asking, backend: &Backend) -> bool {
+    matches!(backend.verdict.mode(asking.now.ns), Some(BreakerMode::ForcedOpen))
+}
+
 /// Whether so few backends are healthy that their breakers are not to be believed.
 #[inline(always)]
 pub(crate) fn panics(asking: &Asking) -> bool {

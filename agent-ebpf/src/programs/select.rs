@@ -186,7 +186,8 @@ fn first_that_takes(asking: &Asking, first: u32) -> Selection {
     if answer != breaker::REFUSED {
         return Selection::of(service, first, backend, Probe(answer as u32));
     }
-    if breaker::panics(asking) {
+    // Panic distrusts breakers, not an operator.
+    if !breaker::is_ordered_away(asking, backend) && breaker::panics(asking) {
         return Selection::of(service, first, backend, Probe::NONE);
     }
     Selection::none(Found::Nothing)

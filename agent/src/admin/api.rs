@@ -8,7 +8,8 @@ use std::sync::Arc;
 
 use axum::body::Body;
 use axum::extract::connect_info::{ConnectInfo, Connected};
-use axum::extract::{Request, State};
+use axum::extract::rejection::QueryRejection;
+use axum::extract::{Query, Request, State};
 use axum::http::{StatusCode, header};
 use axum::middleware::{self, Next};
 use axum::response::{IntoResponse, Response};
@@ -166,6 +167,7 @@ fn router(api: Api) -> Router {
     Router::new()
         .route("/v1/status", get(status))
         .route("/v1/services", get(services))
+        .route("/v1/explain", get(explain))
         .route("/v1/flows", get(flows))
         .route("/v1/flows/follow", get(follow))
         .route("/v1/breaker", post(order))
@@ -180,6 +182,20 @@ async fn status(State(api): State<Api>) -> Response {
 
 async fn services(State(api): State<Api>) -> Response {
     answer(move || api.agent.services().map(|services| Services { services })).await
+}
+
+/// What `/v1/explain` is asked.
+#[derive(serde::Deserialize)]
+struct ExplainQuery {
+    target: String,
+}
+
+async fn explain(State(api): State<Api>, query: Result<Query<ExplainQuery>, QueryRejection>) -> Response {
+    let Ok(Query(ExplainQuery { target })) = query else {
+        let text = "say what to explain: /v1/explain?target=SERVICE, or ADDRESS:PORT";
+        return failure(StatusCode::BAD_REQUEST, text.to_owned());
+    };
+    answer(move || api.agent.explain(&target)).await
 }
 
 async fn flows(State(api): State<Api>) -> Response {
@@ -245,7 +261,7 @@ async fn forward(
 }
 
 async fn unknown_path() -> Response {
-    let text = "no such path; there are /v1/status, /v1/services, /v1/flows, /v1/flows/follow and /v1/breaker (POST)";
+    let text = "no such path; there are /v1/status, /v1/services, /v1/explain, /v1/flows, /v1/flows/follow and /v1/breaker (POST)";
     failure(StatusCode::NOT_FOUND, text.to_owned())
 }
 
@@ -269,7 +285,7 @@ mod tests {
     use super::*;
     use crate::admin::Observe;
     use crate::admin::specimen::Specimen;
-    use crate::admin::view::{Order, Ordered, Status};
+    use crate::admin::view::{Explanation, Order, Ordered, Status};
     use crate::cli::client::{Client, ClientError};
 
     fn socket() -> (tempfile::TempDir, PathBuf) {
@@ -322,6 +338,11 @@ mod tests {
         assert_eq!(services.services, server.specimen.services().expect("a specimen"));
         let flows: Flows = client.get("/v1/flows").await.expect("an answer");
         assert_eq!(flows.edges.len(), server.specimen.edges().expect("a specimen").len());
+        let explanation: Explanation =
+            client.get("/v1/explain?target=shop%2Fpayment").await.expect("an answer");
+        assert_eq!(explanation, server.specimen.explain("shop/payment").expect("a specimen"));
+        let error = client.get::<Explanation>("/v1/explain").await.expect_err("nothing to explain");
+        assert!(error.to_string().contains("target=SERVICE"), "{error}");
         let error = client.get::<Flows>("/v1/nothing").await.expect_err("no such path");
         assert!(
             matches!(&error, ClientError::Refused { error, .. } if error.contains("/v1/flows")),

@@ -250,6 +250,30 @@ impl Observe for Specimen {
         Ok(vec![payment, unused])
     }
 
+    fn explain(&self, target: &str) -> Result<Explanation, ObserveError> {
+        self.check("services")?;
+        let services = self.services()?.into_iter().filter(|service| *service.name == *target);
+        let chains = services.map(|service| Chain {
+            family: "tcp ipv4".to_owned(),
+            services: vec![Step {
+                service: service.name,
+                algorithm: service.algorithm,
+                breaker_mode: service.breaker_mode,
+                candidates: vec![Candidate {
+                    address: address("10.1.0.7:8443"),
+                    version: Some("v2".into()),
+                    weight: 10,
+                    takes: false,
+                    why: "its breaker is open, next probe in 8 s".to_owned(),
+                }],
+                result: "nothing is usable and there is no further fallback: the connection is refused"
+                    .to_owned(),
+            }],
+            errno: Some(113),
+        });
+        Ok(Explanation { target: target.to_owned(), chains: chains.collect() })
+    }
+
     fn edges(&self) -> Result<Vec<EdgeView>, ObserveError> {
         self.check("edges")?;
         let edge = EdgeView {

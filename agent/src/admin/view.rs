@@ -3,6 +3,7 @@
 //! Only values. Who fills them in reads maps and clocks; who shows them is `cli` and `metrics`.
 
 mod breaker;
+mod explain;
 
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -15,6 +16,7 @@ use crate::flows::named;
 pub use breaker::{
     CellView, DEFAULT_ORDER_MS, IN_FORCE, MAX_ORDER_MS, Order, OrderError, OrderRequest, OrderView, Ordered,
 };
+pub use explain::{Candidate, Chain, Explanation, Step};
 
 /// From which share of its entries in use a map is worth a warning.
 pub(crate) const MAP_ALMOST_FULL: f64 = 0.8;

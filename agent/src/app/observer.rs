@@ -15,11 +15,11 @@ use tokio::sync::broadcast;
 use super::Options;
 use super::journal::Journal;
 use super::names::LiveNames;
-use super::services;
+use super::{explanation, services};
 use crate::admin::view::{
-    CanaryState, CanaryView, ConfigView, Counters as CounterView, DataPlaneView, FeatureView, MapView,
-    NeighbourView, OrderError, OrderRequest, Ordered, OutcomeCount, ProgramView, Readiness as ReadinessView,
-    ServiceView, Status,
+    CanaryState, CanaryView, ConfigView, Counters as CounterView, DataPlaneView, Explanation, FeatureView,
+    MapView, NeighbourView, OrderError, OrderRequest, Ordered, OutcomeCount, ProgramView,
+    Readiness as ReadinessView, ServiceView, Status,
 };
 use crate::admin::{Control, Observe, ObserveError};
 use crate::flows::{Accumulator, Cgroups, EdgeView, OpenConnections, Record};
@@ -371,6 +371,11 @@ impl Observe for Observer {
     fn services(&self) -> Result<Vec<ServiceView>, ObserveError> {
         let entries = self.directory.services();
         Ok(services::views(&entries, &*lock(&self.counters), clock::monotonic_ns()))
+    }
+
+    fn explain(&self, target: &str) -> Result<Explanation, ObserveError> {
+        let entries = self.directory.services();
+        Ok(explanation::explain(target, &entries, &*lock(&self.counters), clock::monotonic_ns()))
     }
 
     fn edges(&self) -> Result<Vec<EdgeView>, ObserveError> {
