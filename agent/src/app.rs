@@ -1,6 +1,7 @@
 //! The composition root: builds every part in order and runs the one control loop. The only module that knows
 //! every other; it decides nothing about services.
 
+mod drift;
 mod duties;
 mod explanation;
 mod journal;
@@ -96,7 +97,6 @@ pub async fn run(options: Options) -> anyhow::Result<()> {
         readiness,
         synced: false,
         attached: false,
-        untidy: false,
     };
     control.desired.apply(Change::Upsert(canary::service()));
     let result = control.run(inbox, &mut servers).await;
@@ -120,8 +120,6 @@ struct Control {
     synced: bool,
     /// The programs were attached at least once; from then on the check looks after them.
     attached: bool,
-    /// A large change left much freed memory behind.
-    untidy: bool,
 }
 
 /// How much of what is desired may be different.
@@ -187,9 +185,6 @@ impl Control {
         let report = self.reconciler.idle();
         self.observer.journal().repaired(&report);
         self.observer.set_fill(&self.reconciler.fill());
-        if std::mem::take(&mut self.untidy) {
-            trim_heap();
-        }
     }
 
     /// Folds in what a source says, to be applied.
@@ -244,7 +239,9 @@ impl Control {
             }
         }
         self.observer.set_fill(&self.reconciler.fill());
-        self.untidy |= whole;
+        if whole {
+            self.observer.leave_untidy();
+        }
         if whole || !self.attached {
             self.attach();
         }
@@ -282,6 +279,9 @@ impl Control {
             self.done(CANARY);
         } else {
             tokio::task::block_in_place(|| self.attach());
+        }
+        if self.observer.take_untidy() {
+            tokio::task::block_in_place(trim_heap);
         }
         Ok(())
     }

@@ -45,7 +45,7 @@ pub struct Reconciler<T> {
     capacity: Capacity,
     ids: Ids,
     /// Every service id in use, also of services that are going.
-    live: HashMap<u32, Box<Live>>,
+    live: Lives,
     /// What `FRONTENDS` holds.
     placed: HashMap<FrontendKey, u32>,
     /// What `FRONTENDS` should hold.
@@ -67,6 +67,9 @@ pub struct Reconciler<T> {
     /// A whole desired state was applied at least once, so that what is not in it may go.
     applied: bool,
 }
+
+/// Services by id.
+type Lives = HashMap<u32, Box<Live>>;
 
 /// A changed service on its way from spec to intent.
 struct Changed {

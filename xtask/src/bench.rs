@@ -1,6 +1,7 @@
 //! `cargo xtask bench`: measurements, each against its own control in the same run, interleaved, as medians and
 //! ratios. It asserts nothing about time: a number of a shared machine is no verdict.
 
+mod churn;
 mod connect;
 mod probe;
 
@@ -22,6 +23,8 @@ pub(crate) struct Arguments {
 enum Subject {
     /// What a connection costs, how long a change takes, what it all weighs.
     Connect(connect::Arguments),
+    /// How long a changed endpoint takes into the kernel's maps while many change.
+    Churn(churn::Arguments),
 }
 
 /// How to print results.
@@ -38,6 +41,7 @@ pub(crate) enum Output {
 pub(crate) fn run(arguments: &Arguments) -> anyhow::Result<()> {
     match &arguments.subject {
         Subject::Connect(arguments) => connect::run(arguments),
+        Subject::Churn(arguments) => churn::run(arguments),
     }
 }
 

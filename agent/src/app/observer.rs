@@ -4,7 +4,7 @@
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -13,6 +13,7 @@ use jiff::Timestamp;
 use tokio::sync::broadcast;
 
 use super::Options;
+use super::drift::Drift;
 use super::journal::Journal;
 use super::names::LiveNames;
 use super::{explanation, services};
@@ -36,8 +37,6 @@ const FOLLOW_QUEUE: usize = 4_096;
 const FOLLOW: Duration = Duration::from_secs(5);
 /// How fresh the edges are that a reader gets. Two scrapers in the same moment cost one reading.
 const EDGES_AGE: Duration = Duration::from_millis(500);
-/// How long a dead edge's key may wait to be removed from the kernel.
-const CORRECTION_AFTER: u32 = 3;
 
 /// See [`Observe`].
 pub(super) struct Observer {
@@ -52,6 +51,7 @@ pub(super) struct Observer {
     followers: broadcast::Sender<Arc<Record>>,
     records_lost: AtomicU64,
     heartbeat_ns: AtomicU64,
+    untidy: AtomicBool,
     facts: Facts,
 }
 
@@ -72,8 +72,7 @@ struct EdgeState {
     open: OpenConnections,
     kernel_entries: u64,
     folded_at: Option<Duration>,
-    /// Backends whose count of open connections differed from what the walk found: how often in a row, by how much.
-    drift: BTreeMap<u32, (u32, i64)>,
+    drift: Drift,
 }
 
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
@@ -110,6 +109,7 @@ impl Observer {
             followers: broadcast::channel(FOLLOW_QUEUE).0,
             records_lost: AtomicU64::new(0),
             heartbeat_ns: AtomicU64::new(0),
+            untidy: AtomicBool::new(false),
         })
     }
 
@@ -148,6 +148,16 @@ impl Observer {
         if self.followers.receiver_count() > 0 {
             counters.follow_until(now_ns + u64::try_from(FOLLOW.as_nanos()).unwrap_or(u64::MAX));
         }
+    }
+
+    /// Remembers that something large was made, and is or will be dropped.
+    pub(super) fn leave_untidy(&self) {
+        self.untidy.store(true, Ordering::Relaxed);
+    }
+
+    /// Whether something large was made since the last call.
+    pub(super) fn take_untidy(&self) -> bool {
+        self.untidy.swap(false, Ordering::Relaxed)
     }
 
     /// Gives back the memory that reading the kernel's counters took.
@@ -226,30 +236,16 @@ impl Observer {
     pub(super) fn heal_drift(&self) {
         let counters = lock(&self.counters);
         let Some(Ok(samples)) = counters.samples() else { return };
-        let mut open: BTreeMap<u32, i64> = BTreeMap::new();
-        for sample in &samples {
-            *open.entry(sample.backend).or_default() += 1;
-        }
         let mut state = lock(&self.edges);
-        let before = std::mem::take(&mut state.drift);
+        let mut round = state.drift.round(samples.iter().map(|sample| sample.backend));
         self.directory.each_backend(|backend| {
-            let counted = counters.backend_state(backend).active.cast_signed();
-            let difference = open.get(&backend).copied().unwrap_or_default() - counted;
-            if difference == 0 {
-                return;
-            }
-            let times = match before.get(&backend) {
-                Some((times, same)) if *same == difference => times + 1,
-                _ => 1,
-            };
-            if times < CORRECTION_AFTER {
-                state.drift.insert(backend, (times, difference));
-                return;
-            }
+            round.compare(backend, counters.backend_state(backend).active.cast_signed());
+        });
+        for (backend, difference) in round.wrong() {
             counters.correct_active(backend, difference);
             tracing::warn!(backend, difference, "corrected a count of open connections");
             *lock(&self.record).repairs.entry("BACKEND_STATE").or_default() += 1;
-        });
+        }
     }
 
     /// Makes the test connection and looks whether the data plane took it.
@@ -369,6 +365,8 @@ impl Observe for Observer {
     }
 
     fn services(&self) -> Result<Vec<ServiceView>, ObserveError> {
+        self.leave_untidy();
+        // In the order of names, so that the families of a service stand together.
         let entries = self.directory.services();
         Ok(services::views(&entries, &*lock(&self.counters), clock::monotonic_ns()))
     }

@@ -1,14 +1,14 @@
 //! Goes on from what a predecessor left in the maps: ids, and which entries are taken. Writes nothing.
 
-use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use agent_ebpf::abi::limits::MAX_SUBSETS;
 use agent_ebpf::abi::{Algorithm, Backend, BackendStatus, FrontendKey, Policy, ServiceWord, Slot};
 
-use super::Reconciler;
 use super::spans::Span;
-use super::sync::{Live, Published};
+use super::sync::Published;
+use super::{Lives, Reconciler};
 use crate::compile::{Ids, Restored};
 use crate::kernel::{MapError, Tables};
 
@@ -24,9 +24,6 @@ pub struct Adopted {
     /// Services whose tables cannot be right; they are replaced by the first `apply`.
     pub unsound: usize,
 }
-
-/// Services by id, and the ids of vacant backends with their generations.
-type Found = (HashMap<u32, Box<Live>>, Vec<(u32, u32)>);
 
 impl<T: Tables> Reconciler<T> {
     /// Reads the maps and takes them over, in place of whatever this reconciler knew. What is there stays as it is
@@ -73,7 +70,7 @@ impl<T: Tables> Reconciler<T> {
     fn take_over(
         &mut self,
         frontends: Vec<(FrontendKey, u32)>,
-        live: HashMap<u32, Box<Live>>,
+        live: Lives,
         vacant: Vec<(u32, u32)>,
         table_slots: Vec<(u32, u32, u32)>,
     ) {
@@ -105,8 +102,8 @@ impl<T: Tables> Reconciler<T> {
     }
 
     /// The backends in use by service, and the vacant ids that were used once, with their generation.
-    fn read_backends(&self) -> Found {
-        let mut live: HashMap<u32, Box<Live>> = HashMap::new();
+    fn read_backends(&self) -> (Lives, Vec<(u32, u32)>) {
+        let mut live = Lives::new();
         let mut vacant = Vec::new();
         let mut endpoints = BTreeSet::new();
         for id in 1..self.capacity.backends {

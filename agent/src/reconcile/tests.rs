@@ -158,16 +158,16 @@ fn a_small_change_waits_for_no_reader() {
 
 #[test]
 fn a_tick_does_not_wait_for_readers_and_gives_back_only_what_those_who_left_held() {
-    let [one, two] = [&["10.1.0.1:80"][..], &["10.1.0.2:80"]].map(|it| spec("web", &["10.0.0.1:80"], it));
-    let mut reconciler = holding(std::slice::from_ref(&one));
+    let [one, two] = [&["10.1.0.1:80"][..], &["10.1.0.2:80"]].map(|it| [spec("web", &["10.0.0.1:80"], it)]);
+    let mut reconciler = holding(&one);
     let backends = |reconciler: &Reconciler<FakeTables>| used(reconciler)[4];
     let first = Readers::staying();
     reconciler.tables_mut().set_readers(Some(first.clone()));
-    reconciler.apply(&desired(std::slice::from_ref(&two))).unwrap();
+    reconciler.apply(&desired(&two)).unwrap();
     reconciler.idle();
     assert_eq!(backends(&reconciler), 2, "a reader may still choose the first backend");
     // Back and forth: the first is wanted again, the second leaves after the first wait began.
-    reconciler.apply(&desired(std::slice::from_ref(&one))).unwrap();
+    reconciler.apply(&desired(&one)).unwrap();
     reconciler.idle();
     let second = Readers::staying();
     reconciler.tables_mut().set_readers(Some(second.clone()));
@@ -176,10 +176,7 @@ fn a_tick_does_not_wait_for_readers_and_gives_back_only_what_those_who_left_held
     assert_eq!((backends(&reconciler), id_of(&reconciler, "10.1.0.1:80")), (2, 1));
     second.leave();
     reconciler.idle();
-    assert_eq!(
-        (text(&reconciler), used(&reconciler)),
-        (text(&holding(std::slice::from_ref(&one))), used(&holding(&[one])))
-    );
+    assert_eq!((text(&reconciler), used(&reconciler)), (text(&holding(&one)), used(&holding(&one))));
     let log = reconciler.tables_mut().take_log();
     assert!(!log.contains(&Write::Wait), "{log:?}");
 }
@@ -501,10 +498,10 @@ fn the_directory_knows_what_ids_stand_for() {
 
 #[test]
 fn the_directory_knows_a_backend_that_left_until_its_id_is_given_back() {
-    let mut named = web();
-    named.backends[0].version = Some("v7".into());
-    named.backends[0].zone = Some("west".into());
-    let mut reconciler = holding(&[named.clone()]);
+    let mut named = [web()];
+    named[0].backends[0].version = Some("v7".into());
+    named[0].backends[0].zone = Some("west".into());
+    let mut reconciler = holding(&named);
     let (directory, id) = (reconciler.directory(), id_of(&reconciler, "10.1.0.1:80"));
     let known =
         |id| directory.backend(id).map(|entry| (entry.address.to_string(), entry.version, entry.zone));
@@ -515,8 +512,8 @@ fn the_directory_knows_a_backend_that_left_until_its_id_is_given_back() {
         ids
     };
     reconciler.tables_mut().set_active(id, 1);
-    named.backends.remove(0);
-    reconciler.apply(&desired(&[named.clone()])).unwrap();
+    named[0].backends.remove(0);
+    reconciler.apply(&desired(&named)).unwrap();
     reconciler.idle();
     assert_eq!(known(id), Some(("10.1.0.1:80".into(), Some("v7".into()), Some("west".into()))));
     assert_eq!((known(2).unwrap().0.as_str(), listed()), ("10.1.0.2:80", vec![1, 2]));

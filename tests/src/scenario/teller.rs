@@ -229,11 +229,10 @@ impl Teller {
         let mut ids = BTreeMap::new();
         for service in reconciler.directory().services() {
             for backend in service.backends.iter() {
-                let (id, endpoint) = (backend.id, backend.record.endpoint);
-                let record = reconciler.tables().backend(id);
-                if record.endpoint == endpoint && record.service == service.id {
-                    let address = SocketAddr::from(endpoint);
-                    ids.insert((service.spec.name.to_string(), address), (id, record.generation));
+                let record = reconciler.tables().backend(backend.id);
+                if record.endpoint == backend.record.endpoint && record.service == service.id {
+                    let key = (service.spec.name.to_string(), record.endpoint.into());
+                    ids.insert(key, (backend.id, record.generation));
                 }
             }
         }

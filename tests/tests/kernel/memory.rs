@@ -1,6 +1,8 @@
 //! The agent's own view of the maps: what it takes in memory, and that giving that back loses nothing.
 
-use agent_ebpf::abi::{Backend, BackendStatus};
+use std::net::{Ipv4Addr, SocketAddr};
+
+use agent_ebpf::abi::{Backend, BackendStatus, FrontendKey, Protocol};
 use segue_agent::kernel::{DataPlane, Tables};
 use segue_tests::world::World;
 
@@ -29,6 +31,32 @@ fn what_was_written_is_there_after_its_memory_was_given_back() {
             assert_eq!(tables.backend(id), record(id));
         }
         assert_eq!(tables.backend(2), Backend::default());
+    });
+}
+
+#[test]
+#[ignore = "kernel tier: needs root and eBPF; run by cargo xtask test"]
+fn all_frontends_are_listed_however_many_there_are() {
+    let world = World::new();
+    let (cgroup, bpffs) = (world.managed_cgroup().to_owned(), world.bpffs());
+    world.namespace().run(|| {
+        let data_plane = DataPlane::load(Some(&cgroup), &bpffs).expect("a data plane");
+        let mut tables = data_plane.tables().expect("its maps");
+        assert_eq!(tables.frontends().expect("an empty list"), []);
+        let mut expected = Vec::new();
+        // None, a few, and more than one system call gives.
+        for number in 0..10_000_u32 {
+            let address = SocketAddr::from((Ipv4Addr::from_bits(0xc612_0000 + number), 80));
+            let key = FrontendKey::new(address.into(), Protocol::Tcp as u8);
+            tables.insert_frontend(&key, number + 1).expect("room for it");
+            expected.push((key, number + 1));
+            if matches!(number, 0 | 2 | 9_999) {
+                let mut listed = tables.frontends().expect("a list");
+                listed.sort_unstable();
+                expected.sort_unstable();
+                assert_eq!(listed, expected);
+            }
+        }
     });
 }
 
