@@ -11,6 +11,20 @@ use std::{env, fs};
 
 use bpf_toolchain::{Compiler, RUSTC_VARIABLE, TARGET, Toolchain, scrub};
 
+/// A build of the same programs for kernels that differ in what no program can find out for itself.
+struct Variant {
+    /// The object's file name.
+    object: &'static str,
+    /// What the compiler is told.
+    flag: Option<&'static str>,
+}
+
+/// Kernels before 5.12 refuse a program that holds a compare-and-swap, even where it is never reached.
+const VARIANTS: [Variant; 2] = [
+    Variant { object: "segue-dataplane.o", flag: None },
+    Variant { object: "segue-dataplane-5.10.o", flag: Some("--cfg=segue_no_compare_and_swap") },
+];
+
 fn main() {
     let root = Path::new(env!("CARGO_MANIFEST_DIR")).parent().expect("the package lies in the workspace");
     watch(root);
@@ -19,8 +33,10 @@ fn main() {
     match bpf_toolchain::find() {
         Ok(toolchain) => {
             println!("cargo::rerun-if-changed={}", toolchain.linker.display());
-            if let Err(message) = build(root, &toolchain) {
-                message.lines().for_each(|line| println!("cargo::error={line}"));
+            for variant in &VARIANTS {
+                if let Err(message) = build(root, &toolchain, variant) {
+                    message.lines().for_each(|line| println!("cargo::error={line}"));
+                }
             }
         }
         Err(missing) => {
@@ -46,12 +62,12 @@ fn watch(root: &Path) {
 }
 
 /// Builds the object. A target directory of its own keeps the inner cargo from waiting for the lock the outer one holds.
-fn build(root: &Path, toolchain: &Toolchain) -> Result<(), String> {
+fn build(root: &Path, toolchain: &Toolchain, variant: &Variant) -> Result<(), String> {
     let out = PathBuf::from(env::var_os("OUT_DIR").expect("cargo sets OUT_DIR for build scripts"));
     let architecture = env::var("CARGO_CFG_TARGET_ARCH").expect("cargo sets the target's architecture");
     let target_dir = out.join("kernel");
     let mut command =
-        build_command(toolchain, &root.join("agent-ebpf/Cargo.toml"), &target_dir, &architecture);
+        build_command(toolchain, &root.join("agent-ebpf/Cargo.toml"), &target_dir, &architecture, variant);
     let output = command
         .stdin(Stdio::null())
         .output()
@@ -64,7 +80,7 @@ fn build(root: &Path, toolchain: &Toolchain) -> Result<(), String> {
         println!("cargo::warning={line}");
     }
     let built = target_dir.join(TARGET).join("release/segue-dataplane");
-    let object = out.join("segue-dataplane.o");
+    let object = out.join(variant.object);
     fs::copy(&built, &object)
         .map(|_| ())
         .map_err(|error| format!("cannot copy {} to {}: {error}", built.display(), object.display()))
@@ -72,7 +88,13 @@ fn build(root: &Path, toolchain: &Toolchain) -> Result<(), String> {
 
 /// The cargo command that builds the kernel object of the package whose manifest is given. What the programs
 /// see of the kernel's registers depends on the architecture.
-fn build_command(toolchain: &Toolchain, manifest: &Path, target_dir: &Path, architecture: &str) -> Command {
+fn build_command(
+    toolchain: &Toolchain,
+    manifest: &Path,
+    target_dir: &Path,
+    architecture: &str,
+    variant: &Variant,
+) -> Command {
     let mut command = match &toolchain.compiler {
         Compiler::Nightly => {
             let mut command = Command::new("rustup");
@@ -90,7 +112,9 @@ fn build_command(toolchain: &Toolchain, manifest: &Path, target_dir: &Path, arch
         }
     };
     let architecture = format!("--cfg=bpf_target_arch=\"{architecture}\"");
-    let flags = ["-Cdebuginfo=2", "-Clink-arg=--btf", &architecture].join("\x1f");
+    let mut flags = vec!["-Cdebuginfo=2", "-Clink-arg=--btf", &architecture];
+    flags.extend(variant.flag);
+    let flags = flags.join("\x1f");
     command
         .args(["--release", "--locked", "--quiet", "--bin", "segue-dataplane", "--target", TARGET])
         .arg("--manifest-path")

@@ -30,7 +30,7 @@ pub use load::LatencyWord;
 pub use outcome::{Loss, Outcome};
 pub use sample::Sample;
 pub use service::{
-    Algorithm, Backend, BackendState, BackendStatus, Policy, ServiceState, ServiceWord, Slot, Subset,
+    Algorithm, Backend, BackendState, BackendStatus, Policy, ServiceState, ServiceWord, Slot, Subset, Verdict,
 };
 pub use settings::Settings;
 

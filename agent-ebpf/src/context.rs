@@ -7,7 +7,8 @@ use agent_ebpf::decide::flow;
 use aya_ebpf::bindings::{bpf_sock, bpf_sock_addr, bpf_sock_ops};
 use aya_ebpf::helpers::generated::{
     bpf_get_current_ancestor_cgroup_id, bpf_get_current_cgroup_id, bpf_get_prandom_u32, bpf_ktime_get_ns,
-    bpf_probe_read_kernel, bpf_seq_write, bpf_set_retval, bpf_sock_ops_cb_flags_set, bpf_tcp_sock,
+    bpf_probe_read_kernel, bpf_seq_write, bpf_set_retval, bpf_setsockopt, bpf_sock_ops_cb_flags_set,
+    bpf_tcp_sock,
 };
 use aya_ebpf::programs::{SockAddrContext, SockContext, SockOpsContext};
 
@@ -141,6 +142,8 @@ pub(crate) enum TcpEvent {
     Connect,
     /// Our handshake is done.
     Established,
+    /// A round trip was measured: something came from the other side.
+    RoundTrip,
     /// A retransmission timer ran out; whether the kernel gives up.
     Retransmission {
         /// It gives up.
@@ -162,8 +165,12 @@ const OP_TCP_CONNECT: u32 = 3;
 const OP_ACTIVE_ESTABLISHED: u32 = 4;
 const OP_RTO: u32 = 8;
 const OP_STATE: u32 = 10;
+const OP_RTT: u32 = 12;
 const FLAG_RTO: i32 = 1;
 const FLAG_STATE: i32 = 4;
+const FLAG_RTT: i32 = 8;
+const IPPROTO_TCP: i32 = 6;
+const TCP_USER_TIMEOUT: i32 = 18;
 
 /// The context of `sock_ops`.
 pub(crate) struct TcpSocket {
@@ -215,6 +222,7 @@ impl TcpSocket {
             match (*self.raw).op {
                 OP_TCP_CONNECT => TcpEvent::Connect,
                 OP_ACTIVE_ESTABLISHED => TcpEvent::Established,
+                OP_RTT => TcpEvent::RoundTrip,
                 OP_RTO => TcpEvent::Retransmission { expired: args[2] != 0 },
                 OP_STATE => TcpEvent::State { old: args[0] as u8, new: args[1] as u8 },
                 _ => TcpEvent::Other,
@@ -235,6 +243,26 @@ impl TcpSocket {
     pub(crate) fn watch(&self) {
         // SAFETY: a helper of this program type. It cannot fail for flags every supported kernel knows.
         unsafe { bpf_sock_ops_cb_flags_set(self.raw, FLAG_STATE | FLAG_RTO) };
+    }
+
+    /// Asks for round trips as well, or no longer.
+    #[inline(always)]
+    pub(crate) fn watch_round_trips(&self, wanted: bool) {
+        let flags = FLAG_STATE | FLAG_RTO | if wanted { FLAG_RTT } else { 0 };
+        // SAFETY: as in `watch`.
+        unsafe { bpf_sock_ops_cb_flags_set(self.raw, flags) };
+    }
+
+    /// Sets how long the socket may wait for an acknowledgement (TCP_USER_TIMEOUT), in milliseconds; 0 gives that
+    /// back to the kernel.
+    #[inline(always)]
+    pub(crate) fn set_user_timeout(&self, timeout_ms: u32) {
+        let mut value = timeout_ms;
+        let size = size_of::<u32>() as i32;
+        // SAFETY: helpers of this program type; the value is on this program's stack.
+        unsafe {
+            bpf_setsockopt(self.raw.cast(), IPPROTO_TCP, TCP_USER_TIMEOUT, (&raw mut value).cast(), size)
+        };
     }
 
     /// What the socket counted so far; zeros where the kernel does not say.
@@ -344,6 +372,21 @@ unsafe fn read_field<T: Default>(base: *mut c_void, offset: *const u32) -> T {
         bpf_probe_read_kernel((&raw mut value).cast(), size_of::<T>() as u32, base.byte_add(offset as usize));
     }
     value
+}
+
+/// A moment of the monotonic clock, read once per run.
+#[derive(Clone, Copy)]
+pub(crate) struct Moment {
+    /// In nanoseconds.
+    pub(crate) ns: u64,
+}
+
+impl Moment {
+    /// Now.
+    #[inline(always)]
+    pub(crate) fn now() -> Self {
+        Self { ns: now_ns() }
+    }
 }
 
 /// The monotonic clock.

@@ -1,11 +1,11 @@
 //! What leaves a program: the count of its outcome, and events for those who listen.
 
-use agent_ebpf::abi::{Connection, Event, EventKind, Hook, Loss, Outcome};
+use agent_ebpf::abi::{Backend, Connection, Event, EventKind, Hook, Loss, Outcome, Protocol};
 
 use aya_ebpf::EbpfContext;
 use aya_log_ebpf::warn;
 
-use crate::context::TcpCounts;
+use crate::context::{Moment, TcpCounts};
 use crate::maps;
 
 /// Counts the outcome of a run; the last thing every program does.
@@ -43,7 +43,26 @@ pub(crate) fn event(kind: EventKind, reason: u8, connection: &Connection, counts
         kind: kind as u8,
         reason,
         protocol: connection.protocol,
-        _pad: 0,
+        states: 0,
+    });
+    maps::lost(if sent { Loss::EventWritten } else { Loss::Event });
+}
+
+/// Tells of a breaker that changed its state; `states` and `reason` as in [`Event`]. Always sent: there are few.
+#[inline(always)]
+pub(crate) fn transition(service: u32, id: u32, backend: &Backend, states: u8, reason: u8, now: Moment) {
+    let sent = maps::send(Event {
+        at_ns: now.ns,
+        chosen: backend.endpoint,
+        service,
+        backend: id,
+        version: backend.version,
+        // Only TCP tells a breaker anything.
+        protocol: Protocol::Tcp as u8,
+        kind: EventKind::Breaker as u8,
+        reason,
+        states,
+        ..Event::default()
     });
     maps::lost(if sent { Loss::EventWritten } else { Loss::Event });
 }

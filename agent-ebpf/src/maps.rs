@@ -115,6 +115,56 @@ pub(crate) fn add(counter: &mut u64, amount: u64) {
     }
 }
 
+/// The same number, of which the compiler knows nothing any more: it would leave out a bound check that it can prove
+/// needless and the verifier cannot (a remainder, say).
+#[inline(always)]
+pub(crate) fn unproven(number: usize) -> usize {
+    let mut number = number;
+    // SAFETY: moves a register onto itself. Not empty, since two lines of source may not share an instruction.
+    unsafe {
+        core::arch::asm!("{number} = {number}", number = inout(reg) number, options(nostack, nomem, preserves_flags))
+    };
+    number
+}
+
+/// Reads a word that another CPU may be changing.
+#[inline(always)]
+pub(crate) fn read(word: &u64) -> u64 {
+    // SAFETY: a reference is a valid, aligned pointer. Volatile: one load, done each time.
+    unsafe { ptr::read_volatile(word) }
+}
+
+/// Replaces a word if it still is what it was. Kernel 5.12.
+#[cfg(not(segue_no_compare_and_swap))]
+#[inline(always)]
+pub(crate) fn swap(word: &mut u64, old: u64, new: u64) -> bool {
+    let mut found = old;
+    // SAFETY: an exclusive reference is a valid, aligned pointer; every concurrent writer of such a word uses this.
+    unsafe {
+        core::arch::asm!(
+            "r0 = cmpxchg_64({word} + 0, r0, {new})",
+            word = in(reg) ptr::from_mut(word),
+            new = in(reg) new,
+            inout("r0") found,
+            options(nostack, preserves_flags),
+        );
+    }
+    found == old
+}
+
+/// The same for kernels without that instruction: not one step, so that of two CPUs in the same instant one change
+/// may be lost.
+#[cfg(segue_no_compare_and_swap)]
+#[inline(always)]
+pub(crate) fn swap(word: &mut u64, old: u64, new: u64) -> bool {
+    if read(word) != old {
+        return false;
+    }
+    // SAFETY: an exclusive reference is a valid, aligned pointer.
+    unsafe { ptr::write_volatile(word, new) };
+    true
+}
+
 /// The service of a destination.
 #[inline(always)]
 pub(crate) fn service_of(key: &FrontendKey) -> Option<u32> {

@@ -1,5 +1,6 @@
 //! One program per hook: read, decide, act, record.
 
+mod breaker;
 mod connect;
 mod getpeername;
 mod recvmsg;

@@ -1,6 +1,6 @@
 //! The admin API (HTTP and JSON on a unix socket) and the read-only TCP listener for metrics and probes.
 //!
-//! Knows the agent only through [`Observe`]: no map, no program, no table.
+//! Knows the agent only through [`Observe`] and [`Control`]: no map, no program, no table.
 
 pub mod api;
 pub mod probes;
@@ -17,7 +17,7 @@ pub use api::{AdminError, serve_admin};
 pub use probes::serve_metrics;
 
 use crate::flows::{EdgeView, Record};
-use view::{Counters, Readiness, ServiceView, Status};
+use view::{Counters, Explanation, OrderError, OrderRequest, Ordered, Readiness, ServiceView, Status};
 
 /// What can be seen of a running agent.
 ///
@@ -33,6 +33,11 @@ pub trait Observe: Send + Sync + 'static {
     /// # Errors
     /// What the kernel refuses to show.
     fn services(&self) -> Result<Vec<ServiceView>, ObserveError>;
+    /// What the next connections to a service, by name or address and port, would do and why.
+    ///
+    /// # Errors
+    /// What the kernel refuses to show.
+    fn explain(&self, target: &str) -> Result<Explanation, ObserveError>;
     /// Every edge, in the order of client, service and version; the overflow last.
     ///
     /// # Errors
@@ -47,6 +52,15 @@ pub trait Observe: Send + Sync + 'static {
     fn follow(&self) -> broadcast::Receiver<Arc<Record>>;
     /// Whether the agent is ready. Does not block.
     fn readiness(&self) -> Readiness;
+}
+
+/// What can be ordered of a running agent. Only the admin API offers it.
+pub trait Control: Observe {
+    /// Opens or closes breakers for a while, or leaves them to themselves again.
+    ///
+    /// # Errors
+    /// The order makes no sense; then nothing was changed.
+    fn order(&self, request: &OrderRequest) -> Result<Ordered, OrderError>;
 }
 
 /// Something that could not be read from the kernel.

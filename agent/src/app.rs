@@ -3,9 +3,11 @@
 
 mod drift;
 mod duties;
+mod explanation;
 mod journal;
 mod names;
 mod observer;
+mod services;
 
 use std::net::SocketAddr;
 use std::path::PathBuf;

@@ -1,7 +1,9 @@
 //! The command line: what a person types. What they read is made by the modules below.
 
+pub mod breaker;
 pub mod check;
 pub mod client;
+pub mod explain;
 pub mod flows;
 pub mod services;
 pub mod status;
@@ -20,13 +22,14 @@ use crate::{app, canary, kernel};
 /// The control socket's default place.
 pub const DEFAULT_SOCKET: &str = "/run/segue/segue.sock";
 
-/// Takes connections to service addresses at connect(), in the kernel, and sends each to a healthy backend.
+/// Takes connections to service addresses at connect(), in the kernel, and sends each to a backend of the service
 #[derive(Debug, Parser)]
 #[command(name = "segue", version, propagate_version = true, max_term_width = 100)]
 #[command(after_help = "Start here:\n  segue check segue.yaml               is the configuration right?\n  \
                         segue run --config segue.yaml        balance every process of this host\n  \
                         segue status                         does it work, and what does the kernel lack?\n  \
                         segue services                       who answers for whom, and how much\n  \
+                        segue breaker                        which backends are held back, and why\n  \
                         segue flows -f                       connections as they open, fail and close")]
 pub struct Cli {
     #[command(subcommand)]
@@ -38,6 +41,7 @@ enum Command {
     /// Run the agent: load the data plane, follow the configuration, serve metrics
     Run(RunArgs),
     /// Check a configuration file, without root and without touching anything
+    #[command(after_help = "Exit code: 0 the file can be used, 1 it cannot, 2 typed wrongly.")]
     Check {
         #[command(flatten)]
         args: check::CheckArgs,
@@ -49,6 +53,10 @@ enum Command {
     Status(status::StatusArgs),
     /// Show services with their frontends, backends, connections and selections
     Services(services::ServicesArgs),
+    /// Show which backends are held back and why, or order one in or out (open, close, auto)
+    Breaker(breaker::BreakerArgs),
+    /// Explain what the next connections to a service would do, and why
+    Explain(explain::ExplainArgs),
     /// Show who talks to which service, in totals or (-f) connection by connection
     Flows(flows::FlowsArgs),
     /// Remove the data plane: detach every program and delete every map
@@ -64,7 +72,9 @@ enum Command {
 /// Arguments of `segue run`.
 #[derive(Debug, clap::Args)]
 #[command(after_help = "The data plane keeps working when the agent ends, whatever way it ends. \
-                        `segue unload` removes it.\nLog level: SEGUE_LOG=debug (error, warn, info, debug).")]
+                        `segue unload` removes it.\nThe log goes to the standard error output. SEGUE_LOG sets its level: error, \
+                        warn, info (the default) or debug.\n\nExit code: 0 told to leave by SIGTERM or SIGINT, 1 it could not start \
+                        or go on, 2 typed wrongly.")]
 pub struct RunArgs {
     /// The file with the services; it is watched, and an edit takes effect by itself
     #[arg(long, value_name = "FILE")]
@@ -85,6 +95,11 @@ pub struct RunArgs {
 
 /// Arguments of `segue unload`.
 #[derive(Debug, clap::Args)]
+#[command(
+    after_help = "Connections that are open go on. New connections to service addresses are left alone from then on, \
+                        that is, they fail.\nAn agent that runs must be stopped first.\n\nExit code: 0 it is gone, or \
+                        was not there; 1 it could not be removed, or an agent runs; 2 typed wrongly."
+)]
 pub struct UnloadArgs {
     /// BPF file system that holds maps and links
     #[arg(long, value_name = "PATH", default_value = "/sys/fs/bpf")]
@@ -103,6 +118,8 @@ pub fn main() -> ExitCode {
         Command::Check { args, output } => return check::run(&args, output),
         Command::Status(args) => return ask(status::run(&args)),
         Command::Services(args) => return ask(services::run(&args)),
+        Command::Breaker(args) => return ask(breaker::run(&args)),
+        Command::Explain(args) => return ask(explain::run(&args)),
         Command::Flows(args) => return ask(flows::run(&args)),
         Command::Unload(args) => unload(&args),
         Command::Canary { cgroup } => canary::child(&cgroup).map_err(Into::into),
@@ -110,10 +127,22 @@ pub fn main() -> ExitCode {
     match result {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
-            eprintln!("segue: {error:#}");
+            eprintln!("segue: {}", with_causes(&error));
             ExitCode::FAILURE
         }
     }
+}
+
+/// An error and its causes on one line, without those that the error's own text has already told.
+fn with_causes(error: &anyhow::Error) -> String {
+    let mut text = error.to_string();
+    for cause in error.chain().skip(1).map(ToString::to_string) {
+        if !text.contains(&cause) {
+            text.push_str(": ");
+            text.push_str(&cause);
+        }
+    }
+    text
 }
 
 fn run(args: RunArgs) -> anyhow::Result<()> {
@@ -170,4 +199,32 @@ fn unload(args: &UnloadArgs) -> anyhow::Result<()> {
         }
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io;
+
+    use anyhow::Context;
+    use clap::CommandFactory;
+
+    use super::*;
+
+    #[test]
+    fn the_command_line_is_consistent() {
+        Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn a_cause_is_told_once() {
+        let told = kernel::KernelError::Bpffs {
+            path: "/sys/fs/bpf".into(),
+            source: io::Error::from_raw_os_error(libc::EPERM),
+        };
+        let text = with_causes(&anyhow::Error::new(told));
+        assert_eq!(text.matches("Operation not permitted").count(), 1, "{text}");
+        let untold = Err::<(), _>(io::Error::from_raw_os_error(libc::ENOENT)).context("cannot read the maps");
+        let text = with_causes(&untold.expect_err("an error"));
+        assert_eq!(text, "cannot read the maps: No such file or directory (os error 2)");
+    }
 }

@@ -14,7 +14,10 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 
 use agent_ebpf::abi::limits::MAX_SUBSETS;
-use agent_ebpf::abi::{Algorithm, Backend, BackendStatus, Endpoint, FrontendKey, Policy, Slot, Subset};
+use agent_ebpf::abi::{
+    Algorithm, Backend, BackendStatus, BreakerMode, BreakerPolicy, Endpoint, FrontendKey, Policy, Slot,
+    Subset, Verdict,
+};
 use agent_ebpf::decide::balance::{self, Entry, maglev};
 use agent_ebpf::decide::split;
 
@@ -51,6 +54,13 @@ pub struct CompiledBackend {
     pub id: u32,
     /// The map entry.
     pub record: Backend,
+}
+
+impl CompiledBackend {
+    /// Where it listens.
+    pub fn address(&self) -> SocketAddr {
+        self.record.endpoint.into()
+    }
 }
 
 /// Why a service cannot be compiled. The sources refuse most of this before; what is here protects the maps.
@@ -175,6 +185,9 @@ impl Candidate<'_> {
     }
 }
 
+/// The policy of a service that asks for no breaker.
+const BREAKER_OFF: BreakerPolicy = BreakerPolicy { mode: BreakerMode::Off as u8, ..BreakerPolicy::DEFAULT };
+
 fn compile_family(
     spec: &ServiceSpec,
     family: Family,
@@ -211,10 +224,16 @@ fn compile_family(
             version: optional_id(candidate.spec.version.as_ref()),
             status: status as u32,
             zone: optional_id(candidate.spec.zone.as_ref()),
+            next: 0,
+            weight: u32::from(candidate.spec.weight),
+            verdict: Verdict::NONE,
         };
         backends.push(CompiledBackend { id, record });
     }
-    let (policy, slots) = policy(spec, service, &candidates, ids);
+    link(&candidates, &mut backends);
+    let (mut policy, slots) = policy(spec, service, &candidates, ids);
+    // Not yet known where the fallback comes later: the reconciler compiles once more then.
+    policy.fallback = fallback(spec, family, ids);
     Ok(CompiledService {
         id: service,
         family,
@@ -223,6 +242,29 @@ fn compile_family(
         slots: slots.into(),
         backends: backends.into(),
     })
+}
+
+/// The id of the service's fallback; 0 where it has none, or where that has no backends of this family.
+pub fn fallback(spec: &ServiceSpec, family: Family, ids: &Ids) -> u32 {
+    spec.policy.fallback.as_ref().and_then(|name| ids.service_of(name, family)).unwrap_or(0)
+}
+
+/// Links the backends that take new connections into a ring, those of one version after each other. One that takes
+/// none leads into the ring as well, for the client that asks from there.
+fn link(candidates: &[Candidate<'_>], backends: &mut [CompiledBackend]) {
+    let mut ring: Vec<(u32, usize)> = (0..backends.len())
+        .filter(|&place| candidates[place].takes_connections())
+        .map(|place| (backends[place].record.version, place))
+        .collect();
+    ring.sort_unstable();
+    let Some(&(_, first)) = ring.first() else { return };
+    let first = backends[first].id;
+    for backend in backends.iter_mut() {
+        backend.record.next = first;
+    }
+    for pair in ring.windows(2) {
+        backends[pair[0].1].record.next = backends[pair[1].1].id;
+    }
 }
 
 /// The policy record and the slots of its subsets. Versions of the split without a usable backend leave their
@@ -235,6 +277,7 @@ fn policy(
 ) -> (Policy, Vec<Slot>) {
     let usable: Vec<&Candidate<'_>> =
         candidates.iter().filter(|candidate| candidate.takes_connections()).collect();
+    let ready_backends = u32::try_from(usable.len()).unwrap_or(u32::MAX);
     let of_version = |version: &Arc<str>| -> Vec<&Candidate<'_>> {
         usable.iter().copied().filter(|candidate| candidate.spec.version.as_ref() == Some(version)).collect()
     };
@@ -253,6 +296,12 @@ fn policy(
         affinity_timeout_ms: u32::try_from(timeout_ms).unwrap_or(u32::MAX),
         algorithm: spec.policy.algorithm as u8,
         refuse_errno: spec.policy.refuse_errno,
+        connect_timeout_ms: spec
+            .policy
+            .connect_timeout
+            .map_or(0, |timeout| u32::try_from(timeout.as_millis()).unwrap_or(u32::MAX)),
+        ready_backends,
+        breaker: spec.policy.breaker.unwrap_or(BREAKER_OFF),
         ..Policy::default()
     };
     let mut slots = Vec::new();

@@ -3,7 +3,9 @@
 //! A file is checked whole and used whole: [`parse`] gives every service or every problem. It knows no maps and
 //! nothing of what is in force; `docs/config.md` describes the format.
 
+mod breaker;
 mod check;
+mod fallback;
 mod problem;
 mod reader;
 mod reference;

@@ -8,7 +8,7 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
-use agent_ebpf::abi::{Algorithm, Protocol};
+use agent_ebpf::abi::{Algorithm, BreakerPolicy, Protocol};
 
 /// A service's name, as in `shop/payment`.
 pub type ServiceName = Arc<str>;
@@ -54,6 +54,12 @@ pub struct PolicySpec {
     pub split: Vec<VersionShare>,
     /// What an application gets when nothing is usable.
     pub refuse_errno: u8,
+    /// When a backend is ejected and how it comes back; `None`: never.
+    pub breaker: Option<BreakerPolicy>,
+    /// The service that takes the connections when nothing of this one is usable.
+    pub fallback: Option<ServiceName>,
+    /// How long a handshake may take.
+    pub connect_timeout: Option<Duration>,
 }
 
 /// The share of one version in a split.
@@ -66,9 +72,18 @@ pub struct VersionShare {
 }
 
 impl Default for PolicySpec {
-    /// `random`, no affinity, no split, EHOSTUNREACH (113 on every Linux architecture Segue runs on).
+    /// `random`, no affinity, no split, no breaker, no fallback, EHOSTUNREACH (113 on every Linux architecture Segue
+    /// runs on).
     fn default() -> Self {
-        Self { algorithm: Algorithm::Random, affinity_timeout: None, split: Vec::new(), refuse_errno: 113 }
+        Self {
+            algorithm: Algorithm::Random,
+            affinity_timeout: None,
+            split: Vec::new(),
+            refuse_errno: 113,
+            breaker: None,
+            fallback: None,
+            connect_timeout: None,
+        }
     }
 }
 

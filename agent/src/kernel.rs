@@ -43,7 +43,7 @@ pub enum KernelError {
     /// The kernel refuses the simplest program.
     #[error(
         "the kernel refuses to load an eBPF program: {0}; Segue needs Linux 5.10 or later with CONFIG_BPF_SYSCALL and \
-         CONFIG_CGROUP_BPF, and root or CAP_BPF with CAP_NET_ADMIN"
+         CONFIG_CGROUP_BPF, and root with CAP_BPF, CAP_NET_ADMIN and CAP_PERFMON"
     )]
     NoEbpf(#[source] io::Error),
     /// No cgroup version 2 anywhere.
@@ -74,7 +74,7 @@ pub enum KernelError {
         source: io::Error,
     },
     /// A pin or its directory cannot be used.
-    #[error("cannot use {}: {source}", path.display())]
+    #[error("cannot use {}: {source}; is the BPF file system mounted there writable, and is this root?", path.display())]
     Pins {
         /// Which.
         path: PathBuf,
@@ -96,7 +96,10 @@ pub enum KernelError {
         source: Box<aya::EbpfError>,
     },
     /// One program is refused.
-    #[error("the kernel refuses program {program}: {source}")]
+    #[error(
+        "the kernel refuses program {program}; check that it is Linux 5.10 or later and that the agent has CAP_PERFMON. \
+         It said: {source}"
+    )]
     Program {
         /// Which.
         program: &'static str,
@@ -110,7 +113,10 @@ pub enum KernelError {
         program: &'static str,
     },
     /// A program cannot be attached.
-    #[error("cannot attach {} to cgroup {}: {source}", hook.name(), cgroup.display())]
+    #[error(
+        "cannot attach {} to cgroup {}: {source}; `bpftool cgroup tree` shows whether another program holds the hook for \
+         itself alone, there or above, or 64 programs are there already", hook.name(), cgroup.display()
+    )]
     Attach {
         /// Where.
         hook: Hook,
@@ -126,7 +132,9 @@ pub enum KernelError {
         source: io::Error,
     },
     /// A map cannot be opened.
-    #[error("cannot open map {map} at {}: {source}", path.display())]
+    #[error(
+        "cannot open map {map} at {}: {source}; if another build left it, run `segue unload` first", path.display()
+    )]
     Map {
         /// Which.
         map: &'static str,
@@ -238,9 +246,10 @@ pub trait Tables {
     /// Writes slots that no service word leads to.
     fn set_slots(&mut self, first: u32, slots: &[Slot]) -> Result<(), MapError>;
 
-    /// A backend.
+    /// A backend, without an operator's order.
     fn backend(&self, id: u32) -> Backend;
-    /// Writes a backend. Of one in use, only `version`, `status` and `zone` may differ.
+    /// Writes a backend, but for an operator's order, which stays. Of one in use, only `version`, `status`, `zone`,
+    /// `next` and `weight` may differ.
     fn set_backend(&mut self, id: u32, backend: &Backend) -> Result<(), MapError>;
 
     /// What the kernel counts for a backend.

@@ -5,6 +5,7 @@
 
 mod agent;
 mod balancing;
+mod breaker;
 mod connections;
 mod kernel;
 mod process;
@@ -29,6 +30,7 @@ pub use text::Format;
 const SUBJECTS: &[(&str, &[&Metric])] = &[
     ("Connections", connections::METRICS),
     ("Load balancing", balancing::METRICS),
+    ("Circuit breaking", breaker::METRICS),
     ("Kernel side", kernel::METRICS),
     ("Agent", agent::METRICS),
     ("Process", process::METRICS),
@@ -97,6 +99,7 @@ impl Collector for Scrape {
         }
         if let Some(services) = self.read(1, self.observe.services()) {
             balancing::write(&mut sheet, &services)?;
+            breaker::write(&mut sheet, &services)?;
         }
         if let Some(status) = self.read(2, self.observe.status()) {
             kernel::write_status(&mut sheet, &status)?;

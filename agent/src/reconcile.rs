@@ -31,7 +31,7 @@ use std::sync::Arc;
 
 use agent_ebpf::abi::FrontendKey;
 
-use crate::compile::{self, CompiledBackend, CompiledService, Family, Ids, compile};
+use crate::compile::{self, CompiledBackend, CompiledService, Family, Ids, compile, fallback};
 use crate::desired::{Desired, ServiceName, ServiceSpec};
 use crate::kernel::{Capacity, MapError, Tables};
 use limbo::Limbo;
@@ -136,6 +136,29 @@ impl<T: Tables> Reconciler<T> {
     /// # Errors
     /// The whole does not fit; nothing was written, and what worked goes on working.
     pub fn apply(&mut self, desired: &Desired) -> Result<Report, ReconcileError> {
+        let mut report = self.apply_once(desired)?;
+        let stale: Vec<ServiceName> = self.stale_fallbacks(desired).collect();
+        if !stale.is_empty() {
+            self.unsettled.extend(stale);
+            report.absorb(self.apply_once(desired)?);
+        }
+        Ok(report)
+    }
+
+    /// Services compiled before their fallback had the id it has now.
+    fn stale_fallbacks(&self, desired: &Desired) -> impl Iterator<Item = ServiceName> {
+        let with_fallback = desired.services().filter(|spec| spec.policy.fallback.is_some());
+        let is_stale = |spec: &&Arc<ServiceSpec>| {
+            Family::ALL.into_iter().any(|family| {
+                let id = self.ids.service_of(&spec.name, family);
+                let compiled = id.and_then(|id| self.live.get(&id)?.wanted());
+                compiled.is_some_and(|is| is.policy.fallback != fallback(spec, family, &self.ids))
+            })
+        };
+        with_fallback.filter(is_stale).map(|spec| Arc::clone(&spec.name))
+    }
+
+    fn apply_once(&mut self, desired: &Desired) -> Result<Report, ReconcileError> {
         let mut report = Report::default();
         let difference = self.difference(desired);
         let start = self.ids.mark();

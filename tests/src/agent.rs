@@ -203,6 +203,21 @@ impl<'w> Agent<'w> {
         self.world.start_outside(command).finish()
     }
 
+    /// `segue breaker` with these arguments.
+    pub fn breaker(&self, arguments: &[&str]) -> Finished {
+        let mut command = Command::new(beside_test("segue"));
+        command.arg("breaker").args(arguments).arg("--socket").arg(self.socket());
+        self.world.start_outside(command).finish()
+    }
+
+    /// `segue explain` of a service's name, or of an address and port.
+    pub fn explain(&self, target: &str) -> Value {
+        let mut command = Command::new(beside_test("segue"));
+        command.args(["explain", target, "-o", "json", "--socket"]).arg(self.socket());
+        let text = self.world.start_outside(command).finish().expect_success();
+        serde_json::from_str(&text).unwrap_or_else(|error| panic!("no JSON: {error}\n{text}"))
+    }
+
     fn query(&self, subject: &str) -> Value {
         let mut command = Command::new(beside_test("segue"));
         command.arg(subject).arg("--socket").arg(self.socket()).args(["-o", "json"]);

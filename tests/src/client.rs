@@ -253,6 +253,24 @@ impl Client {
         self.ask(&Command::Greetings { to: address(to), count }).expect("a list of attempts")
     }
 
+    /// `threads` times `each` TCP connections, the threads side by side.
+    #[track_caller]
+    pub fn crowd(&mut self, to: &str, threads: u32, each: u32) -> Vec<Attempt> {
+        self.ask(&Command::Crowd { to: address(to), threads, each }).expect("a list of attempts")
+    }
+
+    /// So many TCP connections at the same moment, held until [`Self::release_together`].
+    #[track_caller]
+    pub fn connect_together(&mut self, to: &str, count: u32) -> Vec<Attempt> {
+        self.ask(&Command::ConnectTogether { to: address(to), count }).expect("a list of attempts")
+    }
+
+    /// Closes the connections of [`Self::connect_together`].
+    #[track_caller]
+    pub fn release_together(&mut self) {
+        self.ask::<()>(&Command::ReleaseTogether).expect("connections are closed");
+    }
+
     /// So many connected UDP sockets one after the other; the names of the servers that answered.
     ///
     /// # Panics

@@ -32,6 +32,7 @@ struct Shared {
     stop: AtomicBool,
     accepted: AtomicU64,
     received: AtomicU64,
+    resets_new: AtomicBool,
     open: Mutex<HashMap<u64, TcpStream>>,
 }
 
@@ -76,6 +77,15 @@ impl Server {
         let at = address(at);
         let listener =
             namespace.run(|| TcpListener::bind(at)).unwrap_or_else(|error| panic!("{name} at {at}: {error}"));
+        Self::serving(listener, name, at, serve)
+    }
+
+    fn serving(
+        listener: TcpListener,
+        name: &str,
+        at: SocketAddr,
+        serve: impl Fn(String, TcpStream, &Shared) -> io::Result<()> + Send + Sync + 'static,
+    ) -> Self {
         allow_fast_open(&listener);
         let shared = Arc::new(Shared::default());
         let (state, label) = (Arc::clone(&shared), name.to_owned());
@@ -90,6 +100,11 @@ impl Server {
                 state.connections().insert(id, kept);
                 let (state, label, serve) = (Arc::clone(&state), label.clone(), Arc::clone(&serve));
                 std::thread::spawn(move || {
+                    if state.resets_new.load(Ordering::Relaxed) {
+                        reset(&stream);
+                        state.connections().remove(&id);
+                        return;
+                    }
                     // A client that goes away in the middle is what some tests are about.
                     let _gone = serve(label, stream, &state);
                     state.connections().remove(&id);
@@ -134,13 +149,14 @@ impl Server {
 
     /// Ends every open connection with a reset.
     pub fn reset_connections(&self) {
-        let linger = libc::linger { l_onoff: 1, l_linger: 0 };
         for (_, stream) in self.shared.connections().drain() {
-            let socket = stream.as_raw_fd();
-            // A connection the client has ended by now needs no reset.
-            let _reset = sockopt::set(socket, libc::SOL_SOCKET, libc::SO_LINGER, &linger)
-                .and_then(|()| sockopt::disconnect(socket));
+            reset(&stream);
         }
+    }
+
+    /// From now on accepts connections and resets them before it has said a word, or no longer does so.
+    pub fn reset_new_connections(&self, resets: bool) {
+        self.shared.resets_new.store(resets, Ordering::Relaxed);
     }
 }
 
@@ -169,8 +185,9 @@ impl Shared {
 /// A TCP port whose queue is full: a SYN to it gets no answer at all.
 #[derive(Debug)]
 pub struct BlackHole {
-    _listener: TcpListener,
-    _waiting: Vec<TcpStream>,
+    address: SocketAddr,
+    listener: TcpListener,
+    waiting: Vec<TcpStream>,
 }
 
 impl BlackHole {
@@ -190,7 +207,7 @@ impl BlackHole {
                 match TcpStream::connect_timeout(&at, Duration::from_millis(100)) {
                     Ok(stream) => waiting.push(stream),
                     Err(error) if error.kind() == io::ErrorKind::TimedOut => {
-                        return Self { _listener: listener, _waiting: waiting };
+                        return Self { address: at, listener, waiting };
                     }
                     Err(error) => panic!("black hole at {at}: {error}"),
                 }
@@ -198,6 +215,24 @@ impl BlackHole {
             panic!("the queue at {at} does not fill")
         })
     }
+
+    /// Makes it a TCP server that says its name: a handshake that waits is done with its next SYN.
+    pub fn answer(self, name: &str) -> Server {
+        drop(self.waiting);
+        // SAFETY: listen takes integers; a second call only changes the length of the queue.
+        assert_eq!(unsafe { libc::listen(self.listener.as_raw_fd(), 128) }, 0);
+        Server::serving(self.listener, name, self.address, |name, stream, shared| {
+            greet_and_echo(&name, stream, shared)
+        })
+    }
+}
+
+fn reset(stream: &TcpStream) {
+    let linger = libc::linger { l_onoff: 1, l_linger: 0 };
+    let socket = stream.as_raw_fd();
+    // A connection the client has ended by now needs no reset.
+    let _reset = sockopt::set(socket, libc::SOL_SOCKET, libc::SO_LINGER, &linger)
+        .and_then(|()| sockopt::disconnect(socket));
 }
 
 fn greet_and_echo(name: &str, mut stream: TcpStream, shared: &Shared) -> io::Result<()> {

@@ -10,7 +10,7 @@ pub struct Limits {
     pub max_pending: u32,
     /// New connections per second, on average.
     pub rate_per_second: u32,
-    /// New connections at once, after a rest long enough. With a rate but 0 here: 1.
+    /// New connections at once, after a rest long enough. With a rate but 0 here: 1; at most 2²⁹.
     pub rate_burst: u32,
 }
 

@@ -14,7 +14,7 @@ pub const MAX_PERIOD_TICKS: u32 = (1 << 30) - 1;
 
 /// How far apart the clocks of two programs may be that change one word: a program reads its clock once and may
 /// be held up before its compare-and-swap. About 4.3 s.
-const CLOCK_SLACK_TICKS: u32 = 4_096;
+pub const CLOCK_SLACK_TICKS: u32 = 4_096;
 
 /// Ticks since the clock began, from its nanoseconds. Wraps after 52 days.
 #[inline(always)]
@@ -96,7 +96,8 @@ named_enum! {
     }
 }
 
-/// A service's breaker policy. Times are in ticks, [`period_ticks`] makes them; parts are in percent, 0 to 100.
+/// A service's breaker policy. Times are in ticks, [`period_ticks`] makes them; parts are in percent, 0 to 100. The
+/// agent writes what `BreakerPolicy::bounded` gives; no other record can harm the kernel, but it may make no sense.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct BreakerPolicy {
@@ -195,11 +196,16 @@ impl CellWord {
         (self.0 >> field.low) & field.max()
     }
 
-    /// The word with this value in the field, or with the field's largest where the value is larger.
+    /// The word with this value in the field. What the field has no room for is cut off, lest it reach the next.
     #[inline(always)]
     const fn with(self, field: Field, value: u64) -> Self {
-        let value = if value < field.max() { value } else { field.max() };
-        Self(self.0 & !(field.max() << field.low) | (value << field.low))
+        Self(self.0 & !(field.max() << field.low) | ((value & field.max()) << field.low))
+    }
+
+    /// The number of the state, 0 to 2. As [`Self::state`], without its branches.
+    #[inline(always)]
+    pub const fn state_number(self) -> u32 {
+        self.get(STATE) as u32
     }
 
     /// The state as stored. A deadline may have passed since; `decide::breaker::cell::settled` knows.
@@ -210,6 +216,12 @@ impl CellWord {
             2 => BreakerState::HalfOpen,
             _ => BreakerState::Closed,
         }
+    }
+
+    /// The state's number: 0 closed, 1 open, 2 half-open; without a branch.
+    #[inline(always)]
+    pub const fn state_bits(self) -> u32 {
+        self.get(STATE) as u32
     }
 
     /// Open: when it may be probed. Half-open: until when it waits for answers. Closed and recovering: when the
@@ -255,6 +267,9 @@ impl CellWord {
         self.get(ESTABLISHED) as u8
     }
 
+    /// The most openings in a row that are counted.
+    pub const MAX_OPENED: u32 = 31;
+
     /// Closed, with a slow start (or the forgiving of past openings) from `deadline_ticks` on.
     #[inline(always)]
     pub const fn recovering(opened: u32, deadline_ticks: u32) -> Self {
@@ -285,19 +300,19 @@ impl CellWord {
         self.with(CONSECUTIVE, failures as u64)
     }
 
-    /// The same with so many probes admitted.
+    /// The same with so many probes admitted, 0 to 31.
     #[inline(always)]
     pub const fn with_probes_admitted(self, probes: u8) -> Self {
         self.with(ADMITTED, probes as u64)
     }
 
-    /// The same with so many probes that proved good.
+    /// The same with so many probes that proved good, 0 to 31.
     #[inline(always)]
     pub const fn with_probes_succeeded(self, probes: u8) -> Self {
         self.with(SUCCEEDED, probes as u64)
     }
 
-    /// The same with so many probes whose handshake was done.
+    /// The same with so many probes whose handshake was done, 0 to 31.
     #[inline(always)]
     pub const fn with_probes_established(self, probes: u8) -> Self {
         self.with(ESTABLISHED, probes as u64)

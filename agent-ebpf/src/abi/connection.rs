@@ -1,6 +1,7 @@
 //! What a socket remembers about the service it talks to, in socket-local storage: it goes when the socket goes.
 
 use super::address::Endpoint;
+use super::breaker::Probe;
 use super::limits::MAX_TRANSLATIONS;
 use super::named_enum;
 
@@ -42,20 +43,30 @@ pub struct Connection {
     pub phase: u8,
     /// A protocol by number.
     pub protocol: u8,
-    /// [`CLOSED_BY_APPLICATION`] and [`TIMED_OUT`].
+    /// [`CLOSED_BY_APPLICATION`], [`TIMED_OUT`] and [`PROVED_GOOD`].
     pub marks: u8,
     /// The TCP state in which the application closed the socket.
     pub state_at_close: u8,
     /// Bytes received, modulo 2³², when the peer acknowledged this side's FIN.
     pub received_at_fin_low: u32,
+    /// What it was admitted as, by its backend's breaker.
+    pub probe: Probe,
+    /// Zero.
+    pub _pad: u32,
 }
 
-const _: () = assert!(size_of::<Connection>() == 80);
+const _: () = assert!(size_of::<Connection>() == 88);
 
 /// The application gave up its last handle of the socket.
 pub const CLOSED_BY_APPLICATION: u8 = 1;
 /// The kernel gave up retransmitting.
 pub const TIMED_OUT: u8 = 2;
+
+/// The backend's answers were seen, and its breaker was told.
+pub const PROVED_GOOD: u8 = 4;
+
+/// The handshake has a time limit of ours, to be lifted when it is done.
+pub const TIME_LIMITED: u8 = 8;
 
 /// One service an unconnected UDP socket talks to.
 #[repr(C)]

@@ -12,6 +12,8 @@ named_enum! {
         Failed = 1 => "failed",
         /// A connection ended; `reason` is a `CloseReason`. Sent only while somebody follows.
         Closed = 2 => "closed",
+        /// A breaker of a backend changed its state; `reason` is a `TransitionReason`, `states` from and to.
+        Breaker = 3 => "breaker",
     }
 }
 
@@ -49,8 +51,8 @@ pub struct Event {
     pub reason: u8,
     /// A protocol by number.
     pub protocol: u8,
-    /// Zero.
-    pub _pad: u8,
+    /// The breaker's states: before in the high half, after in the low half.
+    pub states: u8,
 }
 
 const _: () = assert!(size_of::<Event>() == 104);

@@ -1,21 +1,23 @@
 //! Every capacity and loop bound of the data plane, each with its reason.
 
 /// Services a node can know by default. A Kubernetes cluster of 10 000 services leaves room for 60 % more.
-/// Memory: 8 B in `SERVICES` and 64 B in `SERVICE_STATE` each.
+/// Memory: 8 B in `SERVICES` and 128 B in `SERVICE_STATE` each.
 pub const MAX_SERVICES: u32 = 16_384;
 
-/// Frontends (address, port, protocol). Two per service: dual stack.
-pub const MAX_FRONTENDS: u32 = 32_768;
+/// Frontends (address, port, protocol). Room for dual stack at 10 000 services.
+pub const MAX_FRONTENDS: u32 = 20_480;
 
-/// Policy records. Twice the services: an update writes a new record while readers may still hold the old one.
-pub const MAX_POLICIES: u32 = 2 * MAX_SERVICES;
+/// Policy records. An update writes a new record while readers may still hold the old one, so there are more than
+/// services: as many updates as this may wait for readers to leave.
+pub const MAX_POLICIES: u32 = MAX_SERVICES + 4_096;
 
-/// Backends, each with its own cell of state. 10 000 services of 10 backends leave room for 30 % more.
-pub const MAX_BACKENDS: u32 = 131_072;
+/// Backends, each with its own cell of state. 10 000 services of 10 backends leave room for 14 % more. 184 B
+/// each in `BACKENDS` and `BACKEND_STATE`, the largest part of all memory.
+pub const MAX_BACKENDS: u32 = 114_688;
 
 /// Slots: what `random` and `round_robin` need per backend, plus the tables of `maglev` services, plus the new
 /// windows of services that are being replaced. 16 B each.
-pub const MAX_SLOTS: u32 = 524_288;
+pub const MAX_SLOTS: u32 = 262_144;
 
 /// Versions a split can name. Four covers stable, canary and two that are being retired, and keeps a policy
 /// within two cache lines.
@@ -32,7 +34,7 @@ pub const MAX_MAGLEV_TABLE: u32 = 65_521;
 pub const MAX_EDGES: u32 = 8_192;
 
 /// Remembered (client, service) pairs. The map is an LRU: the pair used longest ago gives way.
-pub const MAX_AFFINITIES: u32 = 32_768;
+pub const MAX_AFFINITIES: u32 = 16_384;
 
 /// Workload cgroups known to the agent (pods, units). Only services that need a client's identity look here.
 pub const MAX_WORKLOADS: u32 = 8_192;
@@ -53,3 +55,13 @@ pub const WINDOW_BUCKETS: usize = 10;
 
 /// Probes one half-open period may admit: what a five-bit field of the cell counts.
 pub const MAX_PROBES: u8 = 31;
+
+/// Backends asked, one after the other, where the chosen one may not be used. More would only matter to a service
+/// of more backends of which so many in a row are ejected.
+pub const MAX_CANDIDATES: u32 = 32;
+
+/// Services tried in a chain of fallbacks, the first included.
+pub const MAX_FALLBACKS: u32 = 4;
+
+/// Tries of a compare-and-swap before the change is given up. Each lost try is another CPU's success.
+pub const MAX_SWAP_TRIES: u32 = 8;

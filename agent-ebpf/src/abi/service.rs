@@ -1,7 +1,9 @@
 //! Services, policies, slots and backends: the tables the agent writes and the state the kernel keeps per entry.
 
 use super::address::Endpoint;
-use super::limits::MAX_SUBSETS;
+use super::breaker::{BreakerMode, BreakerPolicy, CellWord, WindowWord};
+use super::limits::{MAX_SUBSETS, WINDOW_BUCKETS};
+use super::load::LatencyWord;
 use super::named_enum;
 
 named_enum! {
@@ -13,6 +15,10 @@ named_enum! {
         RoundRobin = 1 => "round_robin",
         /// A client keeps its backend while it is there; losing one backend moves few other clients.
         Maglev = 2 => "maglev",
+        /// Of two random backends, the one with fewer open connections.
+        LeastConnections = 3 => "least_connections",
+        /// Of two random backends, the one with the lower product of connect latency and open connections.
+        PeakEwma = 4 => "peak_ewma",
     }
 }
 
@@ -76,12 +82,20 @@ pub struct Policy {
     /// The errno an application gets where nothing is usable.
     pub refuse_errno: u8,
     /// Zero.
-    pub _pad: [u8; 5],
+    pub _pad: u8,
+    /// The service that takes the connections where nothing of this one is usable. 0: none, refuse.
+    pub fallback: u32,
+    /// How long a handshake may take, in milliseconds. 0: as long as the kernel tries by itself.
+    pub connect_timeout_ms: u32,
+    /// Backends that take new connections.
+    pub ready_backends: u32,
     /// The subsets; those past `subset_count` are zero.
     pub subsets: [Subset; MAX_SUBSETS],
+    /// When a backend is ejected and how it comes back.
+    pub breaker: BreakerPolicy,
 }
 
-const _: () = assert!(size_of::<Policy>() == 16 + 16 * MAX_SUBSETS);
+const _: () = assert!(size_of::<Policy>() == 24 + 16 * MAX_SUBSETS + 48);
 
 impl Policy {
     /// The algorithm, or `None` for a number this build does not know.
@@ -131,7 +145,7 @@ named_enum! {
 }
 
 /// Value of `BACKENDS`: one (service, address, port). Endpoint, service and generation never change while a
-/// slot or a connection names the id; version, zone and status are words of their own, replaced in one store.
+/// slot or a connection names the id; the other fields are words of their own, each replaced in one store.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Backend {
@@ -147,9 +161,44 @@ pub struct Backend {
     pub status: u32,
     /// The zone's id, 0 without one.
     pub zone: u32,
+    /// The next of the service's backends that take new connections, of the same version first; the last names
+    /// the first. Where one may not be used, the next is asked.
+    pub next: u32,
+    /// Its weight among the backends of its version.
+    pub weight: u32,
+    /// An operator's order.
+    pub verdict: Verdict,
 }
 
-const _: () = assert!(size_of::<Backend>() == 40);
+const _: () = assert!(size_of::<Backend>() == 56);
+
+/// An operator's order about one backend. It ends by itself, with or without an agent.
+#[repr(transparent)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Verdict(pub u64);
+
+impl Verdict {
+    /// No order.
+    pub const NONE: Self = Self(0);
+    const MODE_BITS: u64 = 0b111;
+
+    /// An order until a moment of the monotonic clock, kept to 8 ns.
+    pub const fn new(mode: BreakerMode, until_ns: u64) -> Self {
+        Self((until_ns & !Self::MODE_BITS) | mode as u64)
+    }
+
+    /// The mode ordered, while it holds.
+    #[inline(always)]
+    #[allow(clippy::cast_possible_truncation, reason = "masked to three bits")]
+    pub const fn mode(self, now_ns: u64) -> Option<BreakerMode> {
+        if self.0 <= now_ns { None } else { BreakerMode::from_raw((self.0 & Self::MODE_BITS) as u8) }
+    }
+
+    /// Until when it holds, on the monotonic clock.
+    pub const fn until_ns(self) -> u64 {
+        self.0 & !Self::MODE_BITS
+    }
+}
 
 /// Value of `BACKEND_STATE`: what the kernel counts per backend.
 #[repr(C)]
@@ -161,11 +210,19 @@ pub struct BackendState {
     pub selections: u64,
     /// Of those, connections whose handshake failed.
     pub failures: u64,
-    /// Zero; room for the breaker's cell.
-    pub _reserved: [u64; 5],
+    /// The breaker.
+    pub cell: CellWord,
+    /// How long a handshake takes.
+    pub latency: LatencyWord,
+    /// Connections whose handshake is under way.
+    pub pending: u64,
+    /// The tick of the last handshake that ended, well or not, or of the first of those that are under way.
+    pub progress_ticks: u64,
+    /// The breaker's window: what became of connections, by bucket of time.
+    pub window: [WindowWord; WINDOW_BUCKETS],
 }
 
-const _: () = assert!(size_of::<BackendState>() == 64);
+const _: () = assert!(size_of::<BackendState>() == 56 + 8 * WINDOW_BUCKETS);
 
 /// Value of `SERVICE_STATE`: what the kernel counts per service.
 #[repr(C)]
@@ -181,8 +238,26 @@ pub struct ServiceState {
     pub no_backend: u64,
     /// Connections let through untouched because the tables surprised us.
     pub passed: u64,
+    /// Connections sent to the fallback because nothing of this service was usable.
+    pub fallback: u64,
+    /// Connections that asked a backend whose breaker refused, and went elsewhere.
+    pub avoided: u64,
+    /// The same in mode `observe`: they went there all the same.
+    pub would_avoid: u64,
+    /// Connections admitted as probes.
+    pub probes: u64,
+    /// Breakers of backends that opened.
+    pub opened: u64,
+    /// Breakers that began to probe.
+    pub half_opened: u64,
+    /// Breakers that closed.
+    pub closed: u64,
+    /// Breakers that would have opened if one more backend might be ejected.
+    pub capped: u64,
+    /// Connections that went to an ejected backend because too few were healthy.
+    pub panicked: u64,
     /// Zero.
-    pub _reserved: [u64; 3],
+    pub _reserved: [u64; 2],
 }
 
-const _: () = assert!(size_of::<ServiceState>() == 64);
+const _: () = assert!(size_of::<ServiceState>() == 128);

@@ -44,6 +44,21 @@ pub const fn needs_cursor(algorithm: Algorithm) -> bool {
     matches!(algorithm, Algorithm::RoundRobin)
 }
 
+/// Whether this algorithm draws two backends and takes the less loaded one; see [`compare`].
+#[inline(always)]
+pub const fn compares(algorithm: Algorithm) -> bool {
+    matches!(algorithm, Algorithm::LeastConnections | Algorithm::PeakEwma)
+}
+
+/// Which of two backends drawn by an algorithm that [`compares`] takes the connection.
+#[inline(always)]
+pub const fn compare(algorithm: Algorithm, left: Load, right: Load) -> Side {
+    match algorithm {
+        Algorithm::LeastConnections => least_connections::compare(left, right),
+        _ => peak_ewma::compare(left, right),
+    }
+}
+
 /// The place in a window of `slot_count` slots, or `None` where the window is empty.
 #[inline(always)]
 pub fn position(algorithm: Algorithm, slot_count: u32, inputs: &Inputs) -> Option<Position> {
@@ -51,7 +66,9 @@ pub fn position(algorithm: Algorithm, slot_count: u32, inputs: &Inputs) -> Optio
         return None;
     }
     match algorithm {
-        Algorithm::Random => Some(random::position(slot_count, inputs.draw)),
+        Algorithm::Random | Algorithm::LeastConnections | Algorithm::PeakEwma => {
+            Some(random::position(slot_count, inputs.draw))
+        }
         Algorithm::RoundRobin => round_robin::position(slot_count, inputs.cursor),
         Algorithm::Maglev => Some(maglev::position(slot_count, inputs.client)),
     }
@@ -128,7 +145,7 @@ pub fn fill(algorithm: Algorithm, entries: &[Entry], previous_slots: u32) -> Vec
         return Vec::new();
     }
     match algorithm {
-        Algorithm::Random => random::fill(&weighted),
+        Algorithm::Random | Algorithm::LeastConnections | Algorithm::PeakEwma => random::fill(&weighted),
         Algorithm::RoundRobin => round_robin::fill(&weighted),
         Algorithm::Maglev => maglev::fill(&weighted, previous_slots),
     }

@@ -9,6 +9,7 @@
 pub mod avoidance;
 pub mod back_off;
 pub mod cell;
+pub mod change;
 pub mod ejection;
 pub mod policy;
 pub mod signal;
@@ -16,7 +17,8 @@ pub mod slow_start;
 pub mod window;
 
 pub use avoidance::FailedOn;
-pub use cell::{Admission, Change, Transition};
+pub use cell::{Admission, Decision, Report};
+pub use change::{Change, Transition};
 pub use signal::{Signal, SignalSet};
 pub use window::{Totals, Verdict};
 

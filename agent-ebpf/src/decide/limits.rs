@@ -10,6 +10,10 @@ use crate::abi::admission::{Limits, RateWord};
 /// to a few hundredths of a percent, and coarse enough for 36 years of uptime in one word.
 const SECOND: u64 = 16_000_000_000;
 
+/// The largest burst that counts. So many of the longest intervals, a second each, fit in a word; a kernel program
+/// has no multiplication that tells of an overflow.
+pub const MAX_BURST: u32 = 1 << 29;
+
 /// One more of at most `most` (0: no limit); `None` where that would be one too many.
 #[inline(always)]
 pub const fn take(count: u64, most: u32) -> Option<u64> {
@@ -28,12 +32,24 @@ pub const fn give_back(count: u64) -> u64 {
 pub const fn take_token(word: RateWord, limits: &Limits, now_ns: u64) -> Option<RateWord> {
     let rate = limits.rate_per_second as u64;
     let Some(interval) = (SECOND + rate.saturating_sub(1)).checked_div(rate) else { return Some(word) };
-    let burst = if limits.rate_burst == 0 { 1 } else { limits.rate_burst as u64 };
+    let burst = burst(limits);
     let now = now_ns << 4;
     let full_at = if word.0 > now { word.0 } else { now };
     // A bucket is empty when it takes a whole burst of intervals to fill it.
     let full_at = full_at.saturating_add(interval);
-    if full_at - now > burst.saturating_mul(interval) { None } else { Some(RateWord(full_at)) }
+    if full_at - now > burst * interval { None } else { Some(RateWord(full_at)) }
+}
+
+/// Tokens of a full bucket.
+#[inline(always)]
+const fn burst(limits: &Limits) -> u64 {
+    if limits.rate_burst == 0 {
+        1
+    } else if limits.rate_burst < MAX_BURST {
+        limits.rate_burst as u64
+    } else {
+        MAX_BURST as u64
+    }
 }
 
 /// Puts back a token that was taken for a connection that then did not go.
@@ -85,6 +101,17 @@ mod tests {
         assert_eq!(take_token(word, &limits, start_ns + 99_999_999), None);
         word = take_token(word, &limits, start_ns + 100_000_000).unwrap();
         assert_eq!(take_token(word, &limits, start_ns + 100_000_000), None);
+    }
+
+    #[test]
+    fn the_largest_burst_at_the_lowest_rate_does_not_overflow() {
+        let limits = rate(1, u32::MAX);
+        let full_ns = u64::from(MAX_BURST) * 1_000_000_000;
+        let all_but_one = RateWord((full_ns - 1_000_000_000) * 16);
+        let empty = take_token(all_but_one, &limits, 0).unwrap();
+        assert_eq!(empty, RateWord(full_ns * 16));
+        assert_eq!(take_token(empty, &limits, 0), None);
+        assert_eq!(take_token(RateWord(u64::MAX), &limits, 0), None);
     }
 
     #[test]

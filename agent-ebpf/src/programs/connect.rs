@@ -1,15 +1,16 @@
 //! `connect()`: a service address becomes a backend's, and the socket remembers both.
 
 use agent_ebpf::abi::{
-    ConnectFailure, Connection, Endpoint, EventKind, FrontendKey, Hook, Outcome, Phase, Protocol,
+    Backend, ConnectFailure, Connection, Endpoint, EventKind, FrontendKey, Hook, Outcome, Phase, Protocol,
 };
 use aya_ebpf::macros::cgroup_sock_addr;
 use aya_ebpf::programs::SockAddrContext;
 
-use super::select::{Selection, select};
-use super::sock_ops::{count_failure, release};
+use super::breaker::{self, Report};
+use super::select::{Found, Selection, select};
+use super::sock_ops::{abandon, count_failure};
 use super::{ALLOW, REFUSE};
-use crate::context::{self, Family, Socket, SocketAddress, TcpCounts};
+use crate::context::{self, Family, Moment, Socket, SocketAddress, TcpCounts};
 use crate::{emit, maps};
 
 /// Attach point `cgroup/connect4`, kernel 4.17.
@@ -42,58 +43,34 @@ fn connect(call: &SocketAddress) -> Outcome {
     }
     let Some(socket) = call.socket() else { return Outcome::Unsupported };
     let requested = call.endpoint();
-    let now_ns;
     // A socket that connects again gives back what it held: a UDP socket may do so at any time, a TCP one after
     // a handshake that failed before its SYN left.
     let previous = maps::connection(socket);
-    let service = match maps::service_of(&FrontendKey::new(requested, protocol)) {
-        Some(service) => service,
-        None => {
-            if let Some(previous) = previous {
-                release(previous);
-                maps::forget_connection(socket);
-            }
-            return Outcome::Unmanaged;
+    let Some(service) = maps::service_of(&FrontendKey::new(requested, protocol)) else {
+        if let Some(previous) = previous {
+            abandon(previous, Moment::now());
+            maps::forget_connection(socket);
         }
+        return Outcome::Unmanaged;
     };
-    if let Some(previous) = previous {
-        release(previous);
-    }
-    now_ns = context::now_ns();
-    match select(service, now_ns) {
-        Selection::Backend { id, backend, affine } => {
-            let chosen = backend.endpoint;
-            let mut connection = Connection {
-                requested,
-                chosen,
-                service,
-                backend: id,
-                backend_generation: backend.generation,
-                version: backend.version,
-                cgroup: context::current_cgroup(),
-                started_at_ns: now_ns,
-                phase: if protocol == Protocol::Udp as u8 { Phase::Established } else { Phase::Reserved }
-                    as u8,
-                protocol,
-                marks: 0,
-                state_at_close: 0,
-                received_at_fin_low: 0,
-            };
-            if !remember(socket, &mut connection) {
-                return Outcome::StorageFailed;
-            }
-            reserve(service, id, affine);
-            call.set_endpoint(&chosen);
-            if protocol == Protocol::Udp as u8 {
-                emit::event(EventKind::Opened, 0, &connection, &TcpCounts::default(), now_ns);
-            }
-            if affine { Outcome::Affine } else { Outcome::Selected }
+    let now = Moment::now();
+    let previous = match previous {
+        Some(previous) => {
+            abandon(previous, now);
+            Some(previous)
         }
-        Selection::Nothing { errno } => {
-            refuse(service, requested, protocol, errno, now_ns);
+        None => None,
+    };
+    let selection = select(service, now);
+    match (selection.found, selection.backend) {
+        (Found::Backend, Some(backend)) => {
+            take(call, socket, previous, service, &Asked { requested, protocol }, &selection, backend, now)
+        }
+        (Found::Nothing, _) => {
+            refuse(service, requested, protocol, selection.errno, now);
             Outcome::NoBackend
         }
-        Selection::Inconsistent => {
+        _ => {
             if let Some(state) = maps::service_state(service) {
                 maps::add(&mut state.passed, 1);
             }
@@ -102,10 +79,60 @@ fn connect(call: &SocketAddress) -> Outcome {
     }
 }
 
+/// What the application asked for.
+struct Asked {
+    requested: Endpoint,
+    protocol: u8,
+}
+
+/// Sends the connection to the backend, and remembers.
+#[inline(always)]
+#[expect(clippy::too_many_arguments, reason = "one step of `connect`, written apart to be read")]
+fn take(
+    call: &SocketAddress,
+    socket: Socket,
+    previous: Option<&'static mut Connection>,
+    service: u32,
+    asked: &Asked,
+    chosen: &Selection,
+    backend: &'static Backend,
+    now: Moment,
+) -> Outcome {
+    let Asked { requested, protocol } = *asked;
+    let is_udp = protocol == Protocol::Udp as u8;
+    let mut connection = Connection {
+        requested,
+        chosen: backend.endpoint,
+        service: chosen.service,
+        backend: chosen.id,
+        backend_generation: backend.generation,
+        version: backend.version,
+        cgroup: context::current_cgroup(),
+        started_at_ns: now.ns,
+        phase: if is_udp { Phase::Established } else { Phase::Reserved } as u8,
+        protocol,
+        marks: 0,
+        state_at_close: 0,
+        received_at_fin_low: 0,
+        probe: chosen.probe,
+        _pad: 0,
+    };
+    if !remember(socket, previous, &mut connection) {
+        breaker::report(&connection, Report::Abandoned, now);
+        return Outcome::StorageFailed;
+    }
+    reserve(service, chosen, is_udp, now);
+    call.set_endpoint(&connection.chosen);
+    if is_udp {
+        emit::event(EventKind::Opened, 0, &connection, &TcpCounts::default(), now.ns);
+    }
+    if chosen.affine { Outcome::Affine } else { Outcome::Selected }
+}
+
 /// Writes what the socket is to remember; in place where it remembered something before.
 #[inline(always)]
-fn remember(socket: Socket, connection: &mut Connection) -> bool {
-    match maps::connection(socket) {
+fn remember(socket: Socket, previous: Option<&'static mut Connection>, connection: &mut Connection) -> bool {
+    match previous {
         Some(stored) => {
             *stored = *connection;
             true
@@ -116,21 +143,27 @@ fn remember(socket: Socket, connection: &mut Connection) -> bool {
 
 /// Counts a connection where it was sent, before it exists: load must show while handshakes are under way.
 #[inline(always)]
-fn reserve(service: u32, backend: u32, affine: bool) {
-    if let Some(state) = maps::backend_state(backend) {
+fn reserve(service: u32, chosen: &Selection, is_udp: bool, now: Moment) {
+    if let Some(state) = maps::backend_state(chosen.id) {
         maps::add(&mut state.active, 1);
         maps::add(&mut state.selections, 1);
+        if !is_udp {
+            if state.pending == 0 {
+                state.progress_ticks = u64::from(now.ticks());
+            }
+            maps::add(&mut state.pending, 1);
+        }
     }
     if let Some(state) = maps::service_state(service) {
         maps::add(&mut state.selected, 1);
-        if affine {
+        if chosen.affine {
             maps::add(&mut state.affine, 1);
         }
     }
 }
 
 #[inline(always)]
-fn refuse(service: u32, requested: Endpoint, protocol: u8, errno: u8, now_ns: u64) {
+fn refuse(service: u32, requested: Endpoint, protocol: u8, errno: u8, now: Moment) {
     if let Some(state) = maps::service_state(service) {
         maps::add(&mut state.no_backend, 1);
     }
@@ -138,13 +171,13 @@ fn refuse(service: u32, requested: Endpoint, protocol: u8, errno: u8, now_ns: u6
         requested,
         service,
         cgroup: context::current_cgroup(),
-        started_at_ns: now_ns,
+        started_at_ns: now.ns,
         protocol,
         ..Connection::default()
     };
     if protocol == Protocol::Tcp as u8 {
         count_failure(&nowhere, ConnectFailure::NoBackend, 0);
     }
-    emit::event(EventKind::Failed, ConnectFailure::NoBackend as u8, &nowhere, &TcpCounts::default(), now_ns);
+    emit::event(EventKind::Failed, ConnectFailure::NoBackend as u8, &nowhere, &TcpCounts::default(), now.ns);
     context::refuse_with(errno);
 }

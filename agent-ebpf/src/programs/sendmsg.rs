@@ -5,9 +5,9 @@ use agent_ebpf::abi::{BackendStatus, Endpoint, FrontendKey, Hook, Outcome, Proto
 use aya_ebpf::macros::cgroup_sock_addr;
 use aya_ebpf::programs::SockAddrContext;
 
-use super::select::{Selection, select};
+use super::select::{Found, Selection, select};
 use super::{ALLOW, REFUSE};
-use crate::context::{self, Family, SocketAddress};
+use crate::context::{self, Family, Moment, SocketAddress};
 use crate::{emit, maps};
 
 /// Attach point `cgroup/sendmsg4`, kernel 4.18.
@@ -41,17 +41,18 @@ fn send(call: &SocketAddress) -> Outcome {
     let Some(socket) = call.socket() else { return Outcome::Unsupported };
     let Some(datagrams) = maps::datagrams_or_new(socket) else { return Outcome::StorageFailed };
 
-    if let Some(chosen) = followed(&datagrams.translations, &requested, service) {
+    if let Some(chosen) = followed(&datagrams.translations, &requested) {
         call.set_endpoint(&chosen);
         return Outcome::Followed;
     }
-    match select(service, context::now_ns()) {
-        Selection::Backend { id, backend, affine } => {
+    let selection = select(service, Moment::now());
+    match (selection.found, selection.backend) {
+        (Found::Backend, Some(backend)) => {
             let translation = Translation {
                 requested,
                 chosen: backend.endpoint,
-                service,
-                backend: id,
+                service: selection.service,
+                backend: selection.id,
                 backend_generation: backend.generation,
             };
             let place = place_for(&datagrams.translations, &requested, datagrams.next);
@@ -59,40 +60,41 @@ fn send(call: &SocketAddress) -> Outcome {
                 *kept = translation;
             }
             datagrams.next = (place + 1) % MAX_TRANSLATIONS as u32;
-            if let Some(state) = maps::backend_state(id) {
-                maps::add(&mut state.selections, 1);
-            }
-            if let Some(state) = maps::service_state(service) {
-                maps::add(&mut state.selected, 1);
-                if affine {
-                    maps::add(&mut state.affine, 1);
-                }
-            }
+            count(service, &selection);
             call.set_endpoint(&translation.chosen);
-            if affine { Outcome::Affine } else { Outcome::Selected }
+            if selection.affine { Outcome::Affine } else { Outcome::Selected }
         }
-        Selection::Nothing { errno } => {
+        (Found::Nothing, _) => {
             if let Some(state) = maps::service_state(service) {
                 maps::add(&mut state.no_backend, 1);
             }
-            context::refuse_with(errno);
+            context::refuse_with(selection.errno);
             Outcome::NoBackend
         }
-        Selection::Inconsistent => Outcome::Inconsistent,
+        _ => Outcome::Inconsistent,
+    }
+}
+
+#[inline(always)]
+fn count(service: u32, selection: &Selection) {
+    if let Some(state) = maps::backend_state(selection.id) {
+        maps::add(&mut state.selections, 1);
+    }
+    if let Some(state) = maps::service_state(service) {
+        maps::add(&mut state.selected, 1);
+        if selection.affine {
+            maps::add(&mut state.affine, 1);
+        }
     }
 }
 
 /// Where this socket's datagrams to `requested` went before, if that backend still takes them.
 #[inline(always)]
-fn followed(
-    translations: &[Translation; MAX_TRANSLATIONS],
-    requested: &Endpoint,
-    service: u32,
-) -> Option<Endpoint> {
+fn followed(translations: &[Translation; MAX_TRANSLATIONS], requested: &Endpoint) -> Option<Endpoint> {
     for translation in translations {
-        if translation.service == service && translation.requested == *requested {
+        if translation.requested == *requested {
             let backend = maps::backend(translation.backend)?;
-            let holds = backend.service == service
+            let holds = backend.service == translation.service
                 && backend.generation == translation.backend_generation
                 && backend.status == BackendStatus::Ready as u32;
             return if holds { Some(translation.chosen) } else { None };

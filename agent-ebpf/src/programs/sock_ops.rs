@@ -1,15 +1,17 @@
 //! The life of a TCP connection to a service: handshake, failure, end; counted per edge.
 
-use agent_ebpf::abi::connection::TIMED_OUT;
+use agent_ebpf::abi::connection::{PROVED_GOOD, TIME_LIMITED, TIMED_OUT};
 use agent_ebpf::abi::{
     CloseReason, ConnectFailure, Connection, EdgeKey, EventKind, Histogram, Hook, Outcome, Phase,
 };
+use agent_ebpf::decide::breaker::signal::Signal;
 use agent_ebpf::decide::flow::{self, tcp_state};
 use agent_ebpf::decide::histogram;
 use aya_ebpf::macros::sock_ops;
 use aya_ebpf::programs::SockOpsContext;
 
-use crate::context::{self, TcpCounts, TcpEvent, TcpSocket};
+use super::breaker::{self, Report};
+use crate::context::{Moment, TcpCounts, TcpEvent, TcpSocket};
 use crate::{emit, maps};
 
 /// Attach point: any cgroup, kernel 4.13. The return value is not used for these operations.
@@ -33,9 +35,16 @@ fn follow(socket: &TcpSocket) -> Outcome {
             connection.phase = Phase::Connecting as u8;
             // From here on a failing handshake is seen as well, which asking at ESTABLISHED would miss.
             socket.watch();
+            let policy = maps::policy_of(connection.service);
+            let timeout_ms = policy.map_or(0, |policy| policy.connect_timeout_ms);
+            if timeout_ms != 0 {
+                socket.set_user_timeout(timeout_ms);
+                connection.marks |= TIME_LIMITED;
+            }
             Outcome::Watched
         }
-        TcpEvent::Established => established(connection),
+        TcpEvent::Established => established(connection, socket),
+        TcpEvent::RoundTrip => answered(connection, socket),
         TcpEvent::Retransmission { expired } => {
             if expired {
                 connection.marks |= TIMED_OUT;
@@ -52,20 +61,43 @@ fn follow(socket: &TcpSocket) -> Outcome {
 }
 
 #[inline(always)]
-fn established(connection: &mut Connection) -> Outcome {
+fn established(connection: &mut Connection, socket: &TcpSocket) -> Outcome {
     if connection.phase != Phase::Connecting as u8 {
         return Outcome::Ignored;
     }
     connection.phase = Phase::Established as u8;
-    let now_ns = context::now_ns();
+    let now = Moment::now();
+    let connect_ns = now.ns.saturating_sub(connection.started_at_ns);
+    if connection.marks & TIME_LIMITED != 0 {
+        socket.set_user_timeout(0);
+    }
+    no_longer_pending(connection);
+    let slow = breaker::is_slow(connection, connect_ns);
+    if slow {
+        connection.marks |= PROVED_GOOD;
+    }
+    breaker::report(connection, Report::Established { connect_ns, slow }, now);
+    if breaker::is_waiting(connection) {
+        socket.watch_round_trips(true);
+    }
     if let Some(edge) = maps::edge(&edge_key(connection)) {
         maps::add(&mut edge.opened, 1);
-        observe(&mut edge.connect, now_ns.saturating_sub(connection.started_at_ns));
+        observe(&mut edge.connect, connect_ns);
     }
-    if now_ns < maps::follow_until_ns() {
-        emit::event(EventKind::Opened, 0, connection, &TcpCounts::default(), now_ns);
-    }
+    emit::event(EventKind::Opened, 0, connection, &TcpCounts::default(), now.ns);
     Outcome::Opened
+}
+
+/// A round trip on a connection whose first answer somebody waits for.
+#[inline(always)]
+fn answered(connection: &mut Connection, socket: &TcpSocket) -> Outcome {
+    if socket.counts().received_bytes == 0 || connection.marks & PROVED_GOOD != 0 {
+        return Outcome::Ignored;
+    }
+    connection.marks |= PROVED_GOOD;
+    socket.watch_round_trips(false);
+    breaker::report(connection, Report::Good, Moment::now());
+    Outcome::Ignored
 }
 
 #[inline(always)]
@@ -75,35 +107,70 @@ fn closed(connection: &mut Connection, socket: &TcpSocket, old_state: u8) -> Out
     }
     let mut counts = socket.counts();
     counts.keep_payload(connection, old_state);
-    let now_ns = context::now_ns();
-    let was_established = connection.phase == Phase::Established as u8;
-    release(connection);
-    if was_established {
-        let reason = flow::close_reason(old_state, connection.marks, connection.state_at_close);
-        count_close(connection, reason, &counts);
-        emit::event(EventKind::Closed, reason as u8, connection, &counts, now_ns);
-        Outcome::Closed
-    } else {
+    let now = Moment::now();
+    if connection.phase != Phase::Established as u8 {
         let failure = flow::connect_failure(connection.marks, counts.segments_received);
-        fail(connection, failure, &counts, now_ns);
-        Outcome::Failed
+        release(connection);
+        let waited_ns = now.ns.saturating_sub(connection.started_at_ns);
+        let signal = match breaker::signal_of_failure(failure) {
+            None if breaker::waited_in_vain(connection, waited_ns) => Some(Signal::Timeout),
+            signal => signal,
+        };
+        fail(connection, failure, signal, &counts, now);
+        return Outcome::Failed;
+    }
+    release(connection);
+    let reason = flow::close_reason(old_state, connection.marks, connection.state_at_close);
+    count_close(connection, reason, &counts);
+    match verdict(connection, reason, &counts) {
+        Some(report) => breaker::report(connection, report, now),
+        None => {}
+    }
+    emit::event(EventKind::Closed, reason as u8, connection, &counts, now.ns);
+    Outcome::Closed
+}
+
+/// What the end of a connection says of its backend; `None` where that was said before.
+#[inline(always)]
+fn verdict(connection: &Connection, reason: CloseReason, counts: &TcpCounts) -> Option<Report> {
+    let answered = counts.received_bytes > 0;
+    let already = connection.marks & PROVED_GOOD != 0;
+    match reason {
+        CloseReason::RstRemote if answered => Some(Report::Failed(Signal::Reset)),
+        CloseReason::RstRemote => Some(Report::Failed(Signal::ResetEarly)),
+        CloseReason::Timeout => Some(Report::Failed(Signal::RetransmissionTimeout)),
+        _ if already => None,
+        // The application may have left before an answer; then the backend is neither good nor bad.
+        _ if answered => Some(Report::Good),
+        _ => Some(Report::Abandoned),
     }
 }
 
 /// A socket that was closed before its SYN left: nothing between here and the backend was to blame.
 #[inline(always)]
-pub(crate) fn fail_before_syn(connection: &mut Connection, now_ns: u64) {
+pub(crate) fn fail_before_syn(connection: &mut Connection) {
     release(connection);
-    fail(connection, ConnectFailure::Local, &TcpCounts::default(), now_ns);
+    fail(connection, ConnectFailure::Local, None, &TcpCounts::default(), Moment::now());
 }
 
 #[inline(always)]
-fn fail(connection: &Connection, failure: ConnectFailure, counts: &TcpCounts, now_ns: u64) {
-    count_failure(connection, failure, now_ns.saturating_sub(connection.started_at_ns));
+fn fail(
+    connection: &Connection,
+    failure: ConnectFailure,
+    signal: Option<Signal>,
+    counts: &TcpCounts,
+    now: Moment,
+) {
+    count_failure(connection, failure, now.ns.saturating_sub(connection.started_at_ns));
+    let report = match signal {
+        Some(signal) => Report::Failed(signal),
+        None => Report::Abandoned,
+    };
+    breaker::report(connection, report, now);
     if let Some(state) = maps::backend_state(connection.backend) {
         maps::add(&mut state.failures, 1);
     }
-    emit::event(EventKind::Failed, failure as u8, connection, counts, now_ns);
+    emit::event(EventKind::Failed, failure as u8, connection, counts, now.ns);
 }
 
 /// Gives back what `connect()` reserved, once.
@@ -112,6 +179,9 @@ pub(crate) fn release(connection: &mut Connection) {
     if connection.phase == Phase::Released as u8 {
         return;
     }
+    if connection.phase != Phase::Established as u8 {
+        no_longer_pending(connection);
+    }
     connection.phase = Phase::Released as u8;
     let Some(backend) = maps::backend(connection.backend) else { return };
     // The id may have a new owner by now, whose count this connection is not part of.
@@ -119,6 +189,24 @@ pub(crate) fn release(connection: &mut Connection) {
         if let Some(state) = maps::backend_state(connection.backend) {
             maps::add(&mut state.active, u64::MAX);
         }
+    }
+}
+
+/// As [`release`], for a connection whose socket turns to another before anything was learnt: a probe gives its
+/// admission back too.
+#[inline(always)]
+pub(crate) fn abandon(connection: &mut Connection, now: Moment) {
+    if connection.phase != Phase::Released as u8 {
+        release(connection);
+        breaker::report(connection, Report::Abandoned, now);
+    }
+}
+
+/// The handshake of a connection is over, one way or the other.
+#[inline(always)]
+fn no_longer_pending(connection: &Connection) {
+    if let Some(state) = maps::backend_state(connection.backend) {
+        maps::add(&mut state.pending, u64::MAX);
     }
 }
 

@@ -34,7 +34,7 @@ fn close(socket: &ClosingSocket) -> Outcome {
     }
     if connection.phase == Phase::Reserved as u8 {
         // No SYN ever left (no route, no local port), so no state change will follow.
-        super::sock_ops::fail_before_syn(connection, context::now_ns());
+        super::sock_ops::fail_before_syn(connection);
         return Outcome::Released;
     }
     // FIN or reset follow; `sock_ops` sees the socket reach CLOSE.

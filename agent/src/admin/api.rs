@@ -8,11 +8,12 @@ use std::sync::Arc;
 
 use axum::body::Body;
 use axum::extract::connect_info::{ConnectInfo, Connected};
-use axum::extract::{Request, State};
+use axum::extract::rejection::QueryRejection;
+use axum::extract::{Query, Request, State};
 use axum::http::{StatusCode, header};
 use axum::middleware::{self, Next};
 use axum::response::{IntoResponse, Response};
-use axum::routing::get;
+use axum::routing::{get, post};
 use axum::serve::IncomingStream;
 use axum::{Json, Router};
 use bytes::Bytes;
@@ -22,8 +23,8 @@ use tokio::sync::broadcast::error::RecvError;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, broadcast, mpsc, watch};
 use tokio_stream::wrappers::ReceiverStream;
 
-use super::view::{Failure, Flows, FollowLine, Services};
-use super::{Observe, ObserveError};
+use super::view::{Failure, Flows, FollowLine, OrderError, OrderRequest, Services};
+use super::{Control, ObserveError};
 use crate::flows::Record;
 
 /// Readers of `/v1/flows/follow` at a time. Each costs a copy of every event.
@@ -84,13 +85,13 @@ pub enum AdminError {
 /// The socket cannot be made, or the listener fails. What goes wrong in a request is answered, not returned.
 pub async fn serve_admin(
     path: &Path,
-    observe: Arc<dyn Observe>,
+    agent: Arc<dyn Control>,
     shutdown: impl Future<Output = ()> + Send + 'static,
 ) -> Result<(), AdminError> {
     let listener = bind(path)?;
     let made = std::fs::metadata(path).map(|meta| (meta.dev(), meta.ino())).ok();
     let (stop, stopping) = watch::channel(false);
-    let api = Api { observe, stopping, followers: Arc::new(Semaphore::new(MAX_FOLLOWERS)) };
+    let api = Api { agent, stopping, followers: Arc::new(Semaphore::new(MAX_FOLLOWERS)) };
     let service = router(api).into_make_service_with_connect_info::<Peer>();
     let served = axum::serve(listener, service)
         .with_graceful_shutdown(async move {
@@ -157,7 +158,7 @@ async fn check_peer(ConnectInfo(peer): ConnectInfo<Peer>, request: Request, next
 
 #[derive(Clone)]
 struct Api {
-    observe: Arc<dyn Observe>,
+    agent: Arc<dyn Control>,
     stopping: watch::Receiver<bool>,
     followers: Arc<Semaphore>,
 }
@@ -166,23 +167,56 @@ fn router(api: Api) -> Router {
     Router::new()
         .route("/v1/status", get(status))
         .route("/v1/services", get(services))
+        .route("/v1/explain", get(explain))
         .route("/v1/flows", get(flows))
         .route("/v1/flows/follow", get(follow))
+        .route("/v1/breaker", post(order))
         .fallback(unknown_path)
         .layer(middleware::from_fn(check_peer))
         .with_state(api)
 }
 
 async fn status(State(api): State<Api>) -> Response {
-    answer(move || api.observe.status()).await
+    answer(move || api.agent.status()).await
 }
 
 async fn services(State(api): State<Api>) -> Response {
-    answer(move || api.observe.services().map(|services| Services { services })).await
+    answer(move || api.agent.services().map(|services| Services { services })).await
+}
+
+/// What `/v1/explain` is asked.
+#[derive(serde::Deserialize)]
+struct ExplainQuery {
+    target: String,
+}
+
+async fn explain(State(api): State<Api>, query: Result<Query<ExplainQuery>, QueryRejection>) -> Response {
+    let Ok(Query(ExplainQuery { target })) = query else {
+        let text = "say what to explain: /v1/explain?target=SERVICE, or ADDRESS:PORT";
+        return failure(StatusCode::BAD_REQUEST, text.to_owned());
+    };
+    answer(move || api.agent.explain(&target)).await
 }
 
 async fn flows(State(api): State<Api>) -> Response {
-    answer(move || api.observe.edges().map(|edges| Flows { edges })).await
+    answer(move || api.agent.edges().map(|edges| Flows { edges })).await
+}
+
+/// An operator's order. Its body is read by hand, so that a wrong one is answered like any other failure.
+async fn order(State(api): State<Api>, body: Bytes) -> Response {
+    let request: OrderRequest = match serde_json::from_slice(&body) {
+        Ok(request) => request,
+        Err(error) => {
+            let text = format!("the order is not understood: {error}; send service, order and backend");
+            return failure(StatusCode::BAD_REQUEST, text);
+        }
+    };
+    match tokio::task::spawn_blocking(move || api.agent.order(&request)).await {
+        Ok(Ok(ordered)) => Json(ordered).into_response(),
+        Ok(Err(error @ OrderError::Duration { .. })) => failure(StatusCode::BAD_REQUEST, error.to_string()),
+        Ok(Err(error)) => failure(StatusCode::NOT_FOUND, error.to_string()),
+        Err(error) => failure(StatusCode::INTERNAL_SERVER_ERROR, format!("ordering stopped: {error}")),
+    }
 }
 
 async fn follow(State(api): State<Api>) -> Response {
@@ -191,7 +225,7 @@ async fn follow(State(api): State<Api>) -> Response {
         return failure(StatusCode::SERVICE_UNAVAILABLE, text);
     };
     let (lines, queue) = mpsc::channel(FOLLOW_QUEUE);
-    tokio::spawn(forward(api.observe.follow(), lines, api.stopping, permit));
+    tokio::spawn(forward(api.agent.follow(), lines, api.stopping, permit));
     let body = Body::from_stream(ReceiverStream::new(queue));
     ([(header::CONTENT_TYPE, "application/x-ndjson")], body).into_response()
 }
@@ -227,7 +261,7 @@ async fn forward(
 }
 
 async fn unknown_path() -> Response {
-    let text = "no such path; there are /v1/status, /v1/services, /v1/flows and /v1/flows/follow";
+    let text = "no such path; there are /v1/status, /v1/services, /v1/explain, /v1/flows, /v1/flows/follow and /v1/breaker (POST)";
     failure(StatusCode::NOT_FOUND, text.to_owned())
 }
 
@@ -249,8 +283,9 @@ fn failure(status: StatusCode, error: String) -> Response {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::admin::Observe;
     use crate::admin::specimen::Specimen;
-    use crate::admin::view::Status;
+    use crate::admin::view::{Explanation, Order, Ordered, Status};
     use crate::cli::client::{Client, ClientError};
 
     fn socket() -> (tempfile::TempDir, PathBuf) {
@@ -273,10 +308,10 @@ mod tests {
             let (directory, path) = socket();
             let specimen = Arc::new(specimen);
             let (stop, stopped) = tokio::sync::oneshot::channel();
-            let (observe, at) = (Arc::clone(&specimen), path.clone());
+            let (agent, at) = (Arc::clone(&specimen), path.clone());
             let task = tokio::spawn(async move {
                 let stopped = async move { drop(stopped.await) };
-                serve_admin(&at, observe, stopped).await
+                serve_admin(&at, agent, stopped).await
             });
             // The socket is bound on the task's first poll; until then there is no such file.
             while std::os::unix::net::UnixStream::connect(&path).is_err() {
@@ -303,11 +338,51 @@ mod tests {
         assert_eq!(services.services, server.specimen.services().expect("a specimen"));
         let flows: Flows = client.get("/v1/flows").await.expect("an answer");
         assert_eq!(flows.edges.len(), server.specimen.edges().expect("a specimen").len());
+        let explanation: Explanation =
+            client.get("/v1/explain?target=shop%2Fpayment").await.expect("an answer");
+        assert_eq!(explanation, server.specimen.explain("shop/payment").expect("a specimen"));
+        let error = client.get::<Explanation>("/v1/explain").await.expect_err("nothing to explain");
+        assert!(error.to_string().contains("target=SERVICE"), "{error}");
         let error = client.get::<Flows>("/v1/nothing").await.expect_err("no such path");
         assert!(
             matches!(&error, ClientError::Refused { error, .. } if error.contains("/v1/flows")),
             "{error}"
         );
+        server.stop().await;
+    }
+
+    #[tokio::test]
+    async fn an_order_is_carried_out_once_and_answered() {
+        let server = Server::start(Specimen::default()).await;
+        let client = Client::new(server.path.clone());
+        let request = OrderRequest {
+            service: "shop/payment".to_owned(),
+            backend: Some("10.1.0.5:8443".parse().expect("an address")),
+            order: Order::Open,
+            for_ms: Some(60_000),
+        };
+        let ordered: Ordered = client.post("/v1/breaker", &request).await.expect("an answer");
+        assert_eq!((ordered.order, ordered.ends_in_ms), (Order::Open, Some(60_000)));
+        assert_eq!(*server.specimen.orders.lock().expect("no panic"), [request]);
+        server.stop().await;
+    }
+
+    #[tokio::test]
+    async fn an_order_that_makes_no_sense_is_refused_with_the_reason() {
+        let server = Server::start(Specimen::default()).await;
+        let client = Client::new(server.path.clone());
+        let wrong = [
+            (serde_json::json!({"service": "shop/payment", "order": "explode"}), 400, "not understood"),
+            (serde_json::json!({"service": "shop/payment", "order": "open", "for_ms": 0}), 400, "24 h"),
+            (serde_json::json!({"service": "nobody", "order": "open"}), 404, "no service `nobody`"),
+        ];
+        for (body, expected, part) in wrong {
+            let error = client.post::<_, Ordered>("/v1/breaker", &body).await.expect_err("a wrong order");
+            let ClientError::Refused { status, error } = error else { panic!("{error}") };
+            assert_eq!(status, expected, "{error}");
+            assert!(error.contains(part), "{error}");
+        }
+        assert!(server.specimen.orders.lock().expect("no panic").is_empty());
         server.stop().await;
     }
 

@@ -1,15 +1,17 @@
 //! An agent that exists only as values, for unit tests of everything that shows one.
 
 use std::net::SocketAddr;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use agent_ebpf::abi::{Algorithm, BackendStatus, CloseReason, Histogram, Outcome, Protocol};
+use agent_ebpf::abi::{
+    Algorithm, BackendStatus, BreakerMode, BreakerState, CloseReason, Histogram, Outcome, Protocol,
+};
 use jiff::Timestamp;
 use tokio::sync::broadcast;
 
 use super::view::*;
-use super::{Observe, ObserveError};
+use super::{Control, Observe, ObserveError};
 use crate::flows::record::Happening;
 use crate::flows::{EdgeView, Record, Tally, Workload, identity};
 
@@ -21,11 +23,14 @@ pub(crate) struct Specimen {
     pub(crate) waiting_for: Vec<String>,
     /// Where records are published.
     pub(crate) records: broadcast::Sender<Arc<Record>>,
+    /// The orders that were carried out.
+    pub(crate) orders: Mutex<Vec<OrderRequest>>,
 }
 
 impl Default for Specimen {
     fn default() -> Self {
-        Self { broken: false, waiting_for: Vec::new(), records: broadcast::channel(64).0 }
+        let records = broadcast::channel(64).0;
+        Self { broken: false, waiting_for: Vec::new(), records, orders: Mutex::default() }
     }
 }
 
@@ -114,6 +119,33 @@ fn backend(socket: &str, version: &str, zone: &str, status: BackendStatus) -> Ba
         active: 4,
         selections: 1_201,
         failures: 3,
+        breaker: closed(),
+    }
+}
+
+/// A breaker that holds nothing against its backend.
+fn closed() -> CellView {
+    CellView {
+        state: BreakerState::Closed,
+        consecutive_failures: 0,
+        opened: 0,
+        next_probe_in_ms: None,
+        good: 118,
+        failed: 0,
+        slow: 0,
+        order: None,
+    }
+}
+
+/// A breaker that opened twice in a row.
+fn open() -> CellView {
+    CellView {
+        state: BreakerState::Open,
+        opened: 2,
+        next_probe_in_ms: Some(7_200),
+        good: 4,
+        failed: 21,
+        ..closed()
     }
 }
 
@@ -177,11 +209,30 @@ impl Observe for Specimen {
                 ShareView { version: "v1".into(), share: 9 },
                 ShareView { version: "v2".into(), share: 1 },
             ],
-            counters: ServiceCounters { selected: 3_600, affine: 3, no_backend: 1, passed: 0 },
+            breaker_mode: BreakerMode::Enforce,
+            fallback: Some("shop/payment-standby".into()),
+            counters: ServiceCounters {
+                selected: 3_600,
+                affine: 3,
+                no_backend: 1,
+                passed: 0,
+                fallback: 6,
+                avoided: 44,
+                would_avoid: 0,
+                probes: 5,
+                opened: 3,
+                half_opened: 2,
+                closed: 1,
+                capped: 1,
+                panicked: 2,
+            },
             backends: vec![
                 backend("10.1.0.5:8443", "v1", "eu-1a", BackendStatus::Ready),
                 backend("10.1.0.6:8443", "v1", "eu-1b", BackendStatus::Draining),
-                backend("10.1.0.7:8443", "v2", "eu-1a", BackendStatus::Ready),
+                BackendView {
+                    breaker: open(),
+                    ..backend("10.1.0.7:8443", "v2", "eu-1a", BackendStatus::Ready)
+                },
             ],
         };
         let unused = ServiceView {
@@ -191,10 +242,36 @@ impl Observe for Specimen {
             algorithm: Algorithm::Maglev,
             affinity_timeout_ms: None,
             split: Vec::new(),
+            breaker_mode: BreakerMode::Off,
+            fallback: None,
             counters: ServiceCounters::default(),
             backends: Vec::new(),
         };
         Ok(vec![payment, unused])
+    }
+
+    fn explain(&self, target: &str) -> Result<Explanation, ObserveError> {
+        self.check("services")?;
+        let services = self.services()?.into_iter().filter(|service| *service.name == *target);
+        let chains = services.map(|service| Chain {
+            family: "tcp ipv4".to_owned(),
+            services: vec![Step {
+                service: service.name,
+                algorithm: service.algorithm,
+                breaker_mode: service.breaker_mode,
+                candidates: vec![Candidate {
+                    address: address("10.1.0.7:8443"),
+                    version: Some("v2".into()),
+                    weight: 10,
+                    takes: false,
+                    why: "its breaker is open, next probe in 8 s".to_owned(),
+                }],
+                result: "nothing is usable and there is no further fallback: the connection is refused"
+                    .to_owned(),
+            }],
+            errno: Some(113),
+        });
+        Ok(Explanation { target: target.to_owned(), chains: chains.collect() })
     }
 
     fn edges(&self) -> Result<Vec<EdgeView>, ObserveError> {
@@ -260,5 +337,18 @@ impl Observe for Specimen {
 
     fn readiness(&self) -> Readiness {
         Readiness { ready: self.waiting_for.is_empty(), waiting_for: self.waiting_for.clone() }
+    }
+}
+
+impl Control for Specimen {
+    fn order(&self, request: &OrderRequest) -> Result<Ordered, OrderError> {
+        let ends_in_ms = request.duration_ms()?;
+        let services = self.services().unwrap_or_default();
+        let service = services.into_iter().find(|service| *service.name == *request.service);
+        let service =
+            service.ok_or_else(|| OrderError::UnknownService { service: request.service.clone() })?;
+        self.orders.lock().expect("no panic").push(request.clone());
+        let backends = request.backend.into_iter().collect();
+        Ok(Ordered { service: service.name, order: request.order, backends, ends_in_ms })
     }
 }

@@ -2,14 +2,21 @@
 //!
 //! Only values. Who fills them in reads maps and clocks; who shows them is `cli` and `metrics`.
 
+mod breaker;
+mod explain;
+
 use std::net::SocketAddr;
 use std::sync::Arc;
 
-use agent_ebpf::abi::{Algorithm, BackendStatus, Outcome, Protocol};
+use agent_ebpf::abi::{Algorithm, BackendStatus, BreakerMode, Outcome, Protocol};
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
 use crate::flows::named;
+pub use breaker::{
+    CellView, DEFAULT_ORDER_MS, IN_FORCE, MAX_ORDER_MS, Order, OrderError, OrderRequest, OrderView, Ordered,
+};
+pub use explain::{Candidate, Chain, Explanation, Step};
 
 /// From which share of its entries in use a map is worth a warning.
 pub(crate) const MAP_ALMOST_FULL: f64 = 0.8;
@@ -209,6 +216,11 @@ pub struct ServiceView {
     pub affinity_timeout_ms: Option<u64>,
     /// Shares by version; empty without a split.
     pub split: Vec<ShareView>,
+    /// What the breakers of its backends may do: `off`, `observe`, `enforce`, `forced_open` or `forced_closed`.
+    #[serde(with = "named::breaker_mode")]
+    pub breaker_mode: BreakerMode,
+    /// The service that takes the connections where nothing of this one is usable; null where they are refused.
+    pub fallback: Option<Arc<str>>,
     /// What the kernel counted.
     pub counters: ServiceCounters,
     /// The servers.
@@ -242,6 +254,24 @@ pub struct ServiceCounters {
     pub no_backend: u64,
     /// Let through untouched, because the tables surprised the program.
     pub passed: u64,
+    /// Sent to the fallback: nothing of this service was usable.
+    pub fallback: u64,
+    /// Times a breaker refused, and another backend was asked.
+    pub avoided: u64,
+    /// The same where the breaker only observes: the connection went there all the same.
+    pub would_avoid: u64,
+    /// Admitted as probes.
+    pub probes: u64,
+    /// Breakers that opened.
+    pub opened: u64,
+    /// Breakers that began to probe.
+    pub half_opened: u64,
+    /// Breakers that closed.
+    pub closed: u64,
+    /// Times a breaker would have opened if one more backend might be ejected.
+    pub capped: u64,
+    /// Sent to an ejected backend because too few were healthy; also counted in `selected`.
+    pub panicked: u64,
 }
 
 /// One server of a service.
@@ -264,6 +294,8 @@ pub struct BackendView {
     pub selections: u64,
     /// Of those, connections whose handshake failed.
     pub failures: u64,
+    /// Its breaker, as of now.
+    pub breaker: CellView,
 }
 
 /// What is counted beside services and edges. Not in the JSON API: metrics show it.

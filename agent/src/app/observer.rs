@@ -3,13 +3,12 @@
 //! The control loop tells it what it did; everybody else only reads. Each lock is held for one reading.
 
 use std::collections::BTreeMap;
-use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use agent_ebpf::abi::{BackendState, BackendStatus, Edge, EdgeKey, Loss, ServiceState};
+use agent_ebpf::abi::{Edge, EdgeKey, Loss};
 use jiff::Timestamp;
 use tokio::sync::broadcast;
 
@@ -17,18 +16,19 @@ use super::Options;
 use super::drift::Drift;
 use super::journal::Journal;
 use super::names::LiveNames;
+use super::{explanation, services};
 use crate::admin::view::{
-    BackendView, CanaryState, CanaryView, ConfigView, Counters as CounterView, DataPlaneView, FeatureView,
-    MapView, NeighbourView, OutcomeCount, ProgramView, Readiness as ReadinessView, ServiceCounters,
-    ServiceView, ShareView, Status,
+    CanaryState, CanaryView, ConfigView, Counters as CounterView, DataPlaneView, Explanation, FeatureView,
+    MapView, NeighbourView, OrderError, OrderRequest, Ordered, OutcomeCount, ProgramView,
+    Readiness as ReadinessView, ServiceView, Status,
 };
-use crate::admin::{Observe, ObserveError};
+use crate::admin::{Control, Observe, ObserveError};
 use crate::flows::{Accumulator, Cgroups, EdgeView, OpenConnections, Record};
 use crate::kernel::{
     Counters, DataPlane, EventReader, KernelError, MapError, ProgramStatus, Repair, mount_point,
 };
 use crate::readiness::Readiness;
-use crate::reconcile::{Directory, MapFill, ServiceEntry};
+use crate::reconcile::{Directory, MapFill};
 use crate::{canary, clock};
 
 /// Events kept for a reader that is slower than the data plane. What it misses it is told.
@@ -277,63 +277,6 @@ impl Observer {
         lock(&self.record).count_map_error(error);
     }
 
-    /// One service, from the entries of its address families.
-    fn service_view(entries: &[ServiceEntry], counters: &Counters) -> Option<ServiceView> {
-        let spec = &entries.first()?.spec;
-        let states = entries.iter().map(|entry| counters.service_state(entry.id));
-        let sum = states.fold(ServiceState::default(), |sum, state| ServiceState {
-            selected: sum.selected + state.selected,
-            affine: sum.affine + state.affine,
-            no_backend: sum.no_backend + state.no_backend,
-            passed: sum.passed + state.passed,
-            ..sum
-        });
-        let ids: BTreeMap<SocketAddr, u32> = entries
-            .iter()
-            .flat_map(|entry| entry.backends.iter())
-            .map(|backend| (backend.record.endpoint.into(), backend.id))
-            .collect();
-        let backends = spec.backends.iter().map(|backend| {
-            let state = ids
-                .get(&backend.address)
-                .map_or_else(BackendState::default, |&id| counters.backend_state(id));
-            let takes_new = !backend.draining && backend.weight > 0;
-            BackendView {
-                address: backend.address,
-                version: backend.version.clone(),
-                zone: backend.zone.clone(),
-                weight: backend.weight,
-                status: if takes_new { BackendStatus::Ready } else { BackendStatus::Draining },
-                active: state.active,
-                selections: state.selections,
-                failures: state.failures,
-            }
-        });
-        Some(ServiceView {
-            name: Arc::clone(&spec.name),
-            protocol: spec.protocol,
-            frontends: spec.frontends.clone(),
-            algorithm: spec.policy.algorithm,
-            affinity_timeout_ms: spec
-                .policy
-                .affinity_timeout
-                .map(|timeout| u64::try_from(timeout.as_millis()).unwrap_or(u64::MAX)),
-            split: spec
-                .policy
-                .split
-                .iter()
-                .map(|share| ShareView { version: Arc::clone(&share.version), share: share.share })
-                .collect(),
-            counters: ServiceCounters {
-                selected: sum.selected - sum.affine.min(sum.selected),
-                affine: sum.affine,
-                no_backend: sum.no_backend,
-                passed: sum.passed,
-            },
-            backends: backends.collect(),
-        })
-    }
-
     fn maps(&self) -> Vec<MapView> {
         let edge_entries = lock(&self.edges).kernel_entries;
         let used: BTreeMap<&str, u64> =
@@ -425,12 +368,12 @@ impl Observe for Observer {
         self.leave_untidy();
         // In the order of names, so that the families of a service stand together.
         let entries = self.directory.services();
-        let counters = lock(&self.counters);
-        Ok(entries
-            .chunk_by(|one, other| one.spec.name == other.spec.name)
-            .filter(|families| families[0].spec.name.as_ref() != canary::NAME)
-            .filter_map(|families| Self::service_view(families, &counters))
-            .collect())
+        Ok(services::views(&entries, &*lock(&self.counters), clock::monotonic_ns()))
+    }
+
+    fn explain(&self, target: &str) -> Result<Explanation, ObserveError> {
+        let entries = self.directory.services();
+        Ok(explanation::explain(target, &entries, &*lock(&self.counters), clock::monotonic_ns()))
     }
 
     fn edges(&self) -> Result<Vec<EdgeView>, ObserveError> {
@@ -481,5 +424,24 @@ impl Observe for Observer {
     fn readiness(&self) -> ReadinessView {
         let waiting_for = self.readiness.waiting_for();
         ReadinessView { ready: waiting_for.is_empty(), waiting_for }
+    }
+}
+
+impl Control for Observer {
+    fn order(&self, request: &OrderRequest) -> Result<Ordered, OrderError> {
+        let (verdict, backends, answer) =
+            services::plan(&self.directory.services(), request, clock::monotonic_ns())?;
+        let counters = lock(&self.counters);
+        for backend in backends {
+            counters.order(backend, verdict);
+        }
+        tracing::info!(
+            service = &*answer.service,
+            order = answer.order.name(),
+            backends = answer.backends.len(),
+            for_ms = answer.ends_in_ms,
+            "an operator's order"
+        );
+        Ok(answer)
     }
 }

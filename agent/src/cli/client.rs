@@ -6,10 +6,11 @@ use std::process::ExitCode;
 use std::time::Duration;
 
 use bytes::Bytes;
-use http_body_util::{BodyExt, Empty};
+use http_body_util::{BodyExt, Full};
 use hyper::Response;
 use hyper::body::Incoming;
 use hyper_util::rt::TokioIo;
+use serde::Serialize;
 use serde::de::DeserializeOwned;
 
 use super::DEFAULT_SOCKET;
@@ -99,7 +100,29 @@ impl Client {
     /// # Errors
     /// The agent cannot be reached, refuses, is slow, or answers something else.
     pub async fn get<T: DeserializeOwned>(&self, path: &str) -> Result<T, ClientError> {
-        let read = async { Ok::<_, ClientError>(self.request(path).await?.into_body().collect().await?) };
+        let request = hyper::Request::get(path);
+        self.answer(self.request(request, Bytes::new())).await
+    }
+
+    /// The answer to `body`, sent as JSON to `path`.
+    ///
+    /// # Errors
+    /// The agent cannot be reached, refuses, is slow, or answers something else.
+    pub async fn post<B: Serialize, T: DeserializeOwned>(
+        &self,
+        path: &str,
+        body: &B,
+    ) -> Result<T, ClientError> {
+        let body = serde_json::to_vec(body).map_err(|error| ClientError::Answer(error.to_string()))?;
+        let request = hyper::Request::post(path).header("content-type", "application/json");
+        self.answer(self.request(request, body.into())).await
+    }
+
+    async fn answer<T: DeserializeOwned>(
+        &self,
+        response: impl Future<Output = Result<Response<Incoming>, ClientError>>,
+    ) -> Result<T, ClientError> {
+        let read = async { Ok::<_, ClientError>(response.await?.into_body().collect().await?) };
         let body = tokio::time::timeout(ANSWER_TIMEOUT, read).await.map_err(|_| ClientError::Slow)??;
         serde_json::from_slice(&body.to_bytes()).map_err(|error| ClientError::Answer(error.to_string()))
     }
@@ -109,22 +132,27 @@ impl Client {
     /// # Errors
     /// The agent cannot be reached, refuses, or is slow to begin.
     pub async fn lines(&self, path: &str) -> Result<Lines, ClientError> {
-        let answer = tokio::time::timeout(ANSWER_TIMEOUT, self.request(path));
+        let answer =
+            tokio::time::timeout(ANSWER_TIMEOUT, self.request(hyper::Request::get(path), Bytes::new()));
         let body = answer.await.map_err(|_| ClientError::Slow)??.into_body();
         Ok(Lines { body, pending: Vec::new() })
     }
 
-    async fn request(&self, path: &str) -> Result<Response<Incoming>, ClientError> {
+    async fn request(
+        &self,
+        request: hyper::http::request::Builder,
+        body: Bytes,
+    ) -> Result<Response<Incoming>, ClientError> {
         let stream = tokio::net::UnixStream::connect(&self.socket)
             .await
             .map_err(|error| ClientError::unreachable(self.socket.clone(), &error))?;
         let (mut sender, connection) =
-            hyper::client::conn::http1::handshake::<_, Empty<Bytes>>(TokioIo::new(stream)).await?;
+            hyper::client::conn::http1::handshake::<_, Full<Bytes>>(TokioIo::new(stream)).await?;
         // Its errors are those of the response.
         tokio::spawn(connection);
-        let request = hyper::Request::get(path)
+        let request = request
             .header("host", "agent")
-            .body(Empty::new())
+            .body(Full::new(body))
             .map_err(|error| ClientError::Answer(error.to_string()))?;
         let response = sender.send_request(request).await?;
         if response.status().is_success() {

@@ -152,13 +152,18 @@ fn happening(record: &Record, zone: &TimeZone) -> String {
         Happening::Opened => GOOD,
         Happening::Failed(_) => BAD,
         Happening::Closed(agent_ebpf::abi::CloseReason::Fin) => DIM,
-        Happening::Closed(_) => WARN,
+        Happening::Closed(_) | Happening::BreakerHalfOpen(_) => WARN,
+        Happening::BreakerOpened(_) => BAD,
+        Happening::BreakerClosed(_) => GOOD,
     };
     let reason = record.happening.reason();
     let what = format!("{} {reason}", record.happening.name());
     let lasted = match record.happening {
         Happening::Opened => format!("in {}", duration(record.duration_ns)),
         Happening::Failed(_) => format!("after {}", duration(record.duration_ns)),
+        Happening::BreakerOpened(_) | Happening::BreakerHalfOpen(_) | Happening::BreakerClosed(_) => {
+            String::new()
+        }
         Happening::Closed(_) => format!(
             "after {}, sent {}, received {}",
             duration(record.duration_ns),

@@ -3,11 +3,11 @@
 use std::fmt::Write;
 use std::process::ExitCode;
 
-use agent_ebpf::abi::BackendStatus;
+use agent_ebpf::abi::{BackendStatus, BreakerMode};
 
 use super::client::{Client, ConnectArgs};
 use super::table::{BAD, Cell, DIM, GOOD, HEADING, Output, Table, WARN, duration, print, print_json};
-use crate::admin::view::{ServiceView, Services};
+use crate::admin::view::{CellView, ServiceView, Services};
 
 /// Services, their frontends and backends.
 #[derive(Clone, Debug, clap::Args)]
@@ -89,17 +89,45 @@ fn overview(services: &[ServiceView]) -> String {
     table.to_string()
 }
 
+/// Backends by what they get: a backend that is held back is not ready.
 fn readiness(service: &ServiceView) -> Cell {
-    let count = |status| service.backends.iter().filter(|backend| backend.status == status).count();
-    let (ready, draining) = (count(BackendStatus::Ready), count(BackendStatus::Draining));
-    let text = match draining {
-        0 => format!("{ready} ready"),
-        _ => format!("{ready} ready, {draining} draining"),
+    let held_back = |cell: &CellView| cell.is_held_back(service.breaker_mode);
+    let count = |wanted: fn(BackendStatus, bool) -> bool| {
+        let backends = service.backends.iter();
+        backends.filter(|backend| wanted(backend.status, held_back(&backend.breaker))).count()
     };
-    let style = match (service.is_usable(), draining) {
+    let ready = count(|status, held_back| status == BackendStatus::Ready && !held_back);
+    let open = count(|status, held_back| status == BackendStatus::Ready && held_back);
+    let draining = count(|status, _| status == BackendStatus::Draining);
+    let mut text = format!("{ready} ready");
+    for (number, what) in [(open, "open"), (draining, "draining")] {
+        if number > 0 {
+            // Writing to a string does not fail.
+            let _ = write!(text, ", {number} {what}");
+        }
+    }
+    let style = match (service.is_usable() && ready > 0, open + draining) {
         (false, _) => BAD,
         (true, 0) => GOOD,
         (true, _) => WARN,
+    };
+    Cell::styled(text, style)
+}
+
+/// What a backend's breaker does with the next connection, as `segue breaker` shows it, too.
+pub(super) fn state(service: &ServiceView, cell: &CellView) -> Cell {
+    if service.breaker_mode == BreakerMode::Off && cell.order.is_none() {
+        return Cell::dash();
+    }
+    let name = cell.in_force(service.breaker_mode);
+    let text = match cell.order {
+        Some(order) => format!("{name} ({} left)", duration(order.ends_in_ms.saturating_mul(1_000_000))),
+        None => name.to_owned(),
+    };
+    let style = match name {
+        "closed" => GOOD,
+        "open" | "forced_open" => BAD,
+        _ => WARN,
     };
     Cell::styled(text, style)
 }
@@ -128,11 +156,14 @@ fn detail(service: &ServiceView) -> String {
         counters.selected, counters.affine, counters.no_backend, counters.passed
     );
     line("connections", &connections);
+    line("fallback", &fallback(service));
+    line("breaker", &breaker(service));
     if service.backends.is_empty() {
         line("backends", &format!("{BAD}none: connections are refused{BAD:#}"));
         return text;
     }
-    let headings = &["BACKEND", "VERSION", "ZONE", ">WEIGHT", "STATUS", ">ACTIVE", ">SELECTED", ">FAILED"];
+    let headings =
+        &["BACKEND", "VERSION", "ZONE", ">WEIGHT", "STATUS", "STATE", ">ACTIVE", ">SELECTED", ">FAILED"];
     let mut table = Table::new(headings);
     for backend in &service.backends {
         let style = if backend.status == BackendStatus::Ready { GOOD } else { WARN };
@@ -142,6 +173,7 @@ fn detail(service: &ServiceView) -> String {
             Cell::or_dash(backend.zone.as_deref()),
             u64::from(backend.weight).into(),
             Cell::styled(backend.status.name(), style),
+            state(service, &backend.breaker),
             backend.active.into(),
             backend.selections.into(),
             Cell::bad_count(backend.failures),
@@ -150,6 +182,42 @@ fn detail(service: &ServiceView) -> String {
     text.push('\n');
     for line in table.to_string().lines() {
         let _ = writeln!(text, "  {line}");
+    }
+    text
+}
+
+fn fallback(service: &ServiceView) -> String {
+    match &service.fallback {
+        Some(name) => format!("{name}, took {} connections", service.counters.fallback),
+        None => "none: connections are refused where nothing is usable".to_owned(),
+    }
+}
+
+/// The breaker's mode, and what it did.
+fn breaker(service: &ServiceView) -> String {
+    let counters = service.counters;
+    if service.breaker_mode == BreakerMode::Off {
+        return "off".to_owned();
+    }
+    let mut text = format!(
+        "{}: opened {}, probed {}, closed {}; {} connections sent elsewhere, {} probes",
+        service.breaker_mode.name(),
+        counters.opened,
+        counters.half_opened,
+        counters.closed,
+        counters.avoided,
+        counters.probes
+    );
+    let rare = [
+        (counters.would_avoid, "would have been avoided"),
+        (counters.capped, "kept closed by the ejection cap"),
+        (counters.panicked, "sent to ejected backends in panic"),
+    ];
+    for (number, what) in rare {
+        if number > 0 {
+            // Writing to a string does not fail.
+            let _ = write!(text, ", {number} {what}");
+        }
     }
     text
 }
@@ -183,9 +251,9 @@ mod tests {
     #[test]
     fn the_overview_has_a_line_per_service() {
         let expected = "\
-SERVICE       PROTOCOL  FRONTEND           ALGORITHM    BACKENDS             ACTIVE  SELECTED  FAILED  REFUSED
-shop/payment  tcp       10.96.0.10:443 +1  round_robin  2 ready, 1 draining      12      3603       9        1
-dns           udp       10.96.0.53:53      maglev       0 ready                   0         0       0        0
+SERVICE       PROTOCOL  FRONTEND           ALGORITHM    BACKENDS                     ACTIVE  SELECTED  FAILED  REFUSED
+shop/payment  tcp       10.96.0.10:443 +1  round_robin  1 ready, 1 open, 1 draining      12      3603       9        1
+dns           udp       10.96.0.53:53      maglev       0 ready                           0         0       0        0
 ";
         assert_eq!(plain(&overview(&services())), expected);
         assert_eq!(overview(&[]), "No services.\n");
@@ -200,11 +268,13 @@ shop/payment
   affinity    10 min after the last connection
   split       v1 90 %, v2 10 %
   connections 3600 by algorithm, 3 by affinity, 1 refused, 0 untouched
+  fallback    shop/payment-standby, took 6 connections
+  breaker     enforce: opened 3, probed 2, closed 1; 44 connections sent elsewhere, 5 probes, 1 kept closed by the ejection cap, 2 sent to ejected backends in panic
 
-  BACKEND        VERSION  ZONE   WEIGHT  STATUS    ACTIVE  SELECTED  FAILED
-  10.1.0.5:8443  v1       eu-1a      10  ready          4      1201       3
-  10.1.0.6:8443  v1       eu-1b      10  draining       4      1201       3
-  10.1.0.7:8443  v2       eu-1a      10  ready          4      1201       3
+  BACKEND        VERSION  ZONE   WEIGHT  STATUS    STATE   ACTIVE  SELECTED  FAILED
+  10.1.0.5:8443  v1       eu-1a      10  ready     closed       4      1201       3
+  10.1.0.6:8443  v1       eu-1b      10  draining  closed       4      1201       3
+  10.1.0.7:8443  v2       eu-1a      10  ready     open         4      1201       3
 ";
         assert_eq!(plain(&detail(&services()[0])), expected);
     }

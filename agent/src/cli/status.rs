@@ -166,8 +166,11 @@ fn neighbours(status: &Status) -> Option<Table> {
 
 /// A time between two moments; zero where the clock was set back.
 fn since(then: Timestamp, now: Timestamp) -> String {
-    let seconds = u64::try_from(now.as_second().saturating_sub(then.as_second())).unwrap_or(0);
-    duration(seconds.saturating_mul(1_000_000_000))
+    match u64::try_from(now.as_second().saturating_sub(then.as_second())).unwrap_or(0) {
+        // `duration` would show a nought with the smallest unit it has.
+        0 => "0 s".to_owned(),
+        seconds => duration(seconds.saturating_mul(1_000_000_000)),
+    }
 }
 
 #[cfg(test)]
@@ -232,6 +235,6 @@ Other programs on the same hooks
     #[test]
     fn a_clock_that_was_set_back_shows_no_age() {
         let later = specimen::now() + std::time::Duration::from_secs(60);
-        assert_eq!(since(later, specimen::now()), "0 ns");
+        assert_eq!(since(later, specimen::now()), "0 s");
     }
 }

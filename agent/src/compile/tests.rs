@@ -182,6 +182,103 @@ fn the_policy_record_carries_the_rules() {
 }
 
 #[test]
+fn the_policy_record_carries_the_breaker_and_the_connect_timeout() {
+    let mut spec = service(&["10.0.0.1:80"], vec![backend("10.1.0.1:80")]);
+    let policy = only(&spec, &mut ids()).policy;
+    assert_eq!((policy.breaker.mode(), policy.connect_timeout_ms), (BreakerMode::Off, 0));
+    let breaker = BreakerPolicy { consecutive_failures: 9, probes: 7, ..BreakerPolicy::DEFAULT };
+    spec.policy.breaker = Some(breaker);
+    spec.policy.connect_timeout = Some(Duration::from_millis(1_500));
+    let policy = only(&spec, &mut ids()).policy;
+    assert_eq!((policy.breaker, policy.connect_timeout_ms), (breaker, 1_500));
+}
+
+/// The endpoints from this one on, each by the `next` of the one before, until one comes again.
+fn ring(compiled: &CompiledService, from: &str) -> Vec<String> {
+    let address = |backend: &CompiledBackend| SocketAddr::from(backend.record.endpoint).to_string();
+    let mut at = compiled.backends.iter().find(|backend| address(backend) == from).unwrap();
+    let mut seen = Vec::new();
+    while !seen.contains(&address(at)) {
+        seen.push(address(at));
+        at = compiled.backends.iter().find(|backend| backend.id == at.record.next).unwrap();
+    }
+    seen.push(address(at));
+    seen
+}
+
+#[test]
+fn the_backends_that_take_connections_form_a_ring_in_which_versions_stay_together() {
+    let mut spec = service(
+        &["10.0.0.1:80"],
+        vec![
+            of_version("10.1.0.1:80", "v1"),
+            of_version("10.1.0.2:80", "v2"),
+            of_version("10.1.0.3:80", "v1"),
+            of_version("10.1.0.4:80", "v2"),
+            of_version("10.1.0.5:80", "v1"),
+        ],
+    );
+    spec.backends[4].draining = true;
+    let compiled = only(&spec, &mut ids());
+    let round = ring(&compiled, "10.1.0.1:80");
+    assert_eq!((round.len(), round.first()), (5, round.last()), "all four, and back: {round:?}");
+    let place = |address: &str| round.iter().position(|known| known == address).unwrap();
+    assert_eq!(place("10.1.0.3:80"), 1, "the other one of v1 comes next: {round:?}");
+    assert_eq!(place("10.1.0.2:80") + 1, place("10.1.0.4:80"), "{round:?}");
+    let from_outside = ring(&compiled, "10.1.0.5:80");
+    assert_eq!(from_outside.len(), 6, "the draining one leads into the ring: {from_outside:?}");
+    assert_ne!(from_outside.last().unwrap(), "10.1.0.5:80", "and none leads to it");
+}
+
+#[test]
+fn a_backend_alone_is_its_own_next_and_without_a_ready_one_there_is_none() {
+    let mut spec = service(&["10.0.0.1:80"], vec![backend("10.1.0.1:80")]);
+    let alone = only(&spec, &mut ids());
+    assert_eq!(alone.backends[0].record.next, alone.backends[0].id);
+    spec.backends[0].weight = 0;
+    let compiled = only(&spec, &mut ids());
+    assert_eq!((compiled.backends[0].record.next, compiled.policy.ready_backends), (0, 0));
+}
+
+#[test]
+fn ready_backends_are_those_of_the_family_that_take_connections() {
+    let mut spec = service(
+        &["10.0.0.1:80", "[fd00::1]:80"],
+        vec![
+            backend("10.1.0.1:80"),
+            backend("10.1.0.2:80"),
+            backend("10.1.0.3:80"),
+            backend("10.1.0.4:80"),
+            backend("[fd01::1]:80"),
+        ],
+    );
+    spec.backends[1].draining = true;
+    spec.backends[2].weight = 0;
+    let ready: Vec<u32> =
+        compile(&spec, &mut ids()).unwrap().iter().map(|compiled| compiled.policy.ready_backends).collect();
+    assert_eq!(ready, [2, 1]);
+}
+
+#[test]
+fn a_fallback_that_comes_later_is_known_in_the_second_pass_in_each_family_it_has() {
+    let mut ids = ids();
+    let both = &["10.0.0.1:80", "[fd00::1]:80"];
+    let mut first = service(both, vec![backend("10.1.0.1:80"), backend("[fd01::1]:80")]);
+    first.policy.fallback = Some("shop/later".into());
+    let later = ServiceSpec {
+        name: "shop/later".into(),
+        ..service(&["10.0.0.2:80"], vec![backend("10.1.0.2:80"), backend("[fd01::2]:80")])
+    };
+    let fallbacks = |ids: &mut Ids| -> Vec<u32> {
+        compile(&first, ids).unwrap().iter().map(|compiled| compiled.policy.fallback).collect()
+    };
+    assert_eq!(fallbacks(&mut ids), [0, 0], "not compiled yet");
+    let id = only(&later, &mut ids).id;
+    assert_ne!(id, 0);
+    assert_eq!(fallbacks(&mut ids), [id, 0], "it has no IPv6 frontend");
+}
+
+#[test]
 fn an_endpoint_listed_twice_is_refused() {
     let spec = service(&["10.0.0.1:80"], vec![backend("10.1.0.1:80"), backend("10.1.0.1:80")]);
     let error = compile(&spec, &mut ids()).unwrap_err();

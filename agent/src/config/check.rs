@@ -3,8 +3,10 @@
 use std::collections::{BTreeSet, HashMap};
 use std::net::SocketAddr;
 
+use agent_ebpf::abi::Protocol;
 use agent_ebpf::abi::limits::{MAX_BACKENDS, MAX_FRONTENDS, MAX_SERVICES, MAX_SUBSETS};
 
+use super::fallback;
 use super::problem::{Findings, Position};
 use super::service::{Mark, Service};
 
@@ -12,6 +14,7 @@ use super::service::{Mark, Service};
 pub(super) fn service(findings: &mut Findings, service: &Service) {
     repeated_backends(findings, service);
     split_shape(findings, service);
+    without_effect(findings, service);
     if service.backends_whole {
         usable_backends(findings, service);
         families(findings, service);
@@ -87,7 +90,34 @@ fn families(findings: &mut Findings, service: &Service) {
     }
 }
 
-fn family(is_v4: bool) -> &'static str {
+/// What is written and does nothing here.
+fn without_effect(findings: &mut Findings, service: &Service) {
+    let policy = &service.spec.policy;
+    let is_udp = service.spec.protocol == Protocol::Udp;
+    let mut warn = |at: Position, field: &str, message: &str| {
+        findings.warnings.add(at, format_args!("services[{}].policy.{field}", service.index), message);
+    };
+    if is_udp && policy.connect_timeout.is_some() {
+        let message = "does nothing for udp, which has no handshake; remove it";
+        warn(service.connect_timeout_at, "connect_timeout", message);
+    }
+    let Some((breaker, at)) = &service.breaker else { return };
+    if is_udp && breaker.decides() {
+        let message = "does nothing for udp by itself, what becomes of datagrams is not seen; remove it";
+        warn(*at, "breaker", message);
+    } else if breaker.is_idle() {
+        let message = "never takes a backend out: what would is switched off; give `consecutive_failures`, \
+                       `failure_ratio` or `slow_ratio` a value and name `signals`, or remove it";
+        warn(*at, "breaker", message);
+    }
+    if let Some(at) = breaker.keeps_the_last().filter(|_| policy.fallback.is_some()) {
+        let message = "keeps the last backend in however it does, so that the breaker never sends a connection to \
+                       the fallback; remove it, or write 100%";
+        warn(at, "breaker.max_ejection", message);
+    }
+}
+
+pub(super) fn family(is_v4: bool) -> &'static str {
     match is_v4 {
         true => "IPv4",
         false => "IPv6",
@@ -162,6 +192,7 @@ pub(super) fn all(findings: &mut Findings, services: &[Service]) {
     repeated_names(findings, services);
     let owners = frontend_owners(findings, services);
     backends_that_are_frontends(findings, services, &owners);
+    fallback::all(findings, services);
     limits(findings, services);
 }
 

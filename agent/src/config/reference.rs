@@ -2,14 +2,18 @@
 
 use std::fmt::Write as _;
 
-use agent_ebpf::abi::Algorithm;
-use agent_ebpf::abi::limits::{MAX_BACKENDS, MAX_FRONTENDS, MAX_SERVICES, MAX_SUBSETS};
+use agent_ebpf::abi::limits::{MAX_BACKENDS, MAX_FALLBACKS, MAX_FRONTENDS, MAX_SERVICES, MAX_SUBSETS};
+use agent_ebpf::abi::{Algorithm, BreakerMode, BreakerPolicy};
+use agent_ebpf::decide::breaker::{Signal, SignalSet};
 
 use crate::desired::PolicySpec;
 
+use super::breaker::{self, BreakerField};
 use super::reader::Fields;
 use super::service::{AffinityField, BackendField, PolicyField, ServiceField};
-use super::value::{AFFINITY_TIMEOUT, DEFAULT_WEIGHT, MAX_LABEL, RefuseWith, SHARES, WEIGHTS, show_duration};
+use super::value::{
+    AFFINITY_TIMEOUT, CONNECT_TIMEOUT, DEFAULT_WEIGHT, MAX_LABEL, RefuseWith, SHARES, WEIGHTS, show_duration,
+};
 use super::{MAX_FILE_BYTES, MAX_REPORTED, RootField};
 
 /// The reference of the file format, in Markdown: every field, algorithm, errno, default and limit.
@@ -19,6 +23,19 @@ pub fn reference() -> String {
     fields::<ServiceField>(&mut text, "`services[]`");
     fields::<PolicyField>(&mut text, "`services[].policy`");
     fields::<AffinityField>(&mut text, "`services[].policy.affinity`");
+    fields::<BreakerField>(&mut text, "`services[].policy.breaker`");
+    let title = "The values of `breaker`";
+    table(&mut text, title, ["Field", "Value"], breaker::values());
+    let modes = BreakerMode::ALL.iter().map(|mode| {
+        let name = marked(mode.name(), *mode == BreakerPolicy::DEFAULT.mode());
+        [name, mode_meaning(*mode).to_owned()]
+    });
+    table(&mut text, "`mode`", ["Name", "What the breaker does"], modes);
+    let signals = breaker::known_signals().map(|signal| {
+        let name = marked(signal.name(), SignalSet::DEFAULT.contains(signal));
+        [name, signal_meaning(signal).to_owned()]
+    });
+    table(&mut text, "`signals`", ["Name", "What happened"], signals);
     fields::<BackendField>(&mut text, "`services[].backends[]`");
     let default = PolicySpec::default();
     let algorithms = Algorithm::ALL.iter().map(|algorithm| {
@@ -65,6 +82,40 @@ fn algorithm_meaning(algorithm: Algorithm) -> &'static str {
         Algorithm::Maglev => {
             "A client keeps its backend while it is there; losing one backend moves few other clients."
         }
+        Algorithm::LeastConnections => "Of two random backends, the one with fewer open connections.",
+        Algorithm::PeakEwma => {
+            "Of two random backends, the one with the lower product of connect latency and open connections."
+        }
+    }
+}
+
+fn mode_meaning(mode: BreakerMode) -> &'static str {
+    match mode {
+        BreakerMode::Off => "Nothing.",
+        BreakerMode::Observe => {
+            "Decides and counts what it would have done; every connection goes where it would go."
+        }
+        BreakerMode::Enforce => "Decides, and keeps connections away from the backends that are out.",
+        BreakerMode::ForcedOpen => {
+            "All backends of the service are out: its fallback gets the connections, or they are refused."
+        }
+        BreakerMode::ForcedClosed => "None is out, and what was held against them is forgotten.",
+    }
+}
+
+fn signal_meaning(signal: Signal) -> &'static str {
+    match signal {
+        Signal::Refused => "The backend answered the handshake with a reset.",
+        Signal::Timeout => "The handshake got no answer in time.",
+        Signal::Unreachable => "The network said there is no way to the backend.",
+        Signal::ResetEarly => "The backend reset the connection before its first byte.",
+        Signal::Reset => "The backend reset the connection after its first byte.",
+        Signal::RetransmissionTimeout => "An open connection on which what was sent was never acknowledged.",
+        Signal::SlowConnect => "A handshake was slow.",
+        Signal::Http5xx => "An HTTP answer with a status of 500 or more.",
+        Signal::GrpcStatus => "A gRPC status that blames the server.",
+        Signal::SlowAnswer => "An answer took too long.",
+        Signal::NoAnswer => "A request got no answer in time.",
     }
 }
 
@@ -85,6 +136,15 @@ fn limits() -> Vec<[String; 2]> {
                 show_duration(*AFFINITY_TIMEOUT.end())
             ),
         ),
+        row(
+            "`connect_timeout`",
+            format!(
+                "{} to {}, by default none",
+                show_duration(*CONNECT_TIMEOUT.start()),
+                show_duration(*CONNECT_TIMEOUT.end())
+            ),
+        ),
+        row("services in a chain of fallbacks", format!("at most {MAX_FALLBACKS}, the first included")),
         row("each part of a service's name, a zone, a version", format!("1 to {MAX_LABEL} characters")),
         row("size of the file", format!("at most {} MiB", MAX_FILE_BYTES >> 20)),
         row("problems reported at a time", MAX_REPORTED.to_string()),

@@ -9,6 +9,7 @@ use agent_ebpf::abi::limits::{MAX_BACKENDS, MAX_FRONTENDS, MAX_SUBSETS};
 
 use crate::desired::{BackendSpec, PolicySpec, ServiceSpec, VersionShare};
 
+use super::breaker::{self, Breaker};
 use super::problem::Position;
 use super::reader::{Node, Reader, Stop, Text, fields};
 use super::value;
@@ -16,7 +17,7 @@ use super::value;
 fields! {
     /// A service.
     enum ServiceField {
-        Name = "name": "`name` or `namespace/name`, in lower-case letters, digits and `-`; unique. Required.",
+        Name = "name": "`name` or `namespace/name`, in lower-case letters, digits and `-`; unique. The namespace `segue` is Segue's own. Required.",
         Protocol = "protocol": "`tcp` (default) or `udp`, for all frontends and backends.",
         Frontends = "frontends": "The addresses applications ask for, at least one. No two services of a protocol share one. Required.",
         Policy = "policy": "The rules. Each has a default.",
@@ -31,6 +32,9 @@ fields! {
         Affinity = "affinity": "Keeps a client (a pod or a unit) on its backend.",
         Split = "split": "Shares by version, as in `{ v1: 95, v2: 5 }`, in any unit; every version must be one that a backend has, in each address family that has a frontend.",
         RefuseWith = "refuse_with": "What `connect()` fails with where nothing is usable.",
+        ConnectTimeout = "connect_timeout": "How long a handshake may take; without it, as long as the kernel tries. TCP only.",
+        Fallback = "fallback": "The service, as in `shop/payment-static`, that takes the connections where nothing of this one is usable. Of the same protocol, and with a frontend and a backend in each address family that has a frontend here.",
+        Breaker = "breaker": "Takes backends out that fail, and brings them back. `{}` has the defaults; without it, none is taken out.",
     }
 }
 
@@ -77,6 +81,12 @@ pub(super) struct Service {
     pub(super) split_at: Position,
     /// Where each of `spec.policy.split` stands.
     pub(super) shares: Vec<Position>,
+    /// Where the connect timeout stands.
+    pub(super) connect_timeout_at: Position,
+    /// Where the fallback stands.
+    pub(super) fallback_at: Position,
+    /// The breaker, and where it stands.
+    pub(super) breaker: Option<(Breaker, Position)>,
     /// Every backend of the file is in `spec.backends`.
     pub(super) backends_whole: bool,
 }
@@ -129,6 +139,9 @@ pub(super) fn read<'a>(
         backends: Vec::new(),
         split_at: node.at,
         shares: Vec::new(),
+        connect_timeout_at: node.at,
+        fallback_at: node.at,
+        breaker: None,
         backends_whole: false,
     };
     let (mut has_name, mut has_frontends, mut has_backends) = (false, false, false);
@@ -170,7 +183,7 @@ pub(super) fn read<'a>(
 }
 
 /// Reads text and makes a value of it; `None`, with a problem recorded, where it is wrong.
-fn one<'a, T>(
+pub(super) fn one<'a, T>(
     reader: &mut Reader<'a>,
     node: Node<'a>,
     wanted: &str,
@@ -311,9 +324,27 @@ fn policy<'a>(
                     service.spec.policy.refuse_errno = errno.errno();
                 }
             }
+            PolicyField::ConnectTimeout => {
+                service.connect_timeout_at = value.at;
+                let timeout = one(reader, value, "a duration", value::connect_timeout)?;
+                service.spec.policy.connect_timeout = timeout;
+            }
+            PolicyField::Fallback => {
+                service.fallback_at = value.at;
+                let checked = |text: &str| value::service_name(text).map(|()| text.into());
+                let wanted = "the name of a service, as in shop/payment";
+                service.spec.policy.fallback = one(reader, value, wanted, checked)?;
+            }
+            PolicyField::Breaker => {
+                let at = value.at;
+                service.breaker = breaker::read(reader, &value)?.map(|breaker| (breaker, at));
+            }
         }
         Ok(())
     })?;
+    let has_fallback = service.spec.policy.fallback.is_some();
+    let breaker = service.breaker.as_ref();
+    service.spec.policy.breaker = breaker.map(|(breaker, _)| breaker.policy(has_fallback));
     Ok(())
 }
 

@@ -87,6 +87,7 @@ services:
             affinity_timeout: Some(Duration::from_secs(600)),
             split: vec![share("v1", 95), share("1.10", 5)],
             refuse_errno: 111,
+            ..PolicySpec::default()
         },
     };
     assert_eq!(*config.services[0], expected);
@@ -204,7 +205,8 @@ const WRONG_FIELDS: &[(&str, &str)] = &[
     ("protocol: [tcp]", "f:5:13: services[0].protocol: is a list; write tcp or udp"),
     (
         "policy: { algorithm: maglef }",
-        "f:5:24: services[0].policy.algorithm: \"maglef\" is not known; write one of random, round_robin, maglev",
+        "f:5:24: services[0].policy.algorithm: \"maglef\" is not known; write one of random, round_robin, maglev, \
+         least_connections, peak_ewma",
     ),
     (
         "policy: { refuse_with: EPIPE }",
@@ -565,4 +567,6 @@ fn a_file_is_read_only_where_it_is_a_regular_one_of_bounded_size() {
     assert_eq!(load(&file).expect("a good file").services, []);
 }
 
+mod breaker;
+mod fallback;
 mod properties;

@@ -5,7 +5,7 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::ops::RangeInclusive;
 use std::time::Duration;
 
-use agent_ebpf::abi::{Algorithm, Protocol};
+use agent_ebpf::abi::{Algorithm, BreakerMode, Protocol};
 
 use super::problem::Quoted;
 
@@ -18,6 +18,11 @@ pub(super) const SHARES: RangeInclusive<u32> = 0..=1_000_000;
 /// How long a client keeps its backend.
 pub(super) const AFFINITY_TIMEOUT: RangeInclusive<Duration> =
     Duration::from_secs(1)..=Duration::from_secs(24 * 60 * 60);
+/// How long a handshake may take.
+pub(super) const CONNECT_TIMEOUT: RangeInclusive<Duration> =
+    Duration::from_millis(100)..=Duration::from_secs(2 * 60);
+/// The namespace of Segue's own services, among them the one of its test connection.
+pub(super) const OWN_NAMESPACE: &str = "segue";
 /// Characters of a DNS label, and of a zone or version.
 pub(super) const MAX_LABEL: usize = 63;
 
@@ -84,16 +89,32 @@ pub(super) fn protocol(text: &str) -> Result<Protocol, String> {
     Protocol::from_name(text).ok_or_else(|| unknown(text, Protocol::ALL, |value| value.name()))
 }
 
-fn unknown<T: Copy>(text: &str, known: &[T], name: impl Fn(T) -> &'static str) -> String {
-    let names = known.iter().map(|value| name(*value)).collect::<Vec<_>>().join(", ");
-    format!("{} is not known; write one of {names}", Quoted(text))
+pub(super) fn breaker_mode(text: &str) -> Result<BreakerMode, String> {
+    BreakerMode::from_name(text).ok_or_else(|| unknown(text, BreakerMode::ALL, |value| value.name()))
 }
 
-/// `name` or `namespace/name`, each a DNS label.
+/// What is said of a name that is none of `known`.
+pub(super) fn unknown<T: Copy>(text: &str, known: &[T], name: impl Fn(T) -> &'static str) -> String {
+    format!("{} is not known; write one of {}", Quoted(text), names(known, name))
+}
+
+/// Names in a sentence.
+pub(super) fn names<T: Copy>(values: &[T], name: impl Fn(T) -> &'static str) -> String {
+    values.iter().map(|value| name(*value)).collect::<Vec<_>>().join(", ")
+}
+
+/// `name` or `namespace/name`, each a DNS label, and not in [`OWN_NAMESPACE`].
 pub(super) fn service_name(text: &str) -> Result<(), String> {
     let mut parts = text.split('/');
     if parts.clone().count() > 2 {
         return Err(format!("{} has more than one \"/\"; write \"namespace/name\"", Quoted(text)));
+    }
+    if text.split_once('/').is_some_and(|(namespace, _)| namespace == OWN_NAMESPACE) {
+        return Err(format!(
+            "{} is in the namespace \"{OWN_NAMESPACE}\", which is kept for Segue's own services; choose another \
+             namespace",
+            Quoted(text)
+        ));
     }
     match parts.all(is_dns_label) {
         true => Ok(()),
@@ -141,7 +162,16 @@ pub(super) fn share(text: &str) -> Result<u32, String> {
     number(text, &SHARES)
 }
 
-fn number<T: std::str::FromStr + PartialOrd + std::fmt::Display>(
+/// A part in percent, `50%` or `50`.
+pub(super) fn percent(text: &str) -> Result<u8, String> {
+    let digits = text.strip_suffix('%').unwrap_or(text);
+    number(digits, &(0..=100)).map_err(|_| {
+        format!("is {}; write a whole number of percent from 0% to 100%, as in 50%", Quoted(text))
+    })
+}
+
+/// A whole number in plain digits.
+pub(super) fn number<T: std::str::FromStr + PartialOrd + std::fmt::Display>(
     text: &str,
     range: &RangeInclusive<T>,
 ) -> Result<T, String> {
@@ -160,13 +190,27 @@ fn number<T: std::str::FromStr + PartialOrd + std::fmt::Display>(
 
 /// How long a client keeps its backend: a whole number and a unit, within [`AFFINITY_TIMEOUT`].
 pub(super) fn affinity_timeout(text: &str) -> Result<Duration, String> {
+    duration_within(text, &AFFINITY_TIMEOUT, "10m")
+}
+
+/// How long a handshake may take: within [`CONNECT_TIMEOUT`].
+pub(super) fn connect_timeout(text: &str) -> Result<Duration, String> {
+    duration_within(text, &CONNECT_TIMEOUT, "2s")
+}
+
+/// A whole number and a unit, within a range.
+pub(super) fn duration_within(
+    text: &str,
+    range: &RangeInclusive<Duration>,
+    example: &str,
+) -> Result<Duration, String> {
     let wanted = format!(
-        "write a whole number with ms, s, m or h, from {} to {}, as in 10m",
-        show_duration(*AFFINITY_TIMEOUT.start()),
-        show_duration(*AFFINITY_TIMEOUT.end())
+        "write a whole number with ms, s, m or h, from {} to {}, as in {example}",
+        show_duration(*range.start()),
+        show_duration(*range.end())
     );
     match duration(text) {
-        Some(value) if AFFINITY_TIMEOUT.contains(&value) => Ok(value),
+        Some(value) if range.contains(&value) => Ok(value),
         Some(_) => Err(format!("is {}, which is out of range; {wanted}", Quoted(text))),
         None => Err(format!("is {}, which is not a duration; {wanted}", Quoted(text))),
     }
@@ -359,6 +403,23 @@ mod tests {
         }
         assert_eq!(share("1000000"), Ok(1_000_000));
         assert!(share("1000001").is_err());
+    }
+
+    #[test]
+    fn the_namespace_of_segue_is_its_own() {
+        let message = service_name(crate::canary::NAME).expect_err("the test connection's service");
+        assert!(message.contains("kept for Segue's own services; choose another namespace"), "{message}");
+        for text in ["segue", "segue-2/a", "shop/segue"] {
+            assert_eq!(service_name(text), Ok(()), "{text}");
+        }
+    }
+
+    #[test]
+    fn a_part_is_a_whole_number_of_percent_with_or_without_its_sign() {
+        assert_eq!([percent("0"), percent("50%"), percent("100%")], [Ok(0), Ok(50), Ok(100)]);
+        for text in ["101%", "-1%", "0.5", "50 %", "%", "", "50%%", "999"] {
+            assert!(percent(text).expect_err(text).contains("from 0% to 100%"), "{text}");
+        }
     }
 
     #[test]

@@ -38,12 +38,24 @@ by_name! {
     backend_status, BackendStatus
 }
 by_name! {
+    /// `off`, `observe`, `enforce`, ….
+    breaker_mode, BreakerMode
+}
+by_name! {
+    /// `closed`, `open`, `half_open`.
+    breaker_state, BreakerState
+}
+by_name! {
     /// `fin`, `rst_local`, ….
     close_reason, CloseReason
 }
 by_name! {
     /// `refused`, `timeout`, ….
     connect_failure, ConnectFailure
+}
+by_name! {
+    /// `consecutive_failures`, `probes_succeeded`, ….
+    transition_reason, TransitionReason
 }
 by_name! {
     /// `selected`, `no_backend`, ….

@@ -6,7 +6,10 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
-use agent_ebpf::abi::{Address, CloseReason, ConnectFailure, Endpoint, Event, EventKind, Protocol};
+use agent_ebpf::abi::{
+    Address, BreakerState, CloseReason, ConnectFailure, Endpoint, Event, EventKind, Protocol,
+    TransitionReason,
+};
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
@@ -49,6 +52,15 @@ pub enum Happening {
     /// It ended.
     #[serde(with = "named::close_reason")]
     Closed(CloseReason),
+    /// The backend's breaker opened: it gets no more connections. About the backend, not about one connection.
+    #[serde(with = "named::transition_reason")]
+    BreakerOpened(TransitionReason),
+    /// The backend's breaker lets a few connections through, as probes.
+    #[serde(with = "named::transition_reason")]
+    BreakerHalfOpen(TransitionReason),
+    /// The backend's breaker closed: it gets connections again.
+    #[serde(with = "named::transition_reason")]
+    BreakerClosed(TransitionReason),
 }
 
 impl Happening {
@@ -58,6 +70,9 @@ impl Happening {
             Self::Opened => EventKind::Opened.name(),
             Self::Failed(_) => EventKind::Failed.name(),
             Self::Closed(_) => EventKind::Closed.name(),
+            Self::BreakerOpened(_) => "breaker_opened",
+            Self::BreakerHalfOpen(_) => "breaker_half_open",
+            Self::BreakerClosed(_) => "breaker_closed",
         }
     }
 
@@ -67,6 +82,9 @@ impl Happening {
             Self::Opened => "",
             Self::Failed(reason) => reason.name(),
             Self::Closed(reason) => reason.name(),
+            Self::BreakerOpened(reason) | Self::BreakerHalfOpen(reason) | Self::BreakerClosed(reason) => {
+                reason.name()
+            }
         }
     }
 }
@@ -151,6 +169,15 @@ fn happening_of(event: &Event) -> Result<Happening, DecodeError> {
             ConnectFailure::from_raw(event.reason).map(Happening::Failed).ok_or(reason)
         }
         Some(EventKind::Closed) => CloseReason::from_raw(event.reason).map(Happening::Closed).ok_or(reason),
+        Some(EventKind::Breaker) => {
+            let reason = TransitionReason::from_raw(event.reason).ok_or(reason)?;
+            match BreakerState::from_raw(event.states & 0xf) {
+                Some(BreakerState::Open) => Ok(Happening::BreakerOpened(reason)),
+                Some(BreakerState::HalfOpen) => Ok(Happening::BreakerHalfOpen(reason)),
+                Some(BreakerState::Closed) => Ok(Happening::BreakerClosed(reason)),
+                None => Err(unknown("states", event.states)),
+            }
+        }
         None => Err(unknown("kind", event.kind)),
     }
 }
@@ -210,7 +237,7 @@ fn event_of(bytes: &[u8]) -> Result<Event, DecodeError> {
         kind: fields.u8(),
         reason: fields.u8(),
         protocol: fields.u8(),
-        _pad: fields.u8(),
+        states: fields.u8(),
     })
 }
 

@@ -5,7 +5,8 @@ use std::os::fd::{AsFd, OwnedFd};
 use std::sync::atomic::Ordering;
 
 use agent_ebpf::abi::{
-    BackendState, Edge, EdgeKey, Histogram, Hook, Loss, Outcome, Sample, ServiceState, Settings,
+    Backend, BackendState, Edge, EdgeKey, Histogram, Hook, Loss, Outcome, Policy, Sample, ServiceState,
+    ServiceWord, Settings, Verdict,
 };
 use aya::maps::{HashMap, Map, MapData, PerCpuArray, PerCpuHashMap};
 
@@ -17,6 +18,9 @@ use super::{KernelError, MapError};
 
 /// Readers of the kernel-owned maps, and the two small maps that tell the programs what to send and who is who.
 pub struct Counters {
+    services: MappedArray<u64>,
+    policies: MappedArray<Policy>,
+    backends: MappedArray<Backend>,
     backend_state: MappedArray<BackendState>,
     service_state: MappedArray<ServiceState>,
     settings: MappedArray<Settings>,
@@ -46,6 +50,9 @@ impl Counters {
         let edge_capacity = edges.info().map_err(typed("EDGES"))?.max_entries();
         let connections = data_plane.map_path("CONNECTIONS");
         Ok(Self {
+            services: data_plane.array("SERVICES")?,
+            policies: data_plane.array("POLICIES")?,
+            backends: data_plane.array("BACKENDS")?,
             backend_state: data_plane.array("BACKEND_STATE")?,
             service_state: data_plane.array("SERVICE_STATE")?,
             settings: data_plane.array("SETTINGS")?,
@@ -127,6 +134,25 @@ impl Counters {
     /// What the kernel counts for a service.
     pub fn service_state(&self, id: u32) -> ServiceState {
         self.service_state.read(id)
+    }
+
+    /// A backend's record, with an operator's order about it.
+    pub fn backend(&self, id: u32) -> Backend {
+        self.backends.read(id)
+    }
+
+    /// The policy in force for a service; `None` where the kernel has no such service.
+    pub fn policy(&self, service: u32) -> Option<Policy> {
+        let policy = ServiceWord(self.services.read(service)).policy()?;
+        (policy < self.policies.entries()).then(|| self.policies.read(policy))
+    }
+
+    /// Gives the kernel an operator's order about a backend, in one store. It stays in the pinned map, whatever
+    /// becomes of the agent, and ends by itself.
+    pub fn order(&self, backend: u32, verdict: Verdict) {
+        const VERDICT: usize = std::mem::offset_of!(Backend, verdict) / 8;
+        const { assert!(std::mem::offset_of!(Backend, verdict).is_multiple_of(8)) };
+        self.backends.word(backend, VERDICT).store(verdict.0, Ordering::Relaxed);
     }
 
     /// Corrects the number of open connections of a backend by what the walk found. The one write of the agent

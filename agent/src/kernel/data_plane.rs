@@ -22,6 +22,9 @@ use super::{KernelError, MapStatus, ProgramStatus};
 /// The kernel object, built by the build script.
 static OBJECT: &[u8] = aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/segue-dataplane.o"));
 
+/// The same without compare-and-swap, for kernels before 5.12.
+static OBJECT_5_10: &[u8] = aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/segue-dataplane-5.10.o"));
+
 /// The loaded data plane. Dropping it detaches nothing.
 pub struct DataPlane {
     layout: Layout,
@@ -60,8 +63,9 @@ impl DataPlane {
             .override_global("TCP_SRTT_OFFSET", &srtt, true)
             .override_global("TCP_RETRANSMITS_OFFSET", &retransmits, true)
             .override_global("SOCKET_STATE_OFFSET", &state, true);
-        let mut ebpf =
-            loader.load(OBJECT).map_err(|source| KernelError::Load { source: Box::new(source) })?;
+        let mut ebpf = loader
+            .load(if features.compare_and_swap { OBJECT } else { OBJECT_5_10 })
+            .map_err(|source| KernelError::Load { source: Box::new(source) })?;
         for attachment in ATTACHMENTS {
             load_program(&mut ebpf, attachment.program)?;
         }

@@ -57,8 +57,13 @@ impl<T: Copy + Default> MappedArray<T> {
 
     /// Replaces an entry word by word, each in one store.
     pub(super) fn write(&self, index: u32, value: &T) {
+        self.write_until(index, value, size_of::<T>());
+    }
+
+    /// Replaces the first bytes of an entry, a multiple of four, and leaves the rest alone.
+    pub(super) fn write_until(&self, index: u32, value: &T, bytes: usize) {
         let source = std::ptr::from_ref(value).cast::<u32>();
-        for (at, word) in self.words(index).iter().enumerate() {
+        for (at, word) in self.words(index).iter().take(bytes / 4).enumerate() {
             // SAFETY: as in `read`.
             word.store(unsafe { source.add(at).read() }, Ordering::Relaxed);
         }

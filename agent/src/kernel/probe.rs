@@ -19,6 +19,8 @@ pub struct Feature {
 pub struct Features {
     /// A refused `connect()` can carry the errno of the policy.
     pub set_retval: bool,
+    /// Programs may compare and swap, so that breakers count exactly.
+    pub compare_and_swap: bool,
     /// Where `struct tcp_sock` keeps its counts.
     pub tcp_sock: Option<TcpSockOffsets>,
     /// A map's entries can be walked by a program of ours. Known once that was tried.
@@ -34,6 +36,16 @@ const fn instruction(code: u8, registers: u8, immediate: i32) -> u64 {
 const SET_RETVAL: [u64; 4] =
     [instruction(0xb7, 1, -113), instruction(0x85, 0, 187), instruction(0xb7, 0, 0), instruction(0x95, 0, 0)];
 
+/// *(u64 *)(r10 - 8) = 0; r0 = 0; r2 = 0; cmpxchg_64(r10 - 8, r0, r2); r0 = 1; exit
+const COMPARE_AND_SWAP: [u64; 6] = [
+    instruction(0x7a, 10, 0) | (0xfff8 << 16),
+    instruction(0xb7, 0, 0),
+    instruction(0xb7, 2, 0),
+    instruction(0xdb, 0x2a, 0xf1) | (0xfff8 << 16),
+    instruction(0xb7, 0, 1),
+    instruction(0x95, 0, 0),
+];
+
 /// r0 = 1; exit
 const NOTHING: [u64; 2] = [instruction(0xb7, 0, 1), instruction(0x95, 0, 0)];
 
@@ -42,6 +54,7 @@ pub(super) fn features() -> std::io::Result<Features> {
     bpf::try_load(&NOTHING)?;
     Ok(Features {
         set_retval: bpf::try_load(&SET_RETVAL).is_ok(),
+        compare_and_swap: bpf::try_load(&COMPARE_AND_SWAP).is_ok(),
         tcp_sock: TcpSockOffsets::of_this_kernel().ok(),
         sample: false,
     })
@@ -55,6 +68,11 @@ impl Features {
                 name: "errno",
                 found: self.set_retval,
                 without: "a refused connect() fails with EPERM instead of the policy's errno",
+            },
+            Feature {
+                name: "compare_and_swap",
+                found: self.compare_and_swap,
+                without: "a breaker may admit a probe too many, or miss a failure, when two CPUs meet in it",
             },
             Feature {
                 name: "kernel_types",

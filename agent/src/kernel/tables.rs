@@ -3,7 +3,7 @@
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
 
-use agent_ebpf::abi::{Backend, BackendState, FrontendKey, Policy, ServiceState, ServiceWord, Slot};
+use agent_ebpf::abi::{Backend, BackendState, FrontendKey, Policy, ServiceState, ServiceWord, Slot, Verdict};
 use aya::maps::{HashMap, Map, MapData, MapError as AyaMapError};
 
 use super::bpf;
@@ -142,11 +142,20 @@ impl Tables for KernelTables {
     }
 
     fn backend(&self, id: u32) -> Backend {
-        self.backends.read(id)
+        // The operator's order is a word of its own, which is none of the reconciler's business.
+        Backend { verdict: Verdict::NONE, ..self.backends.read(id) }
     }
 
     fn set_backend(&mut self, id: u32, backend: &Backend) -> Result<(), MapError> {
-        self.backends.write(id, backend);
+        let before = self.backends.read(id);
+        if before.generation != backend.generation {
+            // A new owner of the id starts with clean counts. No connection counts for it yet.
+            self.backend_state.write(id, &BackendState::default());
+            self.backends.write(id, backend);
+        } else {
+            // All but the order: another thread may be giving one right now.
+            self.backends.write_until(id, backend, std::mem::offset_of!(Backend, verdict));
+        }
         Ok(())
     }
 

@@ -16,6 +16,11 @@ const GENERATION: Metric = Metric::gauge(
     &[],
     "How often a change of services was applied since the agent started.",
 );
+const REJECTED: Metric = Metric::gauge(
+    "segue_config_rejected",
+    &[],
+    "1 where the newest configuration, or a part of it, is not in force and the one before still is.",
+);
 const CANARY: Metric = Metric::gauge(
     "segue_canary_reached",
     &[],
@@ -48,14 +53,24 @@ const SCRAPE_ERRORS: Metric = Metric::counter(
 );
 
 /// The metrics of this subject.
-pub(super) const METRICS: &[&Metric] =
-    &[&BUILD, &GENERATION, &CANARY, &APPLY_FAILURES, &REPAIRS, &UNRESOLVED, &OVERFLOW, &SCRAPE_ERRORS];
+pub(super) const METRICS: &[&Metric] = &[
+    &BUILD,
+    &GENERATION,
+    &REJECTED,
+    &CANARY,
+    &APPLY_FAILURES,
+    &REPAIRS,
+    &UNRESOLVED,
+    &OVERFLOW,
+    &SCRAPE_ERRORS,
+];
 
 /// Writes what the status shows of the agent.
 pub(super) fn write_status(sheet: &mut Sheet<'_>, status: &Status) -> fmt::Result {
     let build = vec![label("version", &status.version), ("abi", Cow::Owned(status.abi.to_string()))];
     sheet.gauge(&BUILD, [(build, 1_u32)])?;
     sheet.gauge(&GENERATION, [(Vec::new(), status.config.generation)])?;
+    sheet.gauge(&REJECTED, [(Vec::new(), u32::from(status.config.error.is_some()))])?;
     let canary = match status.canary.state {
         CanaryState::Pending => None,
         CanaryState::Ok => Some(1_u32),

@@ -12,7 +12,7 @@ use crate::flows::split_service_name;
 const SELECTIONS: Metric = Metric::counter(
     "segue_lb_selections_total",
     &["dst_namespace", "dst_service", "dst_port", "policy", "outcome"],
-    "Connections to a service by what became of them: selected by the algorithm, affine (the client's last backend), no_backend (refused), passed (untouched). Only services this node has used.",
+    "Connections to a service by what became of them: selected by the algorithm, affine (the client's last backend), panicked (an ejected backend, because too few were healthy), fallback (handed to the fallback service, which counts it, too), no_backend (refused), passed (untouched). Only services this node has used.",
 );
 const BACKENDS: Metric = Metric::gauge(
     "segue_lb_backends",
@@ -45,24 +45,31 @@ pub(super) fn write(sheet: &mut Sheet<'_>, services: &[ServiceView]) -> fmt::Res
 fn selections(service: &ServiceView) -> Vec<(Vec<Label<'_>>, u64)> {
     let counters = service.counters;
     let by_outcome = [
-        ("selected", counters.selected),
+        ("selected", counters.selected.saturating_sub(counters.panicked)),
         ("affine", counters.affine),
+        ("panicked", counters.panicked),
+        ("fallback", counters.fallback),
         ("no_backend", counters.no_backend),
         ("passed", counters.passed),
     ];
     if by_outcome.iter().all(|(_, count)| *count == 0) {
         return Vec::new();
     }
-    let (namespace, name) = split_service_name(&service.name);
-    let port = service.frontends.first().map_or(0, std::net::SocketAddr::port);
     let labels = |outcome| {
-        vec![
-            label("dst_namespace", namespace),
-            label("dst_service", name),
-            ("dst_port", Cow::Owned(port.to_string())),
-            label("policy", service.algorithm.name()),
-            label("outcome", outcome),
-        ]
+        let mut labels = destination(service);
+        labels.extend([label("policy", service.algorithm.name()), label("outcome", outcome)]);
+        labels
     };
     by_outcome.into_iter().map(|(outcome, count)| (labels(outcome), count)).collect()
+}
+
+/// The labels that name a service.
+pub(super) fn destination(service: &ServiceView) -> Vec<Label<'_>> {
+    let (namespace, name) = split_service_name(&service.name);
+    let port = service.frontends.first().map_or(0, std::net::SocketAddr::port);
+    vec![
+        label("dst_namespace", namespace),
+        label("dst_service", name),
+        ("dst_port", Cow::Owned(port.to_string())),
+    ]
 }

@@ -36,6 +36,14 @@ impl Counts {
         ]
     }
 
+    fn add(&mut self, other: &Self) {
+        self.frontends += other.frontends;
+        self.services += other.services;
+        self.policies += other.policies;
+        self.slots += other.slots;
+        self.backends += other.backends;
+    }
+
     /// All maps together.
     pub fn total(&self) -> u64 {
         self.by_map().iter().map(|(_, count)| count).sum()
@@ -57,6 +65,18 @@ pub struct Report {
     pub refused: Vec<Refusal>,
     /// Services whose map contents are not yet what they should be; later ticks go on.
     pub pending: usize,
+}
+
+impl Report {
+    /// Takes over what happened right after, in the same request.
+    pub(super) fn absorb(&mut self, next: Self) {
+        self.written.add(&next.written);
+        self.removed.add(&next.removed);
+        self.repaired.add(&next.repaired);
+        self.failed = next.failed;
+        self.refused = next.refused;
+        self.pending = next.pending;
+    }
 }
 
 /// A service that could not be brought to its intent.

@@ -75,6 +75,13 @@ pub enum Command {
     Greetings { to: SocketAddr, count: u32 },
     /// So many times: a UDP socket connected anew, a question, an answer. Answers as `Greetings` does.
     Questions { to: SocketAddr, count: u32 },
+    /// `threads` threads at once, each so many times: connect, read a line, close. Answers as `Greetings` does.
+    Crowd { to: SocketAddr, threads: u32, each: u32 },
+    /// So many threads at once: connect, and keep the connection until `ReleaseTogether`. Answers as `Greetings`
+    /// does, with no name.
+    ConnectTogether { to: SocketAddr, count: u32 },
+    /// Closes what `ConnectTogether` keeps.
+    ReleaseTogether,
     /// Greets again and again on a thread, at most `count` times, with a pause between two.
     StartLoad { to: SocketAddr, count: u32, pause_us: u64 },
     /// Ends the loop; answers with what `Greetings` answers.

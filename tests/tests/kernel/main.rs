@@ -3,8 +3,11 @@
 //! Run by `cargo xtask test --tier kernel`, as root.
 
 mod balance;
+mod breaker;
+mod breaker_orders;
 mod config_live;
 mod connect;
+mod faults;
 mod getpeername;
 mod harness;
 mod memory;

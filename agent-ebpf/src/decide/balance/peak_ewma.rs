@@ -5,7 +5,7 @@
 //! hangs: what waits for it counts as an answer that took as long as the wait so far.
 
 use super::{Load, Side};
-use crate::abi::breaker::{TICK_SHIFT, period_ticks};
+use crate::abi::breaker::{CLOCK_SLACK_TICKS, TICK_SHIFT, period_ticks};
 use crate::abi::load::{LatencyWord, MAX_LATENCY_US};
 
 /// What a backend nobody knows anything about is taken to need, in microseconds.
@@ -97,7 +97,7 @@ const MAX_ACTIVE: u32 = (1 << 20) - 1;
 const fn elapsed_ticks(word: LatencyWord, now_ticks: u32) -> u32 {
     let elapsed = now_ticks.wrapping_sub(word.at_ticks());
     // A clock read just before the one that wrote the word: no time has passed.
-    if elapsed > u32::MAX - period_ticks(4_000) { 0 } else { elapsed }
+    if elapsed > u32::MAX - CLOCK_SLACK_TICKS { 0 } else { elapsed }
 }
 
 /// e^(-elapsed / decay) in 2¹⁶ths, to 0.4 %: a power of two whose whole part is a shift, and whose fraction f is

@@ -28,7 +28,7 @@ fn weights() -> impl Strategy<Value = Vec<u16>> {
 fn picks(algorithm: Algorithm, window: &[Slot]) -> BTreeMap<u32, u32> {
     let slot_count = u32::try_from(window.len()).unwrap();
     let cycle: Vec<Inputs> = match algorithm {
-        Algorithm::Random => (0..DRAWS)
+        Algorithm::Random | Algorithm::LeastConnections | Algorithm::PeakEwma => (0..DRAWS)
             .map(|step| Inputs { draw: step * (u32::MAX / DRAWS + 1), ..Inputs::default() })
             .collect(),
         Algorithm::RoundRobin => {
@@ -59,7 +59,7 @@ fn tolerance(algorithm: Algorithm, share: f64, backends: usize, picked: u32) -> 
     let backends = f64::from(u32::try_from(backends).unwrap());
     match algorithm {
         // The stride of the draws cuts each row, and each threshold, at most one draw off.
-        Algorithm::Random => 2.0 * backends,
+        Algorithm::Random | Algorithm::LeastConnections | Algorithm::PeakEwma => 2.0 * backends,
         // Exact, or rounded; where weights are extreme, those too small for a slot get one at the others' cost.
         Algorithm::RoundRobin if picked < MAX_SEQUENCE => 1e-6,
         Algorithm::RoundRobin => 1.0 + backends * share,
@@ -144,7 +144,9 @@ proptest! {
                 // An alias table cuts its rows elsewhere; the sampling sees each cut to within one draw. A rounded
                 // sequence gives the odd slot to another of several equal backends.
                 let slack = match algorithm {
-                    Algorithm::Random => 2 * u32::try_from(window.len()).unwrap(),
+                    Algorithm::Random | Algorithm::LeastConnections | Algorithm::PeakEwma => {
+                        2 * u32::try_from(window.len()).unwrap()
+                    }
                     Algorithm::RoundRobin => 1,
                     Algorithm::Maglev => 0,
                 };

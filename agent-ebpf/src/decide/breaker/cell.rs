@@ -7,81 +7,55 @@
 //! half-open period's probes count while half-open, and none while open.
 
 use super::back_off::{longest_open_ticks, open_ticks};
-use super::window::Totals;
+use super::change::Change;
+use super::policy::period;
+use super::window::{Totals, Verdict};
 use crate::abi::breaker::remaining_ticks;
+use crate::abi::limits::MAX_PROBES;
 use crate::abi::{BreakerMode, BreakerPolicy, BreakerState, CellWord, Probe, TransitionReason};
 use crate::decide::balance::mix;
 
 /// Whether a connection may go to the backend.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Admission {
+pub enum Decision {
     /// It may.
     Admit,
-    /// It may, as one of the probes; it reports with this.
-    AdmitProbe(Probe),
-    /// It may not, until then at least.
-    Refuse {
-        /// When the answer may be another one, in ticks.
-        until_ticks: u32,
-    },
+    /// It may, as one of the probes.
+    AdmitProbe,
+    /// It may not.
+    Refuse,
     /// It may not: the operator forced the breaker open.
     RefuseForced,
 }
 
+/// A decision, and the deadline it rests on. (Not an enum with payloads: the compiler may read a payload before it
+/// knows whether there is one, which the kernel's verifier refuses.)
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Admission {
+    /// The decision.
+    pub decision: Decision,
+    /// When a refusal may become another answer, or when a probe's period ends, in ticks; else 0.
+    pub deadline_ticks: u32,
+}
+
 impl Admission {
+    const ADMIT: Self = Self { decision: Decision::Admit, deadline_ticks: 0 };
+    const REFUSE_FORCED: Self = Self { decision: Decision::RefuseForced, deadline_ticks: 0 };
+
     /// Whether the connection may not go.
     #[inline(always)]
     pub const fn is_refusal(self) -> bool {
-        matches!(self, Self::Refuse { .. } | Self::RefuseForced)
+        matches!(self.decision, Decision::Refuse | Decision::RefuseForced)
     }
 
     /// What the connection reports with.
     #[inline(always)]
     pub const fn probe(self) -> Probe {
-        match self {
-            Self::AdmitProbe(probe) => probe,
+        match self.decision {
+            Decision::AdmitProbe => Probe(self.deadline_ticks),
             _ => Probe::NONE,
         }
     }
-}
-
-/// A change of state, from the stored one to the new one.
-///
-/// Where a deadline had passed unseen, the steps are told as one, with the last one's reason: half-open to
-/// half-open is a period without an answer, the open time after it, and a new period.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Transition {
-    /// The state before.
-    pub from: BreakerState,
-    /// The state after.
-    pub to: BreakerState,
-    /// Why.
-    pub reason: TransitionReason,
-}
-
-impl Transition {
-    /// The backend was not ejected (open or half-open) and is now.
-    #[inline(always)]
-    pub const fn ejects(self) -> bool {
-        matches!(self.from, BreakerState::Closed) && !matches!(self.to, BreakerState::Closed)
-    }
-
-    /// The backend was ejected and is not any more. The window is to be emptied: it tells of the time before.
-    #[inline(always)]
-    pub const fn returns(self) -> bool {
-        !matches!(self.from, BreakerState::Closed) && matches!(self.to, BreakerState::Closed)
-    }
-}
-
-/// What a report changed beside the counts.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Change {
-    /// Nothing.
-    None,
-    /// The state.
-    Moved(Transition),
-    /// Nothing, but it would have opened for this reason if one more backend might be ejected.
-    Capped(TransitionReason),
 }
 
 /// A word and why it became this, where its state is not the stored one.
@@ -90,41 +64,38 @@ type Step = (CellWord, Option<TransitionReason>);
 /// Whether a connection may go to the backend, and the word that says so. In mode `observe` a refusal is a note,
 /// see [`BreakerPolicy::binds`].
 #[inline(always)]
-pub fn admit(
-    word: CellWord,
-    policy: &BreakerPolicy,
-    now_ticks: u32,
-) -> (CellWord, Admission, Option<Transition>) {
-    if let Some((forced, reason)) = forced(word, policy, now_ticks) {
-        let refused = matches!(policy.mode(), BreakerMode::ForcedOpen);
-        let admission = if refused { Admission::RefuseForced } else { Admission::Admit };
-        return (forced, admission, moved(word, forced, reason));
+pub fn admit(word: CellWord, policy: &BreakerPolicy, now_ticks: u32) -> (CellWord, Admission, Change) {
+    let mode = policy.mode();
+    if is_order(mode) {
+        let obeyed = obey(word, mode, now_ticks);
+        let refused = matches!(mode, BreakerMode::ForcedOpen);
+        let admission = if refused { Admission::REFUSE_FORCED } else { Admission::ADMIT };
+        return (obeyed, admission, Change::between(word, obeyed, Some(TransitionReason::Forced)));
     }
     if word.0 == CellWord::CLEAN.0 {
-        return (word, Admission::Admit, None);
+        return (word, Admission::ADMIT, Change::NONE);
     }
     let (settled, reason) = settle(word, policy, now_ticks);
     let deadline_ticks = settled.deadline_ticks();
+    let refusal = Admission { decision: Decision::Refuse, deadline_ticks };
     match settled.state() {
-        BreakerState::Closed => (settled, Admission::Admit, moved(word, settled, reason)),
+        BreakerState::Closed => (settled, Admission::ADMIT, Change::between(word, settled, reason)),
         BreakerState::Open => {
             if remaining_ticks(deadline_ticks, now_ticks, longest_open_ticks(policy)) > 0 {
-                let refusal = Admission::Refuse { until_ticks: deadline_ticks };
-                return (settled, refusal, moved(word, settled, reason));
+                return (settled, refusal, Change::between(word, settled, reason));
             }
             let period = half_open_from(settled.opened(), policy, now_ticks).with_probes_admitted(1);
-            let transition =
-                Transition { from: word.state(), to: period.state(), reason: TransitionReason::OpenExpired };
-            (period, Admission::AdmitProbe(probe_of(period)), Some(transition))
+            let change =
+                Change::numbered(word.state_number(), period.state_number(), TransitionReason::OpenExpired);
+            (period, probe_admission(period), change)
         }
         BreakerState::HalfOpen => {
             let admitted = settled.probes_admitted();
-            if admitted < policy.probes() {
-                let taken = settled.with_probes_admitted(admitted + 1);
-                (taken, Admission::AdmitProbe(probe_of(taken)), None)
-            } else {
-                (settled, Admission::Refuse { until_ticks: deadline_ticks }, None)
+            if admitted >= policy.probes || admitted >= MAX_PROBES {
+                return (settled, refusal, Change::NONE);
             }
+            let taken = settled.with_probes_admitted(admitted + 1);
+            (taken, probe_admission(taken), Change::NONE)
         }
     }
 }
@@ -139,25 +110,59 @@ pub fn is_admissible(word: CellWord, policy: &BreakerPolicy, now_ticks: u32) -> 
 #[inline(always)]
 pub fn established(word: CellWord, policy: &BreakerPolicy, now_ticks: u32, probe: Probe) -> CellWord {
     if is_waiting_for(word, probe) && !is_over(word, policy, now_ticks) {
-        word.with_probes_established(word.probes_established().saturating_add(1))
+        word.with_probes_established(counted(word.probes_established()))
     } else {
         word
     }
 }
 
-/// A connection proved good: bytes came back, or it ended cleanly.
-#[inline(always)]
-pub fn good(word: CellWord, policy: &BreakerPolicy, now_ticks: u32, probe: Probe) -> (CellWord, Change) {
-    if let Some((forced, reason)) = forced(word, policy, now_ticks) {
-        return (forced, changed(word, forced, reason));
-    }
-    let (settled, reason) = settle(word, policy, now_ticks);
-    let (new, reason) = after_good(settled, policy, now_ticks, probe, reason);
-    (new, changed(word, new, reason))
+/// How a connection did, and what the answer to that depends on.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Report {
+    /// How it did. Good: bytes came back, or it ended cleanly. Slow is good where the policy has no slow ratio;
+    /// where it has one, a slow probe is a failed one.
+    pub verdict: Verdict,
+    /// The window, this connection included. A good one does not need it.
+    pub totals: Totals,
+    /// What the connection was admitted with.
+    pub probe: Probe,
+    /// Now, in ticks.
+    pub now_ticks: u32,
+    /// 32 random bits, for the jitter. A good connection does not need them.
+    pub draw: u32,
+    /// Whether one more backend may be ejected, see `ejection`. Without it a closed cell stays closed.
+    pub may_eject: bool,
 }
 
-/// A connection ended with a signal that counts. `totals` includes it; `draw` is 32 random bits. `may_eject`
-/// says whether one more backend may be ejected (see `ejection`); without it a closed cell stays closed.
+/// A connection showed how the backend does: once each, with its first bytes or with its end.
+#[inline(always)]
+pub fn report(word: CellWord, policy: &BreakerPolicy, report: &Report) -> (CellWord, Change) {
+    let mode = policy.mode();
+    if is_order(mode) {
+        let obeyed = obey(word, mode, report.now_ticks);
+        return (obeyed, Change::between(word, obeyed, Some(TransitionReason::Forced)));
+    }
+    let settled = settle(word, policy, report.now_ticks);
+    if matches!(settled.0.state(), BreakerState::Closed) {
+        while_closed(word, settled, policy, report)
+    } else {
+        let (new, reason) = while_ejected(settled, policy, report);
+        (new, Change::between(word, new, reason))
+    }
+}
+
+/// A connection proved good: [`report`] for a caller who knows.
+#[inline(always)]
+pub fn good(word: CellWord, policy: &BreakerPolicy, now_ticks: u32, probe: Probe) -> (CellWord, Change) {
+    let totals = Totals::default();
+    report(
+        word,
+        policy,
+        &Report { verdict: Verdict::Good, totals, probe, now_ticks, draw: 0, may_eject: false },
+    )
+}
+
+/// A connection ended with a signal that counts: [`report`] for a caller who knows.
 #[inline(always)]
 pub fn failed(
     word: CellWord,
@@ -168,55 +173,7 @@ pub fn failed(
     probe: Probe,
     may_eject: bool,
 ) -> (CellWord, Change) {
-    if let Some((forced, reason)) = forced(word, policy, now_ticks) {
-        return (forced, changed(word, forced, reason));
-    }
-    let (settled, reason) = settle(word, policy, now_ticks);
-    match settled.state() {
-        BreakerState::Closed => {
-            let failures = settled.consecutive_failures().saturating_add(1);
-            let counted = settled.with_consecutive_failures(failures);
-            let trip = trip_reason(policy, failures, totals);
-            opened_or_capped(word, (counted, reason), policy, now_ticks, draw, trip, may_eject)
-        }
-        _ => {
-            let (new, reason) = after_failed_probe(settled, policy, now_ticks, draw, probe, reason);
-            (new, changed(word, new, reason))
-        }
-    }
-}
-
-/// A connection proved good, but its handshake was slow. Where the policy has no slow ratio this is [`good`];
-/// where it has one, a slow probe is a failed one. Arguments as for [`failed`].
-#[inline(always)]
-pub fn slow(
-    word: CellWord,
-    policy: &BreakerPolicy,
-    totals: Totals,
-    now_ticks: u32,
-    draw: u32,
-    probe: Probe,
-    may_eject: bool,
-) -> (CellWord, Change) {
-    if policy.slow_percent == 0 {
-        return good(word, policy, now_ticks, probe);
-    }
-    if let Some((forced, reason)) = forced(word, policy, now_ticks) {
-        return (forced, changed(word, forced, reason));
-    }
-    let (settled, reason) = settle(word, policy, now_ticks);
-    match settled.state() {
-        BreakerState::Closed => {
-            let counted = settled.with_consecutive_failures(0);
-            let trip =
-                if policy.slow_ratio_reached(totals) { Some(TransitionReason::SlowRatio) } else { None };
-            opened_or_capped(word, (counted, reason), policy, now_ticks, draw, trip, may_eject)
-        }
-        _ => {
-            let (new, reason) = after_failed_probe(settled, policy, now_ticks, draw, probe, reason);
-            (new, changed(word, new, reason))
-        }
-    }
+    report(word, policy, &Report { verdict: Verdict::Failed, totals, probe, now_ticks, draw, may_eject })
 }
 
 /// A connection ended with nothing learnt: the application gave up, or the signal does not count. A probe gives
@@ -263,7 +220,9 @@ fn settle(word: CellWord, policy: &BreakerPolicy, now_ticks: u32) -> Step {
 #[inline(always)]
 fn forgive(word: CellWord, policy: &BreakerPolicy, now_ticks: u32) -> CellWord {
     let deadline_ticks = word.deadline_ticks();
-    if !word.is_recovering() || remaining_ticks(deadline_ticks, now_ticks, policy.slow_start_ticks()) > 0 {
+    if !word.is_recovering()
+        || remaining_ticks(deadline_ticks, now_ticks, period(policy.slow_start_ticks)) > 0
+    {
         return word;
     }
     let periods = match now_ticks.wrapping_sub(deadline_ticks).checked_div(policy.decay_ticks) {
@@ -275,113 +234,115 @@ fn forgive(word: CellWord, policy: &BreakerPolicy, now_ticks: u32) -> CellWord {
         .with_consecutive_failures(word.consecutive_failures())
 }
 
-/// The word an operator's order makes of this one, or `None` where the breaker decides by itself.
+/// Whether an operator's order (or none to do anything) stands over what the breaker would decide.
 #[inline(always)]
-fn forced(word: CellWord, policy: &BreakerPolicy, now_ticks: u32) -> Option<Step> {
-    let forced = match policy.mode() {
-        BreakerMode::Observe | BreakerMode::Enforce => return None,
-        BreakerMode::Off => word,
-        BreakerMode::ForcedClosed => CellWord::CLEAN,
-        BreakerMode::ForcedOpen => match word.state() {
-            BreakerState::Open => word,
-            // When the order is lifted, the backend is probed.
-            _ => CellWord::open(word.opened(), now_ticks),
-        },
+fn is_order(mode: BreakerMode) -> bool {
+    !matches!(mode, BreakerMode::Observe | BreakerMode::Enforce)
+}
+
+/// The word an order makes of this one.
+#[inline(always)]
+fn obey(word: CellWord, mode: BreakerMode, now_ticks: u32) -> CellWord {
+    match (mode, word.state()) {
+        (BreakerMode::ForcedClosed, _) => CellWord::CLEAN,
+        // When the order is lifted, the backend is probed.
+        (BreakerMode::ForcedOpen, BreakerState::Closed | BreakerState::HalfOpen) => {
+            CellWord::open(word.opened(), now_ticks)
+        }
+        _ => word,
+    }
+}
+
+/// A report to a cell that is closed. `stored` became the settled word by itself.
+#[inline(always)]
+fn while_closed(
+    stored: CellWord,
+    (settled, reason): Step,
+    policy: &BreakerPolicy,
+    report: &Report,
+) -> (CellWord, Change) {
+    let failures = match report.verdict {
+        Verdict::Failed => settled.consecutive_failures().saturating_add(1),
+        Verdict::Good | Verdict::Slow => 0,
     };
-    Some((forced, Some(TransitionReason::Forced)))
+    let counted = settled.with_consecutive_failures(failures);
+    match trip_reason(policy, report, failures) {
+        Some(trip) if report.may_eject => {
+            let open = open_from(counted.opened(), policy, report.now_ticks, report.draw);
+            (open, Change::between(stored, open, Some(trip)))
+        }
+        // A settled period is the greater news.
+        Some(trip) if reason.is_none() => (counted, Change::capped_by(trip)),
+        _ => (counted, Change::between(stored, counted, reason)),
+    }
 }
 
+/// A report to a cell that is open or half-open: only the period's probes have a say.
 #[inline(always)]
-fn after_good(
-    word: CellWord,
-    policy: &BreakerPolicy,
-    now_ticks: u32,
-    probe: Probe,
-    reason: Option<TransitionReason>,
-) -> Step {
-    if matches!(word.state(), BreakerState::Closed) {
-        return (word.with_consecutive_failures(0), reason);
+fn while_ejected((settled, reason): Step, policy: &BreakerPolicy, report: &Report) -> Step {
+    if !is_waiting_for(settled, report.probe) {
+        return (settled, reason);
     }
-    if !is_waiting_for(word, probe) {
-        return (word, reason);
-    }
-    let succeeded = word.probes_succeeded().saturating_add(1);
-    if succeeded >= policy.successes_to_close() {
-        (closed_from(word.opened(), policy, now_ticks), Some(TransitionReason::ProbesSucceeded))
+    let opened = settled.opened();
+    let is_good = match report.verdict {
+        Verdict::Good => true,
+        Verdict::Slow => policy.slow_percent == 0,
+        Verdict::Failed => false,
+    };
+    let succeeded = counted(settled.probes_succeeded());
+    if !is_good {
+        (open_from(opened, policy, report.now_ticks, report.draw), Some(TransitionReason::ProbeFailed))
+    } else if succeeded >= policy.successes_to_close {
+        (closed_from(opened, policy, report.now_ticks), Some(TransitionReason::ProbesSucceeded))
     } else {
-        (word.with_probes_succeeded(succeeded), reason)
+        (settled.with_probes_succeeded(succeeded), reason)
     }
 }
 
+/// What opens a closed cell; failures in a row are named first. Nothing does when a connection proved good.
 #[inline(always)]
-fn after_failed_probe(
-    word: CellWord,
-    policy: &BreakerPolicy,
-    now_ticks: u32,
-    draw: u32,
-    probe: Probe,
-    reason: Option<TransitionReason>,
-) -> Step {
-    if is_waiting_for(word, probe) {
-        (open_from(word.opened(), policy, now_ticks, draw), Some(TransitionReason::ProbeFailed))
-    } else {
-        (word, reason)
-    }
-}
-
-/// What opens a closed cell; failures in a row are named first.
-#[inline(always)]
-fn trip_reason(policy: &BreakerPolicy, failures: u8, totals: Totals) -> Option<TransitionReason> {
-    if policy.consecutive_failures > 0 && failures >= policy.consecutive_failures {
+fn trip_reason(policy: &BreakerPolicy, report: &Report, failures: u8) -> Option<TransitionReason> {
+    if matches!(report.verdict, Verdict::Good) {
+        None
+    } else if policy.consecutive_failures > 0 && failures >= policy.consecutive_failures {
         Some(TransitionReason::ConsecutiveFailures)
-    } else if policy.failure_ratio_reached(totals) {
+    } else if matches!(report.verdict, Verdict::Failed) && policy.failure_ratio_reached(report.totals) {
         Some(TransitionReason::FailureRatio)
-    } else if policy.slow_ratio_reached(totals) {
+    } else if policy.slow_ratio_reached(report.totals) {
         Some(TransitionReason::SlowRatio)
     } else {
         None
     }
 }
 
-#[inline(always)]
-fn opened_or_capped(
-    stored: CellWord,
-    (counted, reason): Step,
-    policy: &BreakerPolicy,
-    now_ticks: u32,
-    draw: u32,
-    trip: Option<TransitionReason>,
-    may_eject: bool,
-) -> (CellWord, Change) {
-    match trip {
-        Some(_) if may_eject => {
-            let open = open_from(counted.opened(), policy, now_ticks, draw);
-            (open, changed(stored, open, trip))
-        }
-        Some(trip) => match changed(stored, counted, reason) {
-            Change::None => (counted, Change::Capped(trip)),
-            change => (counted, change),
-        },
-        None => (counted, changed(stored, counted, reason)),
-    }
-}
-
 /// Open from then on, once more in a row.
 #[inline(always)]
 fn open_from(opened: u32, policy: &BreakerPolicy, from_ticks: u32, draw: u32) -> CellWord {
-    CellWord::open(opened + 1, from_ticks.wrapping_add(open_ticks(policy, opened, draw)))
+    let again = if opened < CellWord::MAX_OPENED { opened + 1 } else { opened };
+    CellWord::open(again, from_ticks.wrapping_add(open_ticks(policy, opened, draw)))
 }
 
 #[inline(always)]
 fn half_open_from(opened: u32, policy: &BreakerPolicy, from_ticks: u32) -> CellWord {
     // Never 0, which stands for no probe.
-    CellWord::half_open(opened, from_ticks.wrapping_add(policy.half_open_ticks()).max(1))
+    CellWord::half_open(opened, from_ticks.wrapping_add(period(policy.half_open_ticks)).max(1))
 }
 
 /// Closed from then on, with a slow start.
 #[inline(always)]
 fn closed_from(opened: u32, policy: &BreakerPolicy, from_ticks: u32) -> CellWord {
-    CellWord::recovering(opened, from_ticks.wrapping_add(policy.slow_start_ticks()))
+    CellWord::recovering(opened, from_ticks.wrapping_add(period(policy.slow_start_ticks)))
+}
+
+/// One more, up to what a field of the word counts.
+#[inline(always)]
+const fn counted(probes: u8) -> u8 {
+    if probes < MAX_PROBES { probes + 1 } else { probes }
+}
+
+#[inline(always)]
+fn probe_admission(word: CellWord) -> Admission {
+    Admission { decision: Decision::AdmitProbe, deadline_ticks: probe_of(word).0 }
 }
 
 /// What the probes of a half-open word report with.
@@ -399,23 +360,5 @@ fn is_waiting_for(word: CellWord, probe: Probe) -> bool {
 /// Whether a half-open word's period is over.
 #[inline(always)]
 fn is_over(word: CellWord, policy: &BreakerPolicy, now_ticks: u32) -> bool {
-    remaining_ticks(word.deadline_ticks(), now_ticks, policy.half_open_ticks()) == 0
-}
-
-#[inline(always)]
-fn moved(stored: CellWord, new: CellWord, reason: Option<TransitionReason>) -> Option<Transition> {
-    match reason {
-        Some(reason) if stored.state() as u8 != new.state() as u8 => {
-            Some(Transition { from: stored.state(), to: new.state(), reason })
-        }
-        _ => None,
-    }
-}
-
-#[inline(always)]
-fn changed(stored: CellWord, new: CellWord, reason: Option<TransitionReason>) -> Change {
-    match moved(stored, new, reason) {
-        Some(transition) => Change::Moved(transition),
-        None => Change::None,
-    }
+    remaining_ticks(word.deadline_ticks(), now_ticks, period(policy.half_open_ticks)) == 0
 }

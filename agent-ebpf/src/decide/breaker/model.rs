@@ -3,7 +3,7 @@
 
 #![expect(clippy::cast_possible_truncation, reason = "small counts")]
 
-use super::{Change, Totals, Transition, Verdict};
+use super::{Change, Totals, Verdict};
 use crate::abi::breaker::BreakerState::{self, Closed, HalfOpen, Open};
 use crate::abi::breaker::TransitionReason::{self, *};
 use crate::abi::{BreakerMode, BreakerPolicy};
@@ -77,7 +77,7 @@ impl Model {
     pub(super) fn open_bounds(&self, openings: u32) -> (f64, f64) {
         let doubled = f64::from(self.policy.open_base_ticks) * 2f64.powi(openings.min(31) as i32);
         let middle = doubled.min(f64::from(self.policy.open_cap_ticks));
-        let reach = middle * f64::from(self.policy.jitter_percent.min(100)) / 100.0;
+        let reach = middle * f64::from(self.policy.jitter_percent) / 100.0;
         ((middle - reach).floor().max(1.0), (middle + reach).ceil().max(1.0))
     }
 
@@ -116,7 +116,7 @@ impl Model {
             State::Open { until } if now < *until => Answer::Refused { until: *until },
             State::Open { .. } => {
                 let period = self.admitted.len();
-                let until = now + u64::from(self.policy.half_open_ticks.max(1));
+                let until = now + u64::from(self.policy.half_open_ticks);
                 // The one tick of the circle that stands for no probe gives way to the next.
                 let until = if until.is_multiple_of(1 << 32) { until + 1 } else { until };
                 self.admitted.push(1);
@@ -124,7 +124,7 @@ impl Model {
                 Answer::Probe(period)
             }
             State::HalfOpen { period, until, .. } => {
-                if self.admitted[*period] < u32::from(self.policy.probes.clamp(1, 31)) {
+                if self.admitted[*period] < u32::from(self.policy.probes) {
                     self.admitted[*period] += 1;
                     Answer::Probe(*period)
                 } else {
@@ -173,8 +173,7 @@ impl Model {
             State::HalfOpen { period, .. } if Some(*period) != probe => {}
             State::HalfOpen { succeeded, .. } if verdict == Verdict::Good => {
                 *succeeded += 1;
-                let all = self.policy.probes.clamp(1, 31);
-                if *succeeded >= u32::from(self.policy.successes_to_close.clamp(1, all)) {
+                if *succeeded >= u32::from(self.policy.successes_to_close) {
                     self.close(now, ProbesSucceeded);
                 }
             }
@@ -224,7 +223,7 @@ impl Model {
 
     /// Counts the remembered ends of this stretch of time and the nine before it.
     pub(super) fn totals(&self, now: u64) -> Totals {
-        let stretch = |at: u64| at / u64::from(self.policy.bucket_ticks.max(1));
+        let stretch = |at: u64| at / u64::from(self.policy.bucket_ticks);
         let count = |wanted: Verdict| {
             let recent = |at: u64| stretch(now) - stretch(at) < 10;
             self.past.iter().filter(|&&(at, verdict)| verdict == wanted && recent(at)).count() as u32
@@ -237,11 +236,9 @@ impl Model {
         let steps = std::mem::take(&mut self.steps);
         assert!(steps.len() <= 2, "{steps:?}");
         match (steps.first(), steps.last(), capped) {
-            (Some(first), Some(last), _) => {
-                Change::Moved(Transition { from: first.0, to: last.1, reason: last.2 })
-            }
-            (_, _, Some(reason)) => Change::Capped(reason),
-            _ => Change::None,
+            (Some(first), Some(last), _) => Change::moved(first.0, last.1, last.2),
+            (_, _, Some(reason)) => Change::capped_by(reason),
+            _ => Change::NONE,
         }
     }
 

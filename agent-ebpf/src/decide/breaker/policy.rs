@@ -3,44 +3,71 @@
 use super::signal::SignalSet;
 use super::window::Totals;
 use crate::abi::breaker::{MAX_PERIOD_TICKS, period_ticks};
-use crate::abi::limits::MAX_PROBES;
 use crate::abi::{BreakerMode, BreakerPolicy};
 
 impl Default for BreakerPolicy {
-    /// What suits most services: see each field.
     fn default() -> Self {
-        Self {
-            mode: BreakerMode::Enforce as u8,
-            consecutive_failures: 5,
-            failure_percent: 50,
-            slow_percent: 0,
-            signals: SignalSet::DEFAULT.0,
-            minimum_samples: 20,
-            slow_connect_us: 1_000_000,
-            bucket_ticks: period_ticks(1_000),
-            open_base_ticks: period_ticks(5_000),
-            open_cap_ticks: period_ticks(300_000),
-            half_open_ticks: period_ticks(30_000),
-            slow_start_ticks: period_ticks(10_000),
-            decay_ticks: period_ticks(30_000),
-            jitter_percent: 20,
-            probes: 3,
-            successes_to_close: 2,
-            slow_start_min_percent: 10,
-            ejection_cap_percent: 50,
-            panic_percent: 50,
-            _pad: [0; 2],
-        }
+        Self::DEFAULT
     }
 }
 
 impl BreakerPolicy {
+    /// What suits most services: see each field.
+    pub const DEFAULT: Self = Self {
+        mode: BreakerMode::Enforce as u8,
+        consecutive_failures: 5,
+        failure_percent: 50,
+        slow_percent: 0,
+        signals: SignalSet::DEFAULT.0,
+        minimum_samples: 20,
+        slow_connect_us: 1_000_000,
+        bucket_ticks: period_ticks(1_000),
+        open_base_ticks: period_ticks(5_000),
+        open_cap_ticks: period_ticks(300_000),
+        half_open_ticks: period_ticks(30_000),
+        slow_start_ticks: period_ticks(10_000),
+        decay_ticks: period_ticks(30_000),
+        jitter_percent: 20,
+        probes: 3,
+        successes_to_close: 2,
+        slow_start_min_percent: 10,
+        ejection_cap_percent: 50,
+        panic_percent: 50,
+        _pad: [0; 2],
+    };
+
     /// The mode; a number this build does not know is [`BreakerMode::Off`].
     #[inline(always)]
     pub const fn mode(&self) -> BreakerMode {
         match BreakerMode::from_raw(self.mode) {
             Some(mode) => mode,
             None => BreakerMode::Off,
+        }
+    }
+
+    /// The nearest policy that makes sense: periods within [`MAX_PERIOD_TICKS`], percentages up to 100, at least one
+    /// probe and no more than can be counted, no more good probes wanted than there are.
+    #[cfg(not(target_arch = "bpf"))]
+    #[must_use]
+    pub fn bounded(self) -> Self {
+        let period = |ticks: u32| ticks.min(MAX_PERIOD_TICKS);
+        let probes = self.probes.clamp(1, crate::abi::limits::MAX_PROBES);
+        Self {
+            failure_percent: self.failure_percent.min(100),
+            slow_percent: self.slow_percent.min(100),
+            bucket_ticks: period(self.bucket_ticks).max(1),
+            open_base_ticks: period(self.open_base_ticks).max(1),
+            open_cap_ticks: period(self.open_cap_ticks).max(1),
+            half_open_ticks: period(self.half_open_ticks).max(1),
+            slow_start_ticks: period(self.slow_start_ticks),
+            decay_ticks: period(self.decay_ticks),
+            jitter_percent: self.jitter_percent.min(100),
+            probes,
+            successes_to_close: self.successes_to_close.clamp(1, probes),
+            slow_start_min_percent: self.slow_start_min_percent.min(100),
+            ejection_cap_percent: self.ejection_cap_percent.min(100),
+            panic_percent: self.panic_percent.min(100),
+            ..self
         }
     }
 
@@ -54,30 +81,6 @@ impl BreakerPolicy {
     #[inline(always)]
     pub const fn is_slow(&self, connect_us: u64) -> bool {
         connect_us > self.slow_connect_us as u64
-    }
-
-    /// Probes per half-open period: at least one, at most [`MAX_PROBES`].
-    #[inline(always)]
-    pub const fn probes(&self) -> u8 {
-        bounded(self.probes, 1, MAX_PROBES)
-    }
-
-    /// Good probes that close it: at least one, at most all.
-    #[inline(always)]
-    pub const fn successes_to_close(&self) -> u8 {
-        bounded(self.successes_to_close, 1, self.probes())
-    }
-
-    /// How long it waits for its probes: at least one tick.
-    #[inline(always)]
-    pub const fn half_open_ticks(&self) -> u32 {
-        if self.half_open_ticks == 0 { 1 } else { period(self.half_open_ticks) }
-    }
-
-    /// How long a backend's share grows.
-    #[inline(always)]
-    pub const fn slow_start_ticks(&self) -> u32 {
-        period(self.slow_start_ticks)
     }
 
     /// Whether so large a part of the window failed that this alone opens it.
@@ -102,19 +105,8 @@ impl BreakerPolicy {
     }
 }
 
-/// A period the tick circle has room for.
+/// A period, cut to what the tick circle has room for.
 #[inline(always)]
 pub(super) const fn period(ticks: u32) -> u32 {
-    if ticks < MAX_PERIOD_TICKS { ticks } else { MAX_PERIOD_TICKS }
-}
-
-#[inline(always)]
-const fn bounded(value: u8, least: u8, most: u8) -> u8 {
-    if value < least {
-        least
-    } else if value > most {
-        most
-    } else {
-        value
-    }
+    ticks & MAX_PERIOD_TICKS
 }

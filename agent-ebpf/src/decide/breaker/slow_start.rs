@@ -1,14 +1,15 @@
 //! The growing share of a backend that has just come back, or is new.
 
+use super::policy::period;
 use crate::abi::breaker::remaining_ticks;
 use crate::abi::{BreakerPolicy, BreakerState, CellWord};
 
 /// The cell of a backend that has just joined: closed, with a slow start; clean where the policy has none.
 #[inline(always)]
 pub const fn joining(policy: &BreakerPolicy, now_ticks: u32) -> CellWord {
-    match policy.slow_start_ticks() {
+    match period(policy.slow_start_ticks) {
         0 => CellWord::CLEAN,
-        period => CellWord::recovering(0, now_ticks.wrapping_add(period)),
+        slow_start_ticks => CellWord::recovering(0, now_ticks.wrapping_add(slow_start_ticks)),
     }
 }
 
@@ -17,16 +18,16 @@ pub const fn joining(policy: &BreakerPolicy, now_ticks: u32) -> CellWord {
 #[inline(always)]
 #[allow(clippy::cast_possible_truncation, reason = "at most 1000")]
 pub const fn weight_permille(word: CellWord, policy: &BreakerPolicy, now_ticks: u32) -> u32 {
-    let period = policy.slow_start_ticks();
+    let whole = period(policy.slow_start_ticks);
     if !word.is_recovering() || !matches!(word.state(), BreakerState::Closed) {
         return 1_000;
     }
-    let remaining = remaining_ticks(word.deadline_ticks(), now_ticks, period);
+    let remaining = remaining_ticks(word.deadline_ticks(), now_ticks, whole);
     let least =
         if policy.slow_start_min_percent < 100 { policy.slow_start_min_percent as u64 * 10 } else { 1_000 };
     // Missing share: all that the minimum leaves at the start, nothing at the end.
-    let remaining = if remaining < period { remaining } else { period } as u64;
-    match ((1_000 - least) * remaining).checked_div(period as u64) {
+    let remaining = if remaining < whole { remaining } else { whole } as u64;
+    match ((1_000 - least) * remaining).checked_div(whole as u64) {
         Some(missing) => 1_000 - missing as u32,
         None => 1_000,
     }

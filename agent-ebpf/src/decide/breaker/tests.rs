@@ -87,6 +87,7 @@ prop_compose! {
             open_base_ticks, open_cap_ticks, half_open_ticks, slow_start_ticks, decay_ticks,
             jitter_percent, probes, successes_to_close, ..BreakerPolicy::default()
         }
+        .bounded()
     }
 }
 
@@ -143,25 +144,26 @@ impl Pair {
         let ticks = now as u32;
         let settled = cell::settled(self.word, self.policy(), ticks);
         let foreseen = cell::is_admissible(self.word, self.policy(), ticks);
-        let (word, admission, transition) = cell::admit(self.word, self.policy(), ticks);
+        let (word, admission, change) = cell::admit(self.word, self.policy(), ticks);
         let answer = self.model.admit(now, self.time_of(settled.deadline_ticks()));
         prop_assert_eq!(foreseen, !admission.is_refusal());
-        match (admission, answer) {
-            (Admission::Admit, Answer::Go) => self.connections.push((Probe::NONE, None)),
-            (Admission::AdmitProbe(probe), Answer::Probe(period)) => {
+        let deadline_ticks = admission.deadline_ticks;
+        match (admission.decision, answer) {
+            (Decision::Admit, Answer::Go) => self.connections.push((Probe::NONE, None)),
+            (Decision::AdmitProbe, Answer::Probe(period)) => {
+                let probe = admission.probe();
                 prop_assert_ne!(probe, Probe::NONE);
                 self.connections.push((probe, Some(period)));
             }
-            (Admission::RefuseForced, Answer::Forced) => {}
-            (Admission::Refuse { until_ticks }, Answer::Refused { until }) => {
-                prop_assert_eq!(until_ticks, until as u32);
+            (Decision::RefuseForced, Answer::Forced) => {}
+            (Decision::Refuse, Answer::Refused { until }) => {
+                prop_assert_eq!(deadline_ticks, until as u32);
                 if goes_anyway {
                     self.connections.push((Probe::NONE, None));
                 }
             }
             differs => prop_assert!(false, "{:?}", differs),
         }
-        let change = transition.map_or(Change::None, Change::Moved);
         prop_assert_eq!(change, self.model.change(None));
         self.word = word;
         self.act_on(change);
@@ -182,12 +184,9 @@ impl Pair {
         let totals = window::sum(&self.window, epoch);
         prop_assert_eq!(totals, self.model.totals(self.clock));
 
-        let (ticks, draw, may_eject) = (now as u32, event.draw, event.may_eject);
-        let (word, change) = match verdict {
-            Verdict::Good => cell::good(self.word, self.policy(), ticks, probe),
-            Verdict::Failed => cell::failed(self.word, self.policy(), totals, ticks, draw, probe, may_eject),
-            Verdict::Slow => cell::slow(self.word, self.policy(), totals, ticks, draw, probe, may_eject),
-        };
+        let may_eject = event.may_eject;
+        let report = Report { verdict, totals, probe, now_ticks: now as u32, draw: event.draw, may_eject };
+        let (word, change) = cell::report(self.word, self.policy(), &report);
         let until = self.time_of(word.deadline_ticks());
         prop_assert_eq!(change, self.model.report(now, until, period, verdict, totals, may_eject));
         self.word = word;
@@ -196,7 +195,7 @@ impl Pair {
     }
 
     fn act_on(&mut self, change: Change) {
-        if matches!(change, Change::Moved(transition) if transition.returns()) {
+        if change.returns() {
             self.empty_windows();
         }
     }
@@ -267,8 +266,58 @@ proptest! {
         for event in &events {
             pair.happen(event)?;
         }
-        let most = u32::from(policy.probes.clamp(1, 31));
+        let most = u32::from(policy.probes);
         prop_assert!(pair.model.admitted.iter().all(|&admitted| admitted <= most));
+    }
+}
+
+/// Records as careless as they can be.
+fn any_policies() -> impl Strategy<Value = BreakerPolicy> {
+    let byte = || prop_oneof![any::<u8>(), Just(0), Just(u8::MAX)];
+    let word = || prop_oneof![any::<u32>(), Just(0), Just(u32::MAX)];
+    (prop::array::uniform10(byte()), prop::array::uniform8(word())).prop_map(|(bytes, words)| BreakerPolicy {
+        mode: bytes[0] % 8,
+        consecutive_failures: bytes[1],
+        failure_percent: bytes[2],
+        slow_percent: bytes[3],
+        jitter_percent: bytes[4],
+        probes: bytes[5],
+        successes_to_close: bytes[6],
+        slow_start_min_percent: bytes[7],
+        ejection_cap_percent: bytes[8],
+        panic_percent: bytes[9],
+        minimum_samples: words[0],
+        slow_connect_us: words[1],
+        bucket_ticks: words[2],
+        open_base_ticks: words[3],
+        open_cap_ticks: words[4],
+        half_open_ticks: words[5],
+        slow_start_ticks: words[6],
+        decay_ticks: words[7],
+        ..BreakerPolicy::default()
+    })
+}
+
+proptest! {
+    #[test]
+    fn no_word_no_clock_and_no_record_lead_to_an_overflow(
+        word: u64, policy in any_policies(), now: u32, draw: u32, own_probe: bool, may_eject: bool,
+        counts in (0u32..=655_350, 0u32..=655_350, 0u32..=655_350),
+    ) {
+        let word = CellWord(word);
+        let probe = if own_probe { Probe(word.deadline_ticks()) } else { Probe(draw) };
+        let totals = Totals { good: counts.0, failed: counts.1, slow: counts.2 };
+        let (admitted, admission, _) = cell::admit(word, &policy, now);
+        prop_assert_eq!(cell::is_admissible(word, &policy, now), !admission.is_refusal());
+        let [failed, slow, good] = [Verdict::Failed, Verdict::Slow, Verdict::Good].map(|verdict| {
+            cell::report(word, &policy, &Report { verdict, totals, probe, now_ticks: now, draw, may_eject }).0
+        });
+        let established = cell::established(word, &policy, now, probe);
+        for after in [admitted, failed, slow, good, established, cell::abandoned(word, probe)] {
+            // None of them puts a bit where no field is.
+            prop_assert!(after.0 >> 63 <= word.0 >> 63);
+            prop_assert!(slow_start::weight_permille(after, &policy, now) <= 1_000);
+        }
     }
 }
 

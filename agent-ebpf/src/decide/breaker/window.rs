@@ -1,5 +1,7 @@
 //! What happened lately: exact counts in buckets of time. Knows nothing of what the counts lead to.
 
+use core::hint::black_box;
+
 use crate::abi::limits::WINDOW_BUCKETS;
 use crate::abi::{BreakerPolicy, WindowWord, breaker::TICK_SHIFT};
 
@@ -40,11 +42,19 @@ pub const fn epoch(policy: &BreakerPolicy, now_ns: u64) -> u64 {
     (now_ns >> TICK_SHIFT) / bucket_ticks
 }
 
-/// The bucket that counts an epoch, less than [`WINDOW_BUCKETS`].
+/// The bucket that counts an epoch, less than [`WINDOW_BUCKETS`]: its remainder.
+///
+/// The kernel's verifier knows no bounds of a remainder, and the compiler, which does, leaves out the check that
+/// would tell it. So this takes the fraction part of epoch / buckets, in 2³²ths, times the buckets (Lemire, Kaser,
+/// Kurz, "Faster remainder by direct computation", 2019); both sides see that it is small. That is exact for 28 bits,
+/// to which a whole number of rounds is cut off before.
 #[inline(always)]
-#[allow(clippy::cast_possible_truncation, reason = "less than the number of buckets")]
+#[allow(clippy::cast_possible_truncation, reason = "the fraction is what the low half holds")]
 pub const fn bucket(epoch: u64) -> usize {
-    (epoch % WINDOW_BUCKETS as u64) as usize
+    const RECIPROCAL: u64 = (1u64 << 32).div_ceil(WINDOW_BUCKETS as u64);
+    let within_rounds = epoch % (WINDOW_BUCKETS as u64 * (1 << 24));
+    let fraction = (within_rounds * RECIPROCAL) as u32;
+    ((fraction as u64 * WINDOW_BUCKETS as u64) >> 32) as usize
 }
 
 /// The bucket of `epoch` with one more connection. What it held of another epoch goes.
@@ -64,15 +74,18 @@ pub const fn record(word: WindowWord, epoch: u64, verdict: Verdict) -> WindowWor
 /// epoch counts nothing; one left alone for exactly five times 65 536 epochs (or a multiple) cannot be told apart.
 #[inline(always)]
 pub fn sum(words: &[WindowWord; WINDOW_BUCKETS], epoch: u64) -> Totals {
-    let newest = bucket(epoch);
+    let newest = bucket(epoch) as u64;
     let mut totals = Totals::default();
     for (place, word) in words.iter().enumerate() {
-        let age = if place <= newest { newest - place } else { newest + WINDOW_BUCKETS - place };
-        if word.epoch_low() == epoch_low(epoch.wrapping_sub(age as u64)) {
-            totals.good += word.good() as u32;
-            totals.failed += word.failed() as u32;
-            totals.slow += word.slow() as u32;
-        }
+        // By arithmetic and not by branches: the verifier would follow every combination of buckets. The compiler
+        // would make branches of it, were it not kept from seeing that these are 0 or 1.
+        let ahead = newest.wrapping_sub(place as u64);
+        let age = ahead.wrapping_add(black_box(ahead >> 63) * WINDOW_BUCKETS as u64);
+        let difference = (word.epoch_low() ^ epoch_low(epoch.wrapping_sub(age))) as u32;
+        let counts = black_box((0x1_0000 - difference) >> 16);
+        totals.good += word.good() as u32 * counts;
+        totals.failed += word.failed() as u32 * counts;
+        totals.slow += word.slow() as u32 * counts;
     }
     totals
 }
@@ -101,6 +114,14 @@ mod tests {
         }
         let samples = |epoch| sum(&words, epoch).samples();
         assert_eq!([109, 110, 118, 119].map(samples), [10, 9, 1, 0]);
+    }
+
+    #[test]
+    fn each_epoch_has_the_bucket_of_its_remainder() {
+        let rounds = 10 * (1 << 24);
+        for epoch in (0..100_000).chain(rounds - 100_000..rounds + 100).chain(u64::MAX - 100..=u64::MAX) {
+            assert_eq!(bucket(epoch) as u64, epoch % WINDOW_BUCKETS as u64, "{epoch}");
+        }
     }
 
     #[test]

@@ -5,9 +5,13 @@ use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::time::Duration;
 
-use agent_ebpf::abi::{Algorithm, Protocol};
+use agent_ebpf::abi::breaker::period_ticks;
+use agent_ebpf::abi::limits::MAX_FALLBACKS;
+use agent_ebpf::abi::{Algorithm, BreakerMode, BreakerPolicy, Protocol};
+use agent_ebpf::decide::breaker::SignalSet;
 use proptest::prelude::*;
 
+use crate::config::breaker::{duration_of, known_signals, window_of};
 use crate::config::value::RefuseWith;
 use crate::config::{ConfigError, Problem, parse};
 use crate::desired::{BackendSpec, PolicySpec, ServiceSpec, VersionShare};
@@ -62,19 +66,68 @@ fn any_backend(ipv6: bool) -> impl Strategy<Value = BackendSpec> {
     )
 }
 
+/// Periods a little within their ranges: to the millisecond, ticks read back may be off by one.
+fn any_breaker() -> impl Strategy<Value = BreakerPolicy> + Clone {
+    let known: Vec<_> = known_signals().collect();
+    let most = known.len();
+    let percent = || 0..=100_u8;
+    let ticks = |from_ms: u64, to_ms: u64| (from_ms..=to_ms).prop_map(period_ticks);
+    let rules = (
+        proptest::sample::select(BreakerMode::ALL),
+        any::<u8>(),
+        (percent(), percent(), 1..=100_000_u32),
+        (1..=60_000_u32, ticks(101, 359_999)),
+        proptest::sample::subsequence(known, 0..=most),
+    );
+    let times = (ticks(101, 3_599_999), ticks(101, 3_599_999), ticks(101, 3_599_999));
+    let returns = (ticks(0, 3_599_999), ticks(0, 86_399_999), percent(), (1..=31_u8, 1..=31_u8));
+    (rules, times, returns, percent(), percent(), percent()).prop_map(
+        |(rules, times, returns, jitter_percent, ejection_cap_percent, panic_percent)| {
+            let (mode, consecutive_failures, (failure_percent, slow_percent, minimum_samples), slow, signals) =
+                rules;
+            let (slow_start_ticks, decay_ticks, slow_start_min_percent, (one, other)) = returns;
+            BreakerPolicy {
+                mode: mode as u8,
+                consecutive_failures,
+                failure_percent,
+                slow_percent,
+                signals: signals.into_iter().fold(SignalSet::NONE, SignalSet::with).0,
+                minimum_samples,
+                slow_connect_us: slow.0 * 1_000,
+                bucket_ticks: slow.1,
+                open_base_ticks: times.0.min(times.1),
+                open_cap_ticks: times.0.max(times.1),
+                half_open_ticks: times.2,
+                slow_start_ticks,
+                decay_ticks,
+                jitter_percent,
+                probes: one.max(other),
+                successes_to_close: one.min(other),
+                slow_start_min_percent,
+                ejection_cap_percent,
+                panic_percent,
+                _pad: [0; 2],
+            }
+        },
+    )
+}
+
 fn any_service() -> impl Strategy<Value = ServiceSpec> {
     let policy = (
         proptest::sample::select(Algorithm::ALL),
         proptest::option::of((1_000..=86_400_000_u64).prop_map(Duration::from_millis)),
         proptest::sample::select(RefuseWith::ALL),
         proptest::option::of(1..=1_000_000_u32),
+        proptest::option::of(any_breaker()),
+        proptest::option::of((100..=120_000_u64).prop_map(Duration::from_millis)),
     );
     any::<bool>().prop_flat_map(move |ipv6| {
         let frontends = proptest::collection::btree_set(any_address(ipv6, 2), 1..4);
         let backends = proptest::collection::vec(any_backend(ipv6), 0..6);
         let protocol = proptest::sample::select(Protocol::ALL);
         ("[a-z0-9]{1,8}(/[a-z0-9]{1,8})?", protocol, frontends, backends, policy.clone()).prop_map(
-            |(name, protocol, frontends, mut backends, (algorithm, affinity_timeout, refuse, share))| {
+            |(name, protocol, frontends, mut backends, policy)| {
+                let (algorithm, affinity_timeout, refuse, share, breaker, connect_timeout) = policy;
                 backends.sort_by_key(|backend| backend.address);
                 backends.dedup_by_key(|backend| backend.address);
                 let version = backends.iter().find_map(|backend| backend.version.clone());
@@ -84,6 +137,9 @@ fn any_service() -> impl Strategy<Value = ServiceSpec> {
                     affinity_timeout,
                     split: split.into_iter().collect(),
                     refuse_errno: refuse.errno(),
+                    breaker,
+                    fallback: None,
+                    connect_timeout,
                 };
                 let frontends = frontends.into_iter().collect();
                 ServiceSpec { name: name.into(), protocol, frontends, backends, policy }
@@ -92,8 +148,38 @@ fn any_service() -> impl Strategy<Value = ServiceSpec> {
     })
 }
 
-/// Services with names and frontends of their own.
+/// Whether one service may have the other as its fallback, as far as these two are concerned.
+fn may_fall_back(service: &ServiceSpec, other: &ServiceSpec) -> bool {
+    let is_v4 = |spec: &ServiceSpec| spec.frontends[0].is_ipv4();
+    service.protocol == other.protocol && is_v4(service) == is_v4(other) && !other.backends.is_empty()
+}
+
+/// Gives services a fallback among those before them, where one fits and the chain is short enough.
+fn with_fallbacks(mut services: Vec<ServiceSpec>, wanted: &[prop::sample::Index]) -> Vec<ServiceSpec> {
+    let mut chain = vec![1; services.len()];
+    for (place, wanted) in (1..services.len()).zip(wanted) {
+        let to = wanted.index(place);
+        if chain[to] < MAX_FALLBACKS && may_fall_back(&services[place], &services[to]) {
+            services[place].policy.fallback = Some(Arc::clone(&services[to].name));
+            chain[place] = chain[to] + 1;
+        }
+    }
+    services
+}
+
+/// Services with names and frontends of their own, in either order with regard to their fallbacks.
 fn any_services() -> impl Strategy<Value = Vec<ServiceSpec>> {
+    let wanted = proptest::collection::vec(any::<prop::sample::Index>(), 6);
+    (distinct_services(), wanted, any::<bool>()).prop_map(|(services, wanted, reversed)| {
+        let mut services = with_fallbacks(services, &wanted);
+        if reversed {
+            services.reverse();
+        }
+        services
+    })
+}
+
+fn distinct_services() -> impl Strategy<Value = Vec<ServiceSpec>> {
     proptest::collection::vec(any_service(), 0..6).prop_map(|services| {
         let mut kept: Vec<ServiceSpec> = Vec::new();
         for service in services {
@@ -106,6 +192,41 @@ fn any_services() -> impl Strategy<Value = Vec<ServiceSpec>> {
         }
         kept
     })
+}
+
+/// A breaker as lines of a file; without what is the default where not `long`.
+fn written_breaker(policy: &BreakerPolicy, has_fallback: bool, long: bool) -> String {
+    let ms = |ticks: u32| format!("{}ms", duration_of(ticks).as_millis());
+    let percent = |value: u8| format!("{value}%");
+    let signals = known_signals().filter(|signal| SignalSet(policy.signals).contains(*signal));
+    let signals = signals.map(|signal| signal.name()).collect::<Vec<_>>().join(", ");
+    let default_cap = if has_fallback { 100 } else { BreakerPolicy::DEFAULT.ejection_cap_percent };
+    let mut lines = vec![
+        ("mode", policy.mode().name().to_owned()),
+        ("consecutive_failures", policy.consecutive_failures.to_string()),
+        ("failure_ratio", percent(policy.failure_percent)),
+        ("minimum_samples", policy.minimum_samples.to_string()),
+        ("window", format!("{}ms", window_of(policy.bucket_ticks).as_millis())),
+        ("slow_ratio", policy.slow_percent.to_string()),
+        ("slow_connect", format!("{}ms", policy.slow_connect_us / 1_000)),
+        ("open", ms(policy.open_base_ticks)),
+        ("open_max", ms(policy.open_cap_ticks)),
+        ("jitter", percent(policy.jitter_percent)),
+        ("probes", policy.probes.to_string()),
+        ("successes_to_close", policy.successes_to_close.to_string()),
+        ("half_open", ms(policy.half_open_ticks)),
+        ("slow_start", ms(policy.slow_start_ticks)),
+        ("slow_start_minimum", percent(policy.slow_start_min_percent)),
+        ("decay", ms(policy.decay_ticks)),
+        ("panic", percent(policy.panic_percent)),
+        ("signals", format!("[{signals}]")),
+    ];
+    if long || policy.ejection_cap_percent != default_cap {
+        lines.push(("max_ejection", percent(policy.ejection_cap_percent)));
+    }
+    lines
+        .iter()
+        .fold("    breaker:\n".to_owned(), |text, (name, value)| text + &format!("      {name}: {value}\n"))
 }
 
 /// The services as a file, in the long form where `long`.
@@ -128,6 +249,15 @@ fn written(services: &[ServiceSpec], long: bool) -> String {
         }
         if let Some(timeout) = policy.affinity_timeout {
             let _ = writeln!(yaml, "    affinity: {{ timeout: {}ms }}", timeout.as_millis());
+        }
+        if let Some(timeout) = policy.connect_timeout {
+            let _ = writeln!(yaml, "    connect_timeout: {}ms", timeout.as_millis());
+        }
+        if let Some(breaker) = &policy.breaker {
+            yaml += &written_breaker(breaker, policy.fallback.is_some(), long);
+        }
+        if let Some(fallback) = &policy.fallback {
+            let _ = writeln!(yaml, "    fallback: \"{fallback}\"");
         }
         for entry in &policy.split {
             let _ = writeln!(yaml, "    split: {{ \"{}\": {} }}", entry.version, entry.share);

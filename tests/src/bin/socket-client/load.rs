@@ -2,8 +2,8 @@
 
 use std::io::{self, BufRead, BufReader};
 use std::net::{SocketAddr, TcpStream, UdpSocket};
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
+use std::sync::{Arc, Barrier};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
@@ -47,6 +47,33 @@ impl Load {
 
 pub(crate) fn repeat(count: u32, mut action: impl FnMut() -> io::Result<String>) -> Vec<Attempt> {
     (0..count).map(|_| attempt(&mut action)).collect()
+}
+
+/// Greets on so many threads side by side, each so many times.
+pub(crate) fn crowd(to: SocketAddr, threads: u32, each: u32) -> Vec<Attempt> {
+    side_by_side(threads, || repeat(each, || greet(to))).into_iter().flatten().collect()
+}
+
+/// Connects on so many threads at the same moment; what is open then, and how each went.
+pub(crate) fn connect_together(to: SocketAddr, count: u32) -> (Vec<TcpStream>, Vec<Attempt>) {
+    let mut streams = Vec::new();
+    let attempts = side_by_side(count, || TcpStream::connect(to))
+        .into_iter()
+        .map(|connected| attempt(|| connected.map(|stream| streams.push(stream)).map(|()| String::new())))
+        .collect();
+    (streams, attempts)
+}
+
+fn side_by_side<T: Send>(threads: u32, action: impl Fn() -> T + Sync) -> Vec<T> {
+    let start = Barrier::new(threads as usize);
+    std::thread::scope(|scope| {
+        let run = || {
+            start.wait();
+            action()
+        };
+        let running: Vec<_> = (0..threads).map(|_| scope.spawn(run)).collect();
+        running.into_iter().map(|thread| thread.join().expect("a thread that connects ended")).collect()
+    })
 }
 
 pub(crate) fn greet(to: SocketAddr) -> io::Result<String> {

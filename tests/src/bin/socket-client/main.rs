@@ -6,6 +6,7 @@ mod socket;
 
 use std::collections::HashMap;
 use std::io::{self, BufRead, Write};
+use std::net::TcpStream;
 use std::os::fd::{AsRawFd, FromRawFd, IntoRawFd, OwnedFd, RawFd};
 use std::os::unix::net::UnixStream;
 use std::os::unix::process::CommandExt;
@@ -20,6 +21,7 @@ use serde_json::{Value, json};
 struct Client {
     sockets: HashMap<String, OwnedFd>,
     load: Option<Load>,
+    together: Vec<TcpStream>,
     holder: Option<libc::pid_t>,
 }
 
@@ -61,6 +63,16 @@ impl Client {
             Command::EndHolder => self.end_holder(),
             Command::Greetings { to, count } => Ok(json!(load::repeat(count, || load::greet(to)))),
             Command::Questions { to, count } => Ok(json!(load::repeat(count, || load::question(to)))),
+            Command::Crowd { to, threads, each } => Ok(json!(load::crowd(to, threads, each))),
+            Command::ConnectTogether { to, count } => {
+                let (streams, attempts) = load::connect_together(to, count);
+                self.together.extend(streams);
+                Ok(json!(attempts))
+            }
+            Command::ReleaseTogether => {
+                self.together.clear();
+                Ok(Value::Null)
+            }
             Command::StartLoad { to, count, pause_us } => {
                 self.load = Some(Load::start(to, count, pause_us));
                 Ok(Value::Null)

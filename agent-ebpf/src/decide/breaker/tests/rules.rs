@@ -2,10 +2,11 @@
 
 use crate::abi::breaker::{MAX_PERIOD_TICKS, period_ticks};
 use crate::abi::{BreakerMode, BreakerPolicy, BreakerState, CellWord, Probe, TransitionReason};
-use crate::decide::breaker::{Admission, Change, Totals, Transition, cell};
+use crate::decide::breaker::{Admission, Change, Decision, Report, Totals, Verdict, cell};
 
 const NOW: u32 = u32::MAX - 2_000;
 const DRAW: u32 = 1 << 31;
+const ADMIT: Admission = Admission { decision: Decision::Admit, deadline_ticks: 0 };
 
 /// Without jitter, in round ticks: open 100, 200, 400, 800; half-open 50; slow start 30; forgives every 1 000.
 fn policy() -> BreakerPolicy {
@@ -25,6 +26,17 @@ fn fail(word: CellWord, now: u32, probe: Probe) -> (CellWord, Change) {
     cell::failed(word, &policy(), Totals::default(), now, DRAW, probe, true)
 }
 
+fn slow(
+    word: CellWord,
+    policy: &BreakerPolicy,
+    totals: Totals,
+    now_ticks: u32,
+    probe: Probe,
+) -> (CellWord, Change) {
+    let verdict = Verdict::Slow;
+    cell::report(word, policy, &Report { verdict, totals, probe, now_ticks, draw: DRAW, may_eject: true })
+}
+
 /// A cell that opened for the `nth` time in a row, and when that opening ends.
 fn opened(nth: u32) -> (CellWord, u32) {
     let until = NOW.wrapping_add(100 << (nth - 1));
@@ -39,22 +51,26 @@ fn probing() -> (CellWord, u32, Probe) {
 }
 
 fn moved(from: BreakerState, to: BreakerState, reason: TransitionReason) -> Change {
-    Change::Moved(Transition { from, to, reason })
+    Change::moved(from, to, reason)
+}
+
+fn refusal(deadline_ticks: u32) -> Admission {
+    Admission { decision: Decision::Refuse, deadline_ticks }
 }
 
 use BreakerState::{Closed, HalfOpen, Open};
 
 #[test]
 fn a_cell_of_zero_admits_and_stays_zero() {
-    assert_eq!(cell::admit(CellWord(0), &policy(), NOW), (CellWord(0), Admission::Admit, None));
-    assert_eq!(cell::good(CellWord(0), &policy(), NOW, Probe::NONE), (CellWord(0), Change::None));
+    assert_eq!(cell::admit(CellWord(0), &policy(), NOW), (CellWord(0), ADMIT, Change::NONE));
+    assert_eq!(cell::good(CellWord(0), &policy(), NOW, Probe::NONE), (CellWord(0), Change::NONE));
 }
 
 #[test]
 fn so_many_failures_in_a_row_open_the_cell() {
     let (word, first) = fail(CellWord::CLEAN, NOW, Probe::NONE);
     let (word, second) = fail(word, NOW, Probe::NONE);
-    assert_eq!((first, second), (Change::None, Change::None));
+    assert_eq!((first, second), (Change::NONE, Change::NONE));
     let (word, third) = fail(word, NOW, Probe::NONE);
     assert_eq!(third, moved(Closed, Open, TransitionReason::ConsecutiveFailures));
     assert_eq!(word, opened(1).0);
@@ -74,27 +90,27 @@ fn the_failed_part_of_the_window_opens_the_cell_once_there_are_enough_samples() 
         let totals = Totals { good, failed, slow: 0 };
         cell::failed(CellWord::CLEAN, &policy(), totals, NOW, DRAW, Probe::NONE, true).1
     };
-    assert_eq!(change(0, 19), Change::None);
-    assert_eq!(change(11, 9), Change::None);
+    assert_eq!(change(0, 19), Change::NONE);
+    assert_eq!(change(11, 9), Change::NONE);
     assert_eq!(change(10, 10), moved(Closed, Open, TransitionReason::FailureRatio));
 }
 
 #[test]
 fn the_slow_part_of_the_window_opens_the_cell_where_the_policy_says_so() {
-    let change = |policy: &BreakerPolicy, slow| {
-        let totals = Totals { good: 20 - slow, failed: 0, slow };
-        cell::slow(CellWord::CLEAN, policy, totals, NOW, DRAW, Probe::NONE, true).1
+    let change = |policy: &BreakerPolicy, part| {
+        let totals = Totals { good: 20 - part, failed: 0, slow: part };
+        slow(CellWord::CLEAN, policy, totals, NOW, Probe::NONE).1
     };
     let wanted = BreakerPolicy { slow_percent: 80, ..policy() };
-    assert_eq!(change(&wanted, 15), Change::None);
+    assert_eq!(change(&wanted, 15), Change::NONE);
     assert_eq!(change(&wanted, 16), moved(Closed, Open, TransitionReason::SlowRatio));
-    assert_eq!(change(&policy(), 20), Change::None, "by default slowness opens nothing");
+    assert_eq!(change(&policy(), 20), Change::NONE, "by default slowness opens nothing");
 }
 
 #[test]
 fn a_slow_probe_fails_only_where_slowness_counts() {
     let (word, now, probe) = probing();
-    let slow = |policy: &BreakerPolicy| cell::slow(word, policy, Totals::default(), now, DRAW, probe, true);
+    let slow = |policy: &BreakerPolicy| slow(word, policy, Totals::default(), now, probe);
     assert_eq!(slow(&policy()).0.probes_succeeded(), 1);
     let change = slow(&BreakerPolicy { slow_percent: 80, ..policy() }).1;
     assert_eq!(change, moved(HalfOpen, Open, TransitionReason::ProbeFailed));
@@ -105,7 +121,7 @@ fn a_cell_that_may_not_be_ejected_stays_closed_and_says_so_each_time() {
     let mut word = CellWord::CLEAN.with_consecutive_failures(2);
     for _ in 0..300 {
         let (kept, change) = cell::failed(word, &policy(), Totals::default(), NOW, DRAW, Probe::NONE, false);
-        assert_eq!(change, Change::Capped(TransitionReason::ConsecutiveFailures));
+        assert_eq!(change, Change::capped_by(TransitionReason::ConsecutiveFailures));
         assert_eq!(kept.state(), Closed);
         word = kept;
     }
@@ -117,7 +133,7 @@ fn a_cell_that_may_not_be_ejected_stays_closed_and_says_so_each_time() {
 fn an_open_cell_refuses_until_its_deadline() {
     let (word, until) = opened(1);
     for now in [NOW, until.wrapping_sub(1)] {
-        let refused = (word, Admission::Refuse { until_ticks: until }, None);
+        let refused = (word, refusal(until), Change::NONE);
         assert_eq!(cell::admit(word, &policy(), now), refused);
         assert!(!cell::is_admissible(word, &policy(), now));
     }
@@ -128,27 +144,27 @@ fn an_open_cell_refuses_until_its_deadline() {
 fn late_answers_of_connections_begun_before_change_nothing_while_open() {
     let (word, until) = opened(1);
     for now in [NOW, until] {
-        assert_eq!(fail(word, now, Probe::NONE), (word, Change::None));
-        assert_eq!(cell::good(word, &policy(), now, Probe::NONE), (word, Change::None));
+        assert_eq!(fail(word, now, Probe::NONE), (word, Change::NONE));
+        assert_eq!(cell::good(word, &policy(), now, Probe::NONE), (word, Change::NONE));
     }
 }
 
 #[test]
 fn late_answers_of_connections_begun_before_change_nothing_while_half_open() {
     let (word, now, _) = probing();
-    assert_eq!(fail(word, now, Probe::NONE), (word, Change::None));
-    assert_eq!(cell::good(word, &policy(), now, Probe::NONE), (word, Change::None));
+    assert_eq!(fail(word, now, Probe::NONE), (word, Change::NONE));
+    assert_eq!(cell::good(word, &policy(), now, Probe::NONE), (word, Change::NONE));
 }
 
 #[test]
 fn the_first_who_comes_after_the_deadline_is_the_first_probe() {
     let (word, until) = opened(1);
-    let (word, admission, transition) = cell::admit(word, &policy(), until);
-    assert_eq!(admission, Admission::AdmitProbe(Probe(until.wrapping_add(50))));
+    let (word, admission, change) = cell::admit(word, &policy(), until);
     assert_eq!(
-        transition,
-        Some(Transition { from: Open, to: HalfOpen, reason: TransitionReason::OpenExpired })
+        admission,
+        Admission { decision: Decision::AdmitProbe, deadline_ticks: until.wrapping_add(50) }
     );
+    assert_eq!(change, moved(Open, HalfOpen, TransitionReason::OpenExpired));
     assert_eq!((word.state(), word.probes_admitted(), word.opened()), (HalfOpen, 1, 1));
 }
 
@@ -159,10 +175,18 @@ fn a_half_open_cell_admits_its_probes_and_no_more() {
     let (word, third, _) = cell::admit(word, &policy(), now);
     assert!(second.probe() != Probe::NONE && third.probe() != Probe::NONE);
     let (same, fourth, _) = cell::admit(word, &policy(), now);
-    assert_eq!((same, fourth), (word, Admission::Refuse { until_ticks: now.wrapping_add(50) }));
+    assert_eq!((same, fourth), (word, refusal(now.wrapping_add(50))));
     // An answer frees no place: the period has three probes, not three at a time.
     let (word, _) = cell::good(word, &policy(), now, second.probe());
     assert!(!cell::is_admissible(word, &policy(), now));
+}
+
+#[test]
+fn a_probe_is_told_from_none_also_where_its_period_ends_as_the_ticks_wrap() {
+    let now = 0u32.wrapping_sub(50);
+    let (word, admission, _) = cell::admit(CellWord::open(1, now), &policy(), now);
+    assert_ne!(admission.probe(), Probe::NONE);
+    assert_eq!(cell::good(word, &policy(), now, admission.probe()).0.probes_succeeded(), 1);
 }
 
 #[test]
@@ -178,7 +202,7 @@ fn a_probe_that_is_given_up_makes_room_for_another() {
 fn enough_good_probes_close_the_cell_with_a_slow_start() {
     let (word, now, probe) = probing();
     let (word, change) = cell::good(word, &policy(), now, probe);
-    assert_eq!((word.probes_succeeded(), change), (1, Change::None));
+    assert_eq!((word.probes_succeeded(), change), (1, Change::NONE));
     let (word, change) = cell::good(word, &policy(), now, probe);
     assert_eq!(change, moved(HalfOpen, Closed, TransitionReason::ProbesSucceeded));
     assert_eq!(word, CellWord::recovering(1, now.wrapping_add(30)));
@@ -201,8 +225,8 @@ fn a_probe_of_an_earlier_period_changes_nothing_in_a_later_one() {
     assert_ne!(admission.probe(), early);
     assert_eq!(cell::abandoned(word, early), word);
     assert_eq!(cell::established(word, &policy(), again, early), word);
-    assert_eq!(fail(word, again, early), (word, Change::None));
-    assert_eq!(cell::good(word, &policy(), again, early), (word, Change::None));
+    assert_eq!(fail(word, again, early), (word, Change::NONE));
+    assert_eq!(cell::good(word, &policy(), again, early), (word, Change::NONE));
 }
 
 #[test]
@@ -210,12 +234,9 @@ fn a_period_without_answers_closes_the_cell_if_a_handshake_was_done() {
     let (word, now, probe) = probing();
     let word = cell::established(word, &policy(), now, probe);
     let over = now.wrapping_add(50);
-    let (word, admission, transition) = cell::admit(word, &policy(), over);
-    assert_eq!(admission, Admission::Admit);
-    assert_eq!(
-        transition,
-        Some(Transition { from: HalfOpen, to: Closed, reason: TransitionReason::HalfOpenExpired })
-    );
+    let (word, admission, change) = cell::admit(word, &policy(), over);
+    assert_eq!(admission, ADMIT);
+    assert_eq!(change, moved(HalfOpen, Closed, TransitionReason::HalfOpenExpired));
     assert_eq!(word, CellWord::recovering(1, over.wrapping_add(30)));
 }
 
@@ -226,12 +247,9 @@ fn a_period_without_even_a_handshake_opens_the_cell_again_from_its_own_end_on() 
     // Noticed late, and by a handshake that comes too late.
     let noticed = ended.wrapping_add(150);
     assert_eq!(cell::established(word, &policy(), noticed, probe), word);
-    let (open, admission, transition) = cell::admit(word, &policy(), noticed);
-    assert_eq!(admission, Admission::Refuse { until_ticks: ended.wrapping_add(200) });
-    assert_eq!(
-        transition,
-        Some(Transition { from: HalfOpen, to: Open, reason: TransitionReason::HalfOpenExpired })
-    );
+    let (open, admission, change) = cell::admit(word, &policy(), noticed);
+    assert_eq!(admission, refusal(ended.wrapping_add(200)));
+    assert_eq!(change, moved(HalfOpen, Open, TransitionReason::HalfOpenExpired));
     assert_eq!(open.opened(), 2);
 }
 
@@ -240,13 +258,10 @@ fn a_cell_nobody_touched_for_long_after_its_period_takes_probes_again() {
     let (word, now, _) = probing();
     let long_after = now.wrapping_add(50 + 200);
     assert!(cell::is_admissible(word, &policy(), long_after));
-    let (word, admission, transition) = cell::admit(word, &policy(), long_after);
+    let (word, admission, change) = cell::admit(word, &policy(), long_after);
     assert_ne!(admission.probe(), Probe::NONE);
     assert_eq!((word.state(), word.opened()), (HalfOpen, 2));
-    assert_eq!(
-        transition,
-        Some(Transition { from: HalfOpen, to: HalfOpen, reason: TransitionReason::OpenExpired })
-    );
+    assert_eq!(change, moved(HalfOpen, HalfOpen, TransitionReason::OpenExpired));
 }
 
 #[test]
@@ -307,7 +322,7 @@ fn an_observing_breaker_decides_like_an_enforcing_one_and_binds_nobody() {
 fn a_breaker_that_is_off_changes_nothing_and_refuses_nobody() {
     let off = BreakerPolicy { mode: BreakerMode::Off as u8, ..policy() };
     let (word, _) = opened(1);
-    assert_eq!(cell::admit(word, &off, NOW), (word, Admission::Admit, None));
+    assert_eq!(cell::admit(word, &off, NOW), (word, ADMIT, Change::NONE));
     let failed = cell::failed(
         CellWord::CLEAN.with_consecutive_failures(2),
         &off,
@@ -317,7 +332,7 @@ fn a_breaker_that_is_off_changes_nothing_and_refuses_nobody() {
         Probe::NONE,
         true,
     );
-    assert_eq!(failed.1, Change::None);
+    assert_eq!(failed.1, Change::NONE);
     let unknown = BreakerPolicy { mode: 200, ..policy() };
     assert_eq!(unknown.mode(), BreakerMode::Off, "a mode this build does not know");
 }
@@ -325,10 +340,10 @@ fn a_breaker_that_is_off_changes_nothing_and_refuses_nobody() {
 #[test]
 fn a_breaker_forced_open_refuses_everybody_and_probes_when_the_order_is_lifted() {
     let forced = BreakerPolicy { mode: BreakerMode::ForcedOpen as u8, ..policy() };
-    let (word, admission, transition) = cell::admit(CellWord::CLEAN, &forced, NOW);
-    assert_eq!(admission, Admission::RefuseForced);
-    assert_eq!(transition, Some(Transition { from: Closed, to: Open, reason: TransitionReason::Forced }));
-    assert_eq!(cell::admit(word, &forced, NOW).2, None, "told once");
+    let (word, admission, change) = cell::admit(CellWord::CLEAN, &forced, NOW);
+    assert_eq!(admission.decision, Decision::RefuseForced);
+    assert_eq!(change, moved(Closed, Open, TransitionReason::Forced));
+    assert_eq!(cell::admit(word, &forced, NOW).2, Change::NONE, "told once");
     let (word, admission, _) = cell::admit(word, &policy(), NOW);
     assert_ne!(admission.probe(), Probe::NONE);
     assert_eq!(word.state(), HalfOpen);
@@ -337,29 +352,22 @@ fn a_breaker_forced_open_refuses_everybody_and_probes_when_the_order_is_lifted()
 #[test]
 fn a_breaker_forced_closed_admits_everybody_and_forgets() {
     let forced = BreakerPolicy { mode: BreakerMode::ForcedClosed as u8, ..policy() };
-    let (word, admission, transition) = cell::admit(opened(4).0, &forced, NOW);
-    assert_eq!((word, admission), (CellWord::CLEAN, Admission::Admit));
-    assert_eq!(transition, Some(Transition { from: Open, to: Closed, reason: TransitionReason::Forced }));
+    let (word, admission, change) = cell::admit(opened(4).0, &forced, NOW);
+    assert_eq!((word, admission), (CellWord::CLEAN, ADMIT));
+    assert_eq!(change, moved(Open, Closed, TransitionReason::Forced));
 }
 
 #[test]
-fn a_transition_says_whether_the_backend_was_ejected_or_returned() {
-    let all = [Closed, Open, HalfOpen];
-    for (from, to) in all.into_iter().flat_map(|from| all.map(|to| (from, to))) {
-        let transition = Transition { from, to, reason: TransitionReason::Forced };
-        assert_eq!(transition.ejects(), from == Closed && to != Closed, "{from:?} {to:?}");
-        assert_eq!(transition.returns(), from != Closed && to == Closed, "{from:?} {to:?}");
-    }
-}
-
-#[test]
-fn careless_policies_are_read_as_the_nearest_sensible_ones() {
-    let careless = BreakerPolicy { probes: 0, successes_to_close: 9, half_open_ticks: 0, ..policy() };
-    assert_eq!((careless.probes(), careless.successes_to_close(), careless.half_open_ticks()), (1, 1, 1));
+fn careless_policies_become_the_nearest_sensible_ones() {
+    let careless =
+        BreakerPolicy { probes: 0, successes_to_close: 9, half_open_ticks: 0, ..policy() }.bounded();
+    assert_eq!((careless.probes, careless.successes_to_close, careless.half_open_ticks), (1, 1, 1));
     let greedy =
         BreakerPolicy { probes: 200, successes_to_close: 200, half_open_ticks: u32::MAX, ..policy() };
-    assert_eq!((greedy.probes(), greedy.successes_to_close()), (31, 31));
-    assert_eq!(greedy.half_open_ticks(), MAX_PERIOD_TICKS);
+    let greedy = greedy.bounded();
+    assert_eq!((greedy.probes, greedy.successes_to_close), (31, 31));
+    assert_eq!(greedy.half_open_ticks, MAX_PERIOD_TICKS);
+    assert_eq!(BreakerPolicy::default().bounded(), BreakerPolicy::default());
 }
 
 #[test]

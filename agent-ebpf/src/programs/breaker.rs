@@ -1,0 +1,405 @@
+//! The closed loop: what became of connections decides, in the same tables, where the next ones go.
+//!
+//! A cell is one word that all CPUs change by compare-and-swap; `decide::breaker` says what it becomes.
+
+use agent_ebpf::abi::breaker::ticks;
+use agent_ebpf::abi::limits::{MAX_CANDIDATES, MAX_SWAP_TRIES, WINDOW_BUCKETS};
+use agent_ebpf::abi::{
+    Backend, BreakerMode, BreakerState, CellWord, ConnectFailure, Connection, Policy, Probe, WindowWord,
+};
+use agent_ebpf::decide::balance::peak_ewma;
+use agent_ebpf::decide::breaker::cell::{self, Admission};
+use agent_ebpf::decide::breaker::signal::{self, Signal};
+use agent_ebpf::decide::breaker::window::{self, Totals, Verdict};
+use agent_ebpf::decide::breaker::{Change, ejection, slow_start};
+
+use crate::context::{self, Moment};
+use crate::{emit, maps};
+
+/// Who asks for a backend, and when. Handed on by reference: a function of its own takes five words at most.
+pub(crate) struct Asking {
+    /// The service's id.
+    pub(crate) service: u32,
+    /// The service's policy.
+    pub(crate) policy: &'static Policy,
+    /// Now.
+    pub(crate) now: Moment,
+}
+
+/// Whether a backend takes a connection: [`REFUSED`], or the probe it is admitted as. `picky` lets a backend in slow
+/// start decline.
+#[inline(always)]
+pub(crate) fn admit(asking: &Asking, id: u32, backend: &'static Backend, picky: bool) -> u64 {
+    match backend.verdict.mode(asking.now.ns) {
+        Some(BreakerMode::ForcedOpen) => return REFUSED,
+        Some(BreakerMode::ForcedClosed) => return ADMITTED,
+        _ => {}
+    }
+    if asking.policy.breaker.mode == BreakerMode::Off as u8 {
+        return ADMITTED;
+    }
+    segue_ask_cell(asking.service, id, asking.now.ns, u32::from(picky))
+}
+
+/// The backend does not take the connection.
+pub(crate) const REFUSED: u64 = u64::MAX;
+/// It does, as no probe.
+const ADMITTED: u64 = Probe::NONE.0 as u64;
+
+/// A global function, which the verifier reads once however many places call it. Takes numbers only: what it may
+/// rely on must not depend on the caller. Kernel 5.6.
+#[unsafe(no_mangle)]
+#[inline(never)]
+extern "C" fn segue_ask_cell(service: u32, id: u32, now_ns: u64, picky: u32) -> u64 {
+    let (Some(policy), Some(state)) = (maps::policy_of(service), maps::backend_state(id)) else {
+        return REFUSED;
+    };
+    let now = Moment { ns: now_ns };
+    let now_ticks = now.ticks();
+    let mut tries = 0;
+    while tries < MAX_SWAP_TRIES {
+        let word = CellWord(maps::read(&state.cell.0));
+        if word.0 == CellWord::CLEAN.0 && policy.breaker.mode == BreakerMode::Enforce as u8 {
+            return ADMITTED;
+        }
+        let (new, admission, change) = cell::admit(word, &policy.breaker, now_ticks);
+        if new.0 == word.0 || maps::swap(&mut state.cell.0, word.0, new.0) {
+            record(service, id, change, now);
+            return judge(service, policy, new, admission, now_ticks, picky != 0);
+        }
+        tries += 1;
+    }
+    // So many others changed the cell meanwhile that it must be the busiest in the world: let it be the next.
+    REFUSED
+}
+
+/// What an admission means under the policy's mode.
+#[inline(always)]
+fn judge(
+    service: u32,
+    policy: &Policy,
+    cell: CellWord,
+    admission: Admission,
+    now_ticks: u32,
+    picky: bool,
+) -> u64 {
+    if admission.is_refusal() {
+        let binds = policy.breaker.binds();
+        if let Some(state) = maps::service_state(service) {
+            maps::add(if binds { &mut state.avoided } else { &mut state.would_avoid }, 1);
+        }
+        return if binds { REFUSED } else { ADMITTED };
+    }
+    let probe = admission.probe();
+    if probe.0 != Probe::NONE.0 {
+        if let Some(state) = maps::service_state(service) {
+            maps::add(&mut state.probes, 1);
+        }
+    } else if picky && cell.is_recovering() && policy.breaker.binds() {
+        let weight_permille = slow_start::weight_permille(cell, &policy.breaker, now_ticks);
+        if !slow_start::accepts(weight_permille, context::draw()) {
+            return REFUSED;
+        }
+    }
+    u64::from(probe.0)
+}
+
+/// Whether an operator ordered that a backend gets no connections.
+#[inline(always)]
+pub(crate) fn is_ordered_away(asking: &Asking, backend: &Backend) -> bool {
+    matches!(backend.verdict.mode(asking.now.ns), Some(BreakerMode::ForcedOpen))
+}
+
+/// Whether so few backends are healthy that their breakers are not to be believed.
+#[inline(always)]
+pub(crate) fn panics(asking: &Asking) -> bool {
+    let Asking { service, policy, .. } = *asking;
+    let percent = policy.breaker.panic_percent;
+    if policy.fallback != 0 || !ejection::panic(policy.ready_backends, 0, percent) {
+        return false;
+    }
+    if !policy.breaker.binds() || policy.breaker.mode == BreakerMode::ForcedOpen as u8 {
+        return false;
+    }
+    if let Some(state) = maps::service_state(service) {
+        maps::add(&mut state.panicked, 1);
+    }
+    true
+}
+
+/// What a connection has to tell its backend's breaker.
+#[derive(Clone, Copy)]
+pub(crate) enum Report {
+    /// The handshake is done, after so long.
+    Established {
+        /// From `connect()` to the end of the handshake.
+        connect_ns: u64,
+        /// As [`is_slow`] says. Then this is all that is to be said of it, unless it fails.
+        slow: bool,
+    },
+    /// Bytes came back, or it ended in good order.
+    Good,
+    /// It failed in this way.
+    Failed(Signal),
+    /// Nothing was learnt.
+    Abandoned,
+}
+
+/// Tells a backend's breaker what became of a connection.
+#[inline(always)]
+pub(crate) fn report(connection: &Connection, report: Report, now: Moment) {
+    let Some(policy) = maps::policy_of(connection.service) else { return };
+    let Some(backend) = maps::backend(connection.backend) else { return };
+    // The id may be another backend's by now, who has nothing to do with this.
+    if backend.generation != connection.backend_generation {
+        return;
+    }
+    keep_latency(connection, report, now);
+    if policy.breaker.mode == BreakerMode::Off as u8 {
+        return;
+    }
+    match report {
+        Report::Established { slow: true, .. } => {
+            tally(connection, policy, Verdict::Slow, now);
+            change(connection, Step::Slow, now);
+        }
+        Report::Established { slow: false, .. } => {
+            if connection.probe.0 != Probe::NONE.0 {
+                change(connection, Step::Established, now);
+            }
+        }
+        Report::Good => {
+            tally(connection, policy, Verdict::Good, now);
+            change(connection, Step::Good, now);
+        }
+        Report::Failed(signal) if signal::counts(&policy.breaker, signal) => {
+            tally(connection, policy, Verdict::Failed, now);
+            change(connection, Step::Failed, now);
+        }
+        Report::Failed(_) | Report::Abandoned => {
+            if connection.probe.0 != Probe::NONE.0 {
+                change(connection, Step::Abandoned, now);
+            }
+        }
+    }
+}
+
+/// Whether a handshake that took so long is one that the policy's slow ratio counts.
+#[inline(always)]
+pub(crate) fn is_slow(connection: &Connection, connect_ns: u64) -> bool {
+    maps::policy_of(connection.service)
+        .is_some_and(|policy| policy.breaker.slow_percent > 0 && policy.breaker.is_slow(connect_ns / 1_000))
+}
+
+/// Whether a handshake the application gave up had waited so long without any answer that this is the backend's
+/// fault: few applications wait as long as the kernel does.
+#[inline(always)]
+pub(crate) fn waited_in_vain(connection: &Connection, waited_ns: u64) -> bool {
+    maps::policy_of(connection.service).is_some_and(|policy| policy.breaker.is_slow(waited_ns / 1_000))
+}
+
+/// Whether the cell is anything but closed and clean: then it is worth seeing a connection's first answer at once,
+/// and not when the connection ends.
+#[inline(always)]
+pub(crate) fn is_waiting(connection: &Connection) -> bool {
+    connection.probe.0 != Probe::NONE.0
+        || maps::backend_state(connection.backend)
+            .is_some_and(|state| CellWord(maps::read(&state.cell.0)).consecutive_failures() > 0)
+}
+
+/// What a report does to a cell, by number: see [`segue_try_change`].
+#[derive(Clone, Copy, PartialEq, Eq)]
+#[repr(u32)]
+enum Step {
+    Established = 0,
+    Good = 1,
+    Failed = 2,
+    Abandoned = 3,
+    Slow = 4,
+}
+
+/// Applies a [`Step`] to a backend's cell, unless another CPU changed it meanwhile: then 0, and it is to be tried
+/// again. A global function, as [`segue_ask_cell`].
+#[unsafe(no_mangle)]
+#[inline(never)]
+extern "C" fn segue_try_change(service: u32, id: u32, probe: u32, step: u32, now_ns: u64) -> u32 {
+    let (Some(policy), Some(state)) = (maps::policy_of(service), maps::backend_state(id)) else { return 1 };
+    let now = Moment { ns: now_ns };
+    let (policy, probe, now_ticks) = (&policy.breaker, Probe(probe), now.ticks());
+    let word = CellWord(maps::read(&state.cell.0));
+    let (new, change) = if step == Step::Failed as u32 || step == Step::Slow as u32 {
+        let totals = window_totals(service, id, now);
+        let may_eject = segue_another_may_go(service, id) != 0;
+        let verdict = if step == Step::Slow as u32 { Verdict::Slow } else { Verdict::Failed };
+        let draw = context::draw();
+        cell::report(word, policy, &cell::Report { verdict, totals, probe, now_ticks, draw, may_eject })
+    } else if step == Step::Good as u32 {
+        cell::good(word, policy, now_ticks, probe)
+    } else if step == Step::Established as u32 {
+        (cell::established(word, policy, now_ticks, probe), Change::NONE)
+    } else {
+        (cell::abandoned(word, probe), Change::NONE)
+    };
+    if new.0 != word.0 && !maps::swap(&mut state.cell.0, word.0, new.0) {
+        return 0;
+    }
+    if change.returns() {
+        forget_window(id);
+    }
+    if change.capped().is_some() {
+        if let Some(state) = maps::service_state(service) {
+            maps::add(&mut state.capped, 1);
+        }
+    }
+    record(service, id, change, now);
+    1
+}
+
+#[inline(always)]
+fn change(connection: &Connection, step: Step, now: Moment) {
+    let (service, id, probe) = (connection.service, connection.backend, connection.probe.0);
+    let mut tries = 0;
+    while tries < MAX_SWAP_TRIES {
+        if segue_try_change(service, id, probe, step as u32, now.ns) != 0 {
+            return;
+        }
+        tries += 1;
+    }
+}
+
+/// What the window holds, as three fields of 21 bits: ten buckets of 65 535 fit. A global function: its ten
+/// branches are read once.
+#[unsafe(no_mangle)]
+#[inline(never)]
+extern "C" fn segue_window_totals(service: u32, id: u32, now_ns: u64) -> u64 {
+    let (Some(policy), Some(state)) = (maps::policy_of(service), maps::backend_state(id)) else { return 0 };
+    let totals = window::sum(&state.window, window::epoch(&policy.breaker, now_ns));
+    u64::from(totals.good) | u64::from(totals.failed) << 21 | u64::from(totals.slow) << 42
+}
+
+#[inline(always)]
+fn window_totals(service: u32, id: u32, now: Moment) -> Totals {
+    const FIELD: u64 = (1 << 21) - 1;
+    let packed = segue_window_totals(service, id, now.ns);
+    Totals {
+        good: (packed & FIELD) as u32,
+        failed: (packed >> 21 & FIELD) as u32,
+        slow: (packed >> 42 & FIELD) as u32,
+    }
+}
+
+/// Whether one more backend may be ejected, counting those that are. Two CPUs that count in the same instant may
+/// both find room for one: the cap may be passed by as many backends as there are CPUs, less one.
+#[unsafe(no_mangle)]
+#[inline(never)]
+extern "C" fn segue_another_may_go(service: u32, id: u32) -> u32 {
+    let Some(policy) = maps::policy_of(service) else { return 0 };
+    // All, the last one included: the operator said so, or there is a fallback.
+    if policy.breaker.ejection_cap_percent >= 100 {
+        return 1;
+    }
+    let mut ejected = 0;
+    let mut at = id;
+    let mut turn = 0;
+    while turn < MAX_CANDIDATES && turn < policy.ready_backends {
+        let Some(state) = maps::backend_state(at) else { break };
+        // Added and not counted by a branch: the verifier would follow every combination of branches.
+        let state = maps::unproven(CellWord(maps::read(&state.cell.0)).state_bits() as usize);
+        ejected += ((state | state >> 1) & 1) as u32;
+        let Some(backend) = maps::backend(at) else { break };
+        at = backend.next;
+        turn += 1;
+        if at == id {
+            break;
+        }
+    }
+    u32::from(ejection::may_eject(turn, ejected, policy.breaker.ejection_cap_percent))
+}
+
+#[inline(always)]
+fn tally(connection: &Connection, policy: &Policy, verdict: Verdict, now: Moment) {
+    let epoch = window::epoch(&policy.breaker, now.ns);
+    let Some(state) = maps::backend_state(connection.backend) else { return };
+    let Some(bucket) = state.window.get_mut(maps::unproven(window::bucket(epoch))) else { return };
+    let mut tries = 0;
+    while tries < MAX_SWAP_TRIES {
+        let word = WindowWord(maps::read(&bucket.0));
+        if maps::swap(&mut bucket.0, word.0, window::record(word, epoch, verdict).0) {
+            return;
+        }
+        tries += 1;
+    }
+}
+
+#[inline(always)]
+fn forget_window(id: u32) {
+    let Some(state) = maps::backend_state(id) else { return };
+    let mut bucket = 0;
+    while bucket < WINDOW_BUCKETS {
+        if let Some(word) = state.window.get_mut(bucket) {
+            word.0 = 0;
+        }
+        bucket += 1;
+    }
+}
+
+/// Keeps how long handshakes take. Two CPUs may overwrite each other's sample, which an average can bear.
+#[inline(always)]
+fn keep_latency(connection: &Connection, report: Report, now: Moment) {
+    let Some(state) = maps::backend_state(connection.backend) else { return };
+    match report {
+        Report::Established { connect_ns, .. } => {
+            let connect_us = connect_ns / 1_000;
+            let connect_us = if connect_us > u32::MAX as u64 { u32::MAX } else { connect_us as u32 };
+            state.latency = peak_ewma::observe(state.latency, connect_us, now.ticks());
+            state.progress_ticks = u64::from(now.ticks());
+        }
+        Report::Failed(_) => {
+            state.latency = peak_ewma::penalise(state.latency, now.ticks());
+            state.progress_ticks = u64::from(now.ticks());
+        }
+        Report::Good | Report::Abandoned => {}
+    }
+}
+
+/// Counts a transition and tells those who listen.
+#[inline(always)]
+fn record(service: u32, id: u32, change: Change, now: Moment) {
+    let code = change.code();
+    if code & 0xff != 1 {
+        return;
+    }
+    let (from, to, reason) = (code >> 8 & 0xf, code >> 16 & 0xf, code >> 24);
+    if let Some(state) = maps::service_state(service) {
+        let counter = if to == BreakerState::Open as u32 {
+            &mut state.opened
+        } else if to == BreakerState::HalfOpen as u32 {
+            &mut state.half_opened
+        } else {
+            &mut state.closed
+        };
+        maps::add(counter, 1);
+    }
+    if let Some(backend) = maps::backend(id) {
+        emit::transition(service, id, backend, (from << 4 | to) as u8, reason as u8, now);
+    }
+}
+
+impl Moment {
+    /// Ticks of the breaker's clock.
+    #[inline(always)]
+    pub(crate) fn ticks(self) -> u32 {
+        ticks(self.ns)
+    }
+}
+
+/// The signal of a handshake that failed; `None` where the application gave up.
+#[inline(always)]
+pub(crate) fn signal_of_failure(failure: ConnectFailure) -> Option<Signal> {
+    match failure {
+        ConnectFailure::Refused => Some(Signal::Refused),
+        ConnectFailure::Timeout => Some(Signal::Timeout),
+        ConnectFailure::Unreachable => Some(Signal::Unreachable),
+        ConnectFailure::NoBackend | ConnectFailure::Local => None,
+    }
+}

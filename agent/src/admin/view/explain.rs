@@ -1,0 +1,61 @@
+//! What the next connections to a service would do and why, as the admin API says it. Only values.
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+
+use agent_ebpf::abi::{Algorithm, BreakerMode};
+use serde::{Deserialize, Serialize};
+
+use crate::flows::named;
+
+/// The answer of `/v1/explain`.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Explanation {
+    /// What was asked about: a service's name, or an address and port.
+    pub target: String,
+    /// One chain per protocol and address family; empty where the target is no service of the agent's.
+    pub chains: Vec<Chain>,
+}
+
+/// What a connection meets: the service it asks for, and then fallbacks.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Chain {
+    /// `tcp ipv4` and the like.
+    pub family: String,
+    /// The services in the order in which they are asked; the last one decides.
+    pub services: Vec<Step>,
+    /// What the application gets where nothing is usable: an errno by number; null where something is.
+    pub errno: Option<u8>,
+}
+
+/// One service of a chain.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Step {
+    /// Its name.
+    pub service: Arc<str>,
+    /// How it chooses.
+    #[serde(with = "named::algorithm")]
+    pub algorithm: Algorithm,
+    /// What its breakers may do.
+    #[serde(with = "named::breaker_mode")]
+    pub breaker_mode: BreakerMode,
+    /// Its backends.
+    pub candidates: Vec<Candidate>,
+    /// What follows, in words.
+    pub result: String,
+}
+
+/// One backend a connection may go to.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Candidate {
+    /// Where it listens.
+    pub address: SocketAddr,
+    /// The version it runs; null where it has none.
+    pub version: Option<Arc<str>>,
+    /// Its share among the backends of its version.
+    pub weight: u16,
+    /// It takes the next connection that asks it.
+    pub takes: bool,
+    /// By which rule, in words.
+    pub why: String,
+}

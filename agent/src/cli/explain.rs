@@ -1,0 +1,122 @@
+//! `segue explain`: what the next connections to a service would do, and why.
+
+use std::fmt::Write;
+use std::process::ExitCode;
+
+use super::client::{Client, ConnectArgs};
+use super::table::{BAD, Cell, DIM, GOOD, HEADING, Output, Table, print, print_json};
+use crate::admin::view::{Chain, Explanation};
+
+/// What to explain.
+#[derive(Clone, Debug, clap::Args)]
+#[command(after_help = "Examples:\n  segue explain shop/payment      by the service's name\n  \
+                        segue explain 10.96.0.10:443    by the address an application asks for")]
+pub struct ExplainArgs {
+    /// A service, or an address and port that applications ask for
+    #[arg(value_name = "SERVICE|ADDR:PORT")]
+    target: String,
+    /// How to print
+    #[arg(short, long, value_enum, default_value_t)]
+    output: Output,
+    /// Which agent to ask
+    #[command(flatten)]
+    connect: ConnectArgs,
+}
+
+/// Asks the agent and writes the answer. Exit code 1 where it cannot be asked or knows no such target.
+pub async fn run(args: &ExplainArgs) -> ExitCode {
+    let client = Client::new(args.connect.socket.clone());
+    let path = format!("/v1/explain?target={}", encoded(&args.target));
+    let explanation = match client.get::<Explanation>(&path).await {
+        Ok(answer) => answer,
+        Err(error) => return error.report(),
+    };
+    if explanation.chains.is_empty() {
+        anstream::eprintln!(
+            "{BAD}segue:{BAD:#} `{}` is no service of the agent's: connections there are left alone; \
+             `segue services` lists all",
+            args.target
+        );
+        return ExitCode::FAILURE;
+    }
+    match args.output {
+        Output::Json => print_json(&explanation),
+        Output::Table => print(&explanation.chains.iter().map(chain).collect::<Vec<_>>().join("\n")),
+    }
+}
+
+/// A query value: what is not plainly harmless, as `%` and two digits.
+fn encoded(text: &str) -> String {
+    text.bytes().fold(String::new(), |mut encoded, byte| {
+        if byte.is_ascii_alphanumeric() || b"-._~/:".contains(&byte) {
+            encoded.push(char::from(byte));
+        } else {
+            // Writing to a string does not fail.
+            let _ = write!(encoded, "%{byte:02X}");
+        }
+        encoded
+    })
+}
+
+fn chain(chain: &Chain) -> String {
+    let mut text = String::new();
+    for (at, step) in chain.services.iter().enumerate() {
+        let role = if at == 0 { chain.family.as_str() } else { "fallback" };
+        // Writing to a string does not fail.
+        let _ = writeln!(
+            text,
+            "{HEADING}{}{HEADING:#} {DIM}({role}, {}, breaker {}){DIM:#}",
+            step.service,
+            step.algorithm.name(),
+            step.breaker_mode.name()
+        );
+        let mut table = Table::new(&["BACKEND", "VERSION", ">WEIGHT", "TAKES", "WHY"]);
+        for candidate in &step.candidates {
+            let takes = if candidate.takes { Cell::styled("yes", GOOD) } else { Cell::styled("no", BAD) };
+            table.row([
+                candidate.address.to_string().into(),
+                Cell::or_dash(candidate.version.as_deref()),
+                u64::from(candidate.weight).into(),
+                takes,
+                candidate.why.as_str().into(),
+            ]);
+        }
+        for line in table.to_string().lines() {
+            let _ = writeln!(text, "  {line}");
+        }
+        let _ = writeln!(text, "  → {}", step.result);
+    }
+    if let Some(errno) = chain.errno {
+        let error = std::io::Error::from_raw_os_error(errno.into());
+        let _ = writeln!(text, "{BAD}connect() fails: {error}{BAD:#}");
+    }
+    text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::admin::Observe;
+    use crate::admin::specimen::Specimen;
+    use crate::cli::table::plain;
+
+    #[test]
+    fn a_chain_is_shown_service_by_service_with_what_the_application_gets() {
+        let explanation = Specimen::default().explain("shop/payment").expect("a specimen");
+        let expected = "\
+shop/payment (tcp ipv4, round_robin, breaker enforce)
+  BACKEND        VERSION  WEIGHT  TAKES  WHY
+  10.1.0.7:8443  v2           10  no     its breaker is open, next probe in 8 s
+  → nothing is usable and there is no further fallback: the connection is refused
+connect() fails: No route to host (os error 113)
+";
+        assert_eq!(plain(&chain(&explanation.chains[0])), expected);
+    }
+
+    #[test]
+    fn a_target_survives_its_way_through_a_query() {
+        assert_eq!(encoded("shop/payment"), "shop/payment");
+        assert_eq!(encoded("[fd00::1]:80"), "%5Bfd00::1%5D:80");
+        assert_eq!(encoded("a&b=c%"), "a%26b%3Dc%25");
+    }
+}

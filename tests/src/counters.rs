@@ -1,0 +1,58 @@
+//! What the kernel counts for a service, read from the pinned maps themselves: so also while no agent lives. Knows
+//! the layouts of `agent_ebpf::abi`, nothing of the agent.
+
+use std::mem::offset_of;
+
+use agent_ebpf::abi::{ABI_VERSION, FrontendKey, Protocol, ServiceState};
+use serde_json::Value;
+
+use crate::client::address;
+use crate::world::World;
+
+/// What the kernel counts for the TCP service with this frontend.
+///
+/// # Panics
+/// When there is no such frontend, or bpftool cannot read the maps.
+pub fn service_state(world: &World, frontend: &str) -> ServiceState {
+    let key = FrontendKey::new(address(frontend).into(), Protocol::Tcp as u8);
+    let mut bytes: Vec<u8> = key.address.words_be.iter().flat_map(|word| word.to_ne_bytes()).collect();
+    bytes.extend(key.port_be.to_ne_bytes());
+    bytes.extend([key.protocol, key._pad]);
+    let service = lookup(world, "FRONTENDS", &bytes);
+    let state = lookup(world, "SERVICE_STATE", &service);
+    let at = |offset: usize| {
+        let word = state[offset..offset + 8].try_into().expect("eight bytes");
+        u64::from_ne_bytes(word)
+    };
+    ServiceState {
+        cursor: at(offset_of!(ServiceState, cursor)),
+        selected: at(offset_of!(ServiceState, selected)),
+        affine: at(offset_of!(ServiceState, affine)),
+        no_backend: at(offset_of!(ServiceState, no_backend)),
+        passed: at(offset_of!(ServiceState, passed)),
+        fallback: at(offset_of!(ServiceState, fallback)),
+        avoided: at(offset_of!(ServiceState, avoided)),
+        would_avoid: at(offset_of!(ServiceState, would_avoid)),
+        probes: at(offset_of!(ServiceState, probes)),
+        opened: at(offset_of!(ServiceState, opened)),
+        half_opened: at(offset_of!(ServiceState, half_opened)),
+        closed: at(offset_of!(ServiceState, closed)),
+        capped: at(offset_of!(ServiceState, capped)),
+        panicked: at(offset_of!(ServiceState, panicked)),
+        ..ServiceState::default()
+    }
+}
+
+/// The bytes of one value of a pinned map.
+fn lookup(world: &World, map: &str, key: &[u8]) -> Vec<u8> {
+    let pin = world.bpffs().join(format!("segue/abi{ABI_VERSION}/maps/{map}"));
+    let pin = pin.to_string_lossy().into_owned();
+    let key: Vec<String> = key.iter().map(|byte| format!("{byte:02x}")).collect();
+    let mut arguments = vec!["-j", "map", "lookup", "pinned", &pin, "key", "hex"];
+    arguments.extend(key.iter().map(String::as_str));
+    let text = world.run_outside("bpftool", &arguments);
+    let answer: Value = serde_json::from_str(&text).unwrap_or_else(|error| panic!("{error} in {text}"));
+    let bytes = answer["value"].as_array().unwrap_or_else(|| panic!("no value in {text}"));
+    let byte = |text: &Value| u8::from_str_radix(text.as_str()?.strip_prefix("0x")?, 16).ok();
+    bytes.iter().map(|text| byte(text).unwrap_or_else(|| panic!("{text} is no byte"))).collect()
+}
