@@ -127,6 +127,8 @@ impl Counters {
 
     /// Gives back the memory that reading what the kernel counts took.
     pub fn rest(&mut self) {
+        self.policies.rest();
+        self.backends.rest();
         self.backend_state.rest();
         self.service_state.rest();
     }
