@@ -218,12 +218,6 @@ impl CellWord {
         }
     }
 
-    /// The state's number: 0 closed, 1 open, 2 half-open; without a branch.
-    #[inline(always)]
-    pub const fn state_bits(self) -> u32 {
-        self.get(STATE) as u32
-    }
-
     /// Open: when it may be probed. Half-open: until when it waits for answers. Closed and recovering: when the
     /// slow start ends, and afterwards since when openings are being forgiven. In ticks.
     #[inline(always)]

@@ -304,7 +304,7 @@ extern "C" fn segue_another_may_go(service: u32, id: u32) -> u32 {
     while turn < MAX_CANDIDATES && turn < policy.ready_backends {
         let Some(state) = maps::backend_state(at) else { break };
         // Added and not counted by a branch: the verifier would follow every combination of branches.
-        let state = maps::unproven(CellWord(maps::read(&state.cell.0)).state_bits() as usize);
+        let state = maps::unproven(CellWord(maps::read(&state.cell.0)).state_number() as usize);
         ejected += ((state | state >> 1) & 1) as u32;
         let Some(backend) = maps::backend(at) else { break };
         at = backend.next;
