@@ -265,6 +265,13 @@ impl Client {
         self.ask(&Command::ConnectTogether { to: address(to), count }).expect("a list of attempts")
     }
 
+    /// Sends so many bytes on each connection of [`Self::connect_together`] to a server that echoes; how many did not
+    /// bring back the same.
+    #[track_caller]
+    pub fn exchange_together(&mut self, bytes: u32) -> u32 {
+        self.ask(&Command::ExchangeTogether { bytes }).expect("a number of connections")
+    }
+
     /// Closes the connections of [`Self::connect_together`].
     #[track_caller]
     pub fn release_together(&mut self) {

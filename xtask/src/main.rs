@@ -11,6 +11,7 @@ mod host;
 mod node;
 mod reference;
 mod setup;
+mod soak;
 mod step;
 mod test;
 mod tidy;
@@ -32,6 +33,8 @@ enum Command {
     Demo(demo::Arguments),
     /// Run the test tiers and the lints.
     Test(test::Arguments),
+    /// Restart, upgrade and kill agents under load, many times.
+    Soak(soak::Arguments),
     /// Measure, each thing against its control in the same run.
     Bench(bench::Arguments),
     /// Check the invariants of the source tree that no compiler checks.
@@ -59,6 +62,7 @@ fn main() -> ExitCode {
         Command::DemoClient(arguments) => demo::run_client(&arguments),
         Command::Backends(arguments) => backends::run(&arguments),
         Command::Bench(arguments) => bench::run(&arguments),
+        Command::Soak(arguments) => soak::run(&arguments),
         Command::BenchProbe => bench::run_probe(),
         Command::Reference => reference::run(),
     };

@@ -18,5 +18,6 @@ mod programs_nobody_here_wrote;
 mod recvmsg;
 mod restart;
 mod sendmsg;
+mod soak;
 mod sock_ops;
 mod sock_release;
