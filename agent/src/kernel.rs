@@ -160,6 +160,8 @@ pub struct ProgramStatus {
     pub runs: Option<u64>,
     /// How long all runs took, in nanoseconds, where the kernel counts.
     pub run_time_ns: Option<u64>,
+    /// Instructions the verifier followed before it took the program, where the kernel says so.
+    pub verified_instructions: Option<u64>,
 }
 
 /// One map of the data plane.

@@ -220,6 +220,8 @@ pub(super) struct ProgramInfo {
     /// 0 unless `kernel.bpf_stats_enabled` is on.
     pub(super) runs: u64,
     pub(super) run_time_ns: u64,
+    /// 0 before Linux 5.16.
+    pub(super) verified_instructions: u32,
 }
 
 /// What the kernel says of a loaded program.
@@ -250,7 +252,9 @@ pub(super) fn program(program: BorrowedFd<'_>) -> io::Result<ProgramInfo> {
         _tags: u64,
         run_time_ns: u64,
         runs: u64,
-        _rest: [u64; 4],
+        _recursion_misses: u64,
+        verified_instructions: u32,
+        _rest: [u32; 5],
     }
     const _: () = assert!(std::mem::offset_of!(Info, run_time_ns) == 192);
     let mut info = Info::default();
@@ -266,6 +270,7 @@ pub(super) fn program(program: BorrowedFd<'_>) -> io::Result<ProgramInfo> {
         name: String::from_utf8_lossy(&info.name[..length]).into_owned(),
         runs: info.runs,
         run_time_ns: info.run_time_ns,
+        verified_instructions: info.verified_instructions,
     })
 }
 

@@ -245,8 +245,7 @@ fn a_udp_socket_may_connect_again_to_another_service_to_none_and_to_nothing() {
 #[ignore = "kernel tier: needs root and eBPF; run by cargo xtask test"]
 fn a_blocking_connect_into_a_black_hole_ends_as_without_segue() {
     let world = World::new();
-    world.namespace().sysctl("net/ipv4/tcp_syn_retries", "1");
-    world.namespace().sysctl("net/ipv4/tcp_syn_linear_timeouts", "0");
+    world.namespace().retry_syn_once();
     let _hole = world.black_hole("127.0.0.1:8089");
     let agent = world.agent(&[Service::tcp("shop/hole").at("198.18.0.40:80").to_address("127.0.0.1:8089")]);
     let mut client = world.client();

@@ -140,8 +140,7 @@ fn a_closed_port_is_a_failure_by_refusal() {
 #[ignore = "kernel tier: needs root and eBPF; run by cargo xtask test"]
 fn a_port_that_never_answers_is_a_failure_by_timeout() {
     let world = World::new();
-    world.namespace().sysctl("net/ipv4/tcp_syn_retries", "1");
-    world.namespace().sysctl("net/ipv4/tcp_syn_linear_timeouts", "0");
+    world.namespace().retry_syn_once();
     let _hole = world.black_hole("127.0.0.1:8089");
     let agent = world.agent(&[Service::tcp("shop/payment").at(PAYMENT).to_address("127.0.0.1:8089")]);
     let mut client = world.client();
