@@ -12,8 +12,8 @@ use std::time::Duration;
 
 use crate::client::address;
 use crate::namespace::Namespace;
-use crate::wait::patient;
 use crate::sockopt;
+use crate::wait::patient;
 
 /// How often a UDP server looks whether it should end.
 const UDP_TICK: Duration = Duration::from_millis(50);

@@ -294,6 +294,16 @@ pub(super) fn describe_map(map: BorrowedFd<'_>) -> io::Result<(u64, u64)> {
     Ok((field("max_entries"), field("memlock")))
 }
 
+/// Takes away the limit on the memory this process may lock (`RLIMIT_MEMLOCK`). Fails where it may not raise it.
+pub(super) fn lift_memory_limit() -> io::Result<()> {
+    let unlimited = libc::rlimit { rlim_cur: libc::RLIM_INFINITY, rlim_max: libc::RLIM_INFINITY };
+    // SAFETY: reads a valid structure that outlives the call.
+    if unsafe { libc::setrlimit(libc::RLIMIT_MEMLOCK, &raw const unlimited) } == 0 {
+        return Ok(());
+    }
+    Err(io::Error::last_os_error())
+}
+
 /// Tries to load a `connect4` program of these instructions. The kernel's answer says whether it has what they
 /// use; a version number would not, since distributions port features back.
 pub(super) fn try_load(instructions: &[u64]) -> io::Result<()> {
