@@ -4,9 +4,11 @@
 
 mod balance;
 mod breaker;
+mod breaker_model;
 mod breaker_orders;
 mod config_live;
 mod connect;
+mod crash;
 mod faults;
 mod getpeername;
 mod harness;
