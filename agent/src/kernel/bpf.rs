@@ -19,6 +19,7 @@ const BPF_MAP_LOOKUP_BATCH: i32 = 24;
 const BPF_LINK_CREATE: i32 = 28;
 const BPF_LINK_UPDATE: i32 = 29;
 const BPF_ITER_CREATE: i32 = 33;
+const BPF_LINK_DETACH: i32 = 34;
 
 /// `enum bpf_attach_type`, `BPF_TRACE_ITER`.
 const ATTACH_TRACE_ITER: u32 = 28;
@@ -292,6 +293,11 @@ pub(super) fn describe_map(map: BorrowedFd<'_>) -> io::Result<(u64, u64)> {
         line.and_then(|value| value.trim().parse().ok()).unwrap_or_default()
     };
     Ok((field("max_entries"), field("memlock")))
+}
+
+/// Detaches the program of a link at once, whoever else still holds the link.
+pub(super) fn detach_link(link: BorrowedFd<'_>) -> io::Result<()> {
+    Attr::default().u32(0, fd_word(link)).call(BPF_LINK_DETACH).map(drop)
 }
 
 /// Takes away the limit on the memory this process may lock (`RLIMIT_MEMLOCK`). Fails where it may not raise it.

@@ -3,6 +3,7 @@
 use segue_tests::agent::{Agent, SOON};
 use segue_tests::client::Errno;
 use segue_tests::client::protocol::{Command, Family, Kind};
+use segue_tests::kernel::refused_with;
 use segue_tests::server::Server;
 use segue_tests::service::Service;
 use segue_tests::wait::{eventually, eventually_equal};
@@ -166,7 +167,7 @@ fn a_service_without_backends_is_a_failure_by_no_backend() {
     let world = World::new();
     let agent = world.agent(&[Service::tcp("shop/payment").at(PAYMENT)]);
     let mut client = world.client();
-    assert_eq!(client.connect_tcp(PAYMENT).err(), Some(Errno(libc::EHOSTUNREACH)));
+    assert_eq!(client.connect_tcp(PAYMENT).err(), Some(refused_with(libc::EHOSTUNREACH)));
     settles_at(&agent, FAILED, "no_backend");
 }
 

@@ -296,7 +296,7 @@ fn learned() -> anyhow::Result<()> {
 fn kernel_tier(filters: &[String], report: &mut File) -> anyhow::Result<()> {
     ensure!(Path::new(TESTS).exists(), "the image has no kernel tier");
     let mut child = Command::new(TESTS)
-        .args(["--include-ignored", "--format=pretty", "--test-threads=2"])
+        .args(["--include-ignored", "--format=pretty", "--show-output", "--test-threads=2"])
         .args(filters)
         .stdin(Stdio::null())
         .stdout(Stdio::piped())
