@@ -150,8 +150,9 @@ struct Programs {
 }
 
 fn build_programs(tests: bool) -> anyhow::Result<Programs> {
-    build::segue(false)?;
-    let segue = build::binary(false);
+    // With optimisations, as in production: an emulated processor feels the difference.
+    build::segue(true)?;
+    let segue = build::binary(true);
     let xtask = std::env::current_exe().context("no path of this program")?;
     if !tests {
         return Ok(Programs { segue, xtask, client: None, tests: None });
@@ -165,7 +166,7 @@ fn build_programs(tests: bool) -> anyhow::Result<Programs> {
     expect(output.status, "building the kernel tier")?;
     let text = String::from_utf8_lossy(&output.stdout);
     let tests = executable(&text, "kernel").context("cargo names no program of the kernel tier")?;
-    let client = segue.with_file_name("socket-client");
+    let client = build::binary(false).with_file_name("socket-client");
     Ok(Programs { segue, xtask, client: Some(client), tests: Some(tests) })
 }
 

@@ -138,7 +138,7 @@ impl Image {
 
     fn parents(&mut self, path: &str) {
         if let Some((parent, _)) = path.rsplit_once('/').filter(|(parent, _)| !parent.is_empty()) {
-            self.directory(&parent.to_owned());
+            self.directory(parent);
         }
     }
 
