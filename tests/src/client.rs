@@ -17,6 +17,7 @@ use serde::de::DeserializeOwned;
 
 use crate::namespace::Handle;
 use crate::program::spawn_inside;
+use crate::wait::patient;
 use crate::world::beside_test;
 
 /// How long one command may take before the test fails.
@@ -78,7 +79,7 @@ impl Client {
     pub fn ask<T: DeserializeOwned>(&mut self, command: &Command) -> Outcome<T> {
         let line = serde_json::to_string(command).expect("a command is plain data");
         writeln!(self.stdin, "{line}").expect("the client reads its commands");
-        let answer = self.answers.recv_timeout(ANSWER_LIMIT);
+        let answer = self.answers.recv_timeout(patient(ANSWER_LIMIT));
         let answer = answer.unwrap_or_else(|error| panic!("no answer from the client to {line}: {error}"));
         match serde_json::from_str(&answer).unwrap_or_else(|error| panic!("{error} in {answer} to {line}")) {
             Answer::Ok(value) => {

@@ -15,6 +15,7 @@ mod soak;
 mod step;
 mod test;
 mod tidy;
+mod vm;
 
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -37,6 +38,8 @@ enum Command {
     Soak(soak::Arguments),
     /// Measure, each thing against its control in the same run.
     Bench(bench::Arguments),
+    /// Run Segue on other kernels, in emulated machines.
+    Vm(vm::Arguments),
     /// Check the invariants of the source tree that no compiler checks.
     Tidy(tidy::Arguments),
     /// Rewrite the parts of docs/ that are made from the code.
@@ -50,6 +53,9 @@ enum Command {
     /// The benchmarks' client.
     #[command(hide = true)]
     BenchProbe,
+    /// The first process of the emulated machines.
+    #[command(hide = true)]
+    VmGuest(vm::GuestArguments),
 }
 
 fn main() -> ExitCode {
@@ -64,6 +70,8 @@ fn main() -> ExitCode {
         Command::Bench(arguments) => bench::run(&arguments),
         Command::Soak(arguments) => soak::run(&arguments),
         Command::BenchProbe => bench::run_probe(),
+        Command::Vm(arguments) => vm::run(&arguments),
+        Command::VmGuest(arguments) => vm::run_guest(&arguments),
         Command::Reference => reference::run(),
     };
     match result {

@@ -8,6 +8,7 @@ use std::thread::JoinHandle;
 use std::time::Duration;
 
 use segue_tests::client::protocol::Attempt;
+use segue_tests::wait::patient;
 
 /// How long one answer may take.
 const PATIENCE: Duration = Duration::from_secs(5);
@@ -108,7 +109,7 @@ fn side_by_side<T: Send>(threads: u32, action: impl Fn() -> T + Sync) -> Vec<T> 
 
 pub(crate) fn greet(to: SocketAddr) -> io::Result<String> {
     let stream = TcpStream::connect(to)?;
-    stream.set_read_timeout(Some(PATIENCE))?;
+    stream.set_read_timeout(Some(patient(PATIENCE)))?;
     let mut line = String::new();
     BufReader::new(stream).read_line(&mut line)?;
     Ok(line.trim_end().to_owned())
@@ -116,7 +117,7 @@ pub(crate) fn greet(to: SocketAddr) -> io::Result<String> {
 
 pub(crate) fn question(to: SocketAddr) -> io::Result<String> {
     let socket = UdpSocket::bind(if to.is_ipv4() { "0.0.0.0:0" } else { "[::]:0" })?;
-    socket.set_read_timeout(Some(PATIENCE))?;
+    socket.set_read_timeout(Some(patient(PATIENCE)))?;
     socket.connect(to)?;
     socket.send(b"?")?;
     let mut answer = [0; 512];
