@@ -5,6 +5,7 @@
 
 mod breaker;
 mod check;
+mod draining;
 mod fallback;
 mod problem;
 mod reader;

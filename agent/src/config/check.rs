@@ -101,6 +101,11 @@ fn without_effect(findings: &mut Findings, service: &Service) {
         let message = "does nothing for udp, which has no handshake; remove it";
         warn(service.connect_timeout_at, "connect_timeout", message);
     }
+    if let Some(at) = service.ejected_at.filter(|_| service.breaker.is_none()) {
+        let message = "names ejected, and without a breaker only an operator's order ejects; add a `breaker`, or \
+                       remove it";
+        warn(at, "draining.on", message);
+    }
     let Some((breaker, at)) = &service.breaker else { return };
     if is_udp && breaker.decides() {
         let message = "does nothing for udp by itself, what becomes of datagrams is not seen; remove it";

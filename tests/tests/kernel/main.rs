@@ -7,6 +7,7 @@ mod breaker;
 mod breaker_orders;
 mod config_live;
 mod connect;
+mod draining;
 mod faults;
 mod getpeername;
 mod harness;
