@@ -64,6 +64,8 @@ const UPDATE_QUEUE: usize = 1_024;
 /// What keeps the agent from starting: no eBPF, another agent, a socket in use, a first configuration that cannot
 /// be used while nothing is pinned yet.
 pub async fn run(options: Options) -> anyhow::Result<()> {
+    // What may be taken is taken first: an agent that cannot start has changed nothing.
+    let listener = admin::listen(options.listen).await?;
     // Reading a large file takes as long as loading the programs: they go on side by side.
     let (updates, inbox) = mpsc::channel(UPDATE_QUEUE);
     let source = tokio::spawn(FileSource::new(options.config.clone()).run(updates));
@@ -87,7 +89,7 @@ pub async fn run(options: Options) -> anyhow::Result<()> {
     }
     {
         let (observer, leaving) = (Arc::clone(&observer), leaving.clone());
-        servers.spawn(admin::serve_metrics(options.listen, observer, leaving.wait()));
+        servers.spawn(admin::serve_metrics(listener, observer, leaving.wait()));
     }
     let reader = tokio::spawn(duties::read_events(Arc::clone(&observer), observer.events()?));
 

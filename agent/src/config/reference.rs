@@ -2,13 +2,14 @@
 
 use std::fmt::Write as _;
 
-use agent_ebpf::abi::limits::{MAX_BACKENDS, MAX_FALLBACKS, MAX_FRONTENDS, MAX_SERVICES, MAX_SUBSETS};
+use agent_ebpf::abi::limits::{MAX_FALLBACKS, MAX_SUBSETS};
 use agent_ebpf::abi::{Algorithm, BreakerMode, BreakerPolicy};
 use agent_ebpf::decide::breaker::{Signal, SignalSet};
 
 use crate::desired::{Departure, PolicySpec};
 
 use super::breaker::{self, BreakerField};
+use super::check::{BACKENDS, FRONTENDS, SERVICES};
 use super::draining::{self, DrainingField};
 use super::reader::Fields;
 use super::service::{AffinityField, BackendField, PolicyField, ServiceField};
@@ -140,9 +141,9 @@ fn limits() -> Vec<[String; 2]> {
     let row = |what: &str, value: String| [what.to_owned(), value];
     let [on, reset_after] = draining::values();
     vec![
-        row("services", format!("at most {MAX_SERVICES}")),
-        row("frontends of all services", format!("at most {MAX_FRONTENDS}")),
-        row("backends of all services", format!("at most {MAX_BACKENDS}")),
+        row("services", format!("at most {SERVICES}; one with IPv4 and IPv6 frontends counts twice")),
+        row("frontends of all services", format!("at most {FRONTENDS}")),
+        row("backends of all services", format!("at most {BACKENDS}")),
         row("versions in a `split`", format!("at most {MAX_SUBSETS}")),
         row("a share in a `split`", format!("{} to {}", SHARES.start(), SHARES.end())),
         row("`weight`", format!("{} to {}, default {DEFAULT_WEIGHT}", WEIGHTS.start(), WEIGHTS.end())),

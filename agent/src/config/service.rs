@@ -5,11 +5,12 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 
 use agent_ebpf::abi::Protocol;
-use agent_ebpf::abi::limits::{MAX_BACKENDS, MAX_FRONTENDS, MAX_SUBSETS};
+use agent_ebpf::abi::limits::MAX_SUBSETS;
 
 use crate::desired::{BackendSpec, PolicySpec, ServiceSpec, VersionShare};
 
 use super::breaker::{self, Breaker};
+use super::check::{BACKENDS, FRONTENDS};
 use super::draining;
 use super::problem::Position;
 use super::reader::{Node, Reader, Stop, Text, fields};
@@ -222,7 +223,7 @@ fn frontends<'a>(
     let mut count = 0;
     let is_list = reader.list(node, "a list of addresses", |reader, index, node| {
         count += 1;
-        if !admitted(&mut totals.frontends, MAX_FRONTENDS) {
+        if !admitted(&mut totals.frontends, FRONTENDS) {
             return reader.skip(&node);
         }
         let at = node.at;
@@ -249,7 +250,7 @@ fn backends<'a>(
     let mut count = 0;
     reader.list(node, "a list of backends, or `[]`", |reader, index, node| {
         count += 1;
-        if !admitted(&mut totals.backends, MAX_BACKENDS) {
+        if !admitted(&mut totals.backends, BACKENDS) {
             return reader.skip(&node);
         }
         if let Some((backend, at)) = backend(reader, totals, node)? {

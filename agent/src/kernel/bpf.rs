@@ -19,6 +19,7 @@ const BPF_MAP_LOOKUP_BATCH: i32 = 24;
 const BPF_LINK_CREATE: i32 = 28;
 const BPF_LINK_UPDATE: i32 = 29;
 const BPF_ITER_CREATE: i32 = 33;
+const BPF_LINK_DETACH: i32 = 34;
 
 /// `enum bpf_attach_type`, `BPF_TRACE_ITER`.
 const ATTACH_TRACE_ITER: u32 = 28;
@@ -103,6 +104,12 @@ pub(super) fn link_to_cgroup(
 /// Puts another program in the place of the one a link holds, without a moment in between.
 pub(super) fn update_link(link: BorrowedFd<'_>, program: BorrowedFd<'_>) -> io::Result<()> {
     Attr::default().u32(0, fd_word(link)).u32(1, fd_word(program)).call(BPF_LINK_UPDATE).map(drop)
+}
+
+/// Takes the program of a link away from its hook before the call returns (kernel 5.9). When the last holder of a link
+/// goes, the kernel does that too, but at its leisure.
+pub(super) fn detach(link: BorrowedFd<'_>) -> io::Result<()> {
+    Attr::default().u32(0, fd_word(link)).call(BPF_LINK_DETACH).map(drop)
 }
 
 /// What a cgroup link is attached to.

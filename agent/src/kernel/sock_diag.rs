@@ -207,7 +207,7 @@ fn request(socket: &OpenSocket, sequence: u32) -> [u8; REQUEST_BYTES] {
         if is_v4 { [words_be[3], 0, 0, 0] } else { words_be }
     };
     let mut bytes = Vec::with_capacity(REQUEST_BYTES);
-    bytes.extend((REQUEST_BYTES as u32).to_ne_bytes());
+    bytes.extend(u32::try_from(REQUEST_BYTES).unwrap_or_default().to_ne_bytes());
     bytes.extend(SOCK_DESTROY.to_ne_bytes());
     bytes.extend((NLM_F_REQUEST | NLM_F_ACK).to_ne_bytes());
     bytes.extend(sequence.to_ne_bytes());
