@@ -2,6 +2,7 @@
 
 mod breaker;
 mod connect;
+mod drain;
 mod getpeername;
 mod recvmsg;
 mod sample;

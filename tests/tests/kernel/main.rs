@@ -9,6 +9,7 @@ mod breaker_orders;
 mod config_live;
 mod connect;
 mod crash;
+mod draining;
 mod faults;
 mod getpeername;
 mod harness;
