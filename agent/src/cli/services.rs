@@ -212,6 +212,7 @@ fn breaker(service: &ServiceView) -> String {
         (counters.would_avoid, "would have been avoided"),
         (counters.capped, "kept closed by the ejection cap"),
         (counters.panicked, "sent to ejected backends in panic"),
+        (counters.kept_away, "kept from the backend their client had failed on"),
     ];
     for (number, what) in rare {
         if number > 0 {
@@ -269,7 +270,7 @@ shop/payment
   split       v1 90 %, v2 10 %
   connections 3600 by algorithm, 3 by affinity, 1 refused, 0 untouched
   fallback    shop/payment-standby, took 6 connections
-  breaker     enforce: opened 3, probed 2, closed 1; 44 connections sent elsewhere, 5 probes, 1 kept closed by the ejection cap, 2 sent to ejected backends in panic
+  breaker     enforce: opened 3, probed 2, closed 1; 44 connections sent elsewhere, 5 probes, 1 kept closed by the ejection cap, 2 sent to ejected backends in panic, 7 kept from the backend their client had failed on
 
   BACKEND        VERSION  ZONE   WEIGHT  STATUS    STATE   ACTIVE  SELECTED  FAILED
   10.1.0.5:8443  v1       eu-1a      10  ready     closed       4      1201       3

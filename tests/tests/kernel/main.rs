@@ -5,6 +5,7 @@
 mod balance;
 mod breaker;
 mod breaker_orders;
+mod choice;
 mod config_live;
 mod connect;
 mod faults;
