@@ -1,6 +1,6 @@
 //! Which backend a connection or datagram goes to: follows the tables and asks `decide` at each fork.
 
-use agent_ebpf::abi::limits::{MAX_CANDIDATES, MAX_CGROUP_LEVELS, MAX_FALLBACKS};
+use agent_ebpf::abi::limits::{MAX_BACKENDS, MAX_CANDIDATES, MAX_CGROUP_LEVELS, MAX_FALLBACKS};
 use agent_ebpf::abi::{AffinityKey, AffinityValue, Algorithm, Backend, BackendStatus, Probe, Subset};
 use agent_ebpf::decide::balance::{self, Side, peak_ewma, random};
 use agent_ebpf::decide::breaker::avoidance::NOBODY;
@@ -67,9 +67,23 @@ pub(crate) fn select(requested: u32, now: Moment) -> Selection {
         if hop == 0 {
             errno = policy.refuse_errno;
         }
-        let selection = select_own(&Asking { service, policy, now });
-        if !matches!(selection.found, Found::Nothing) {
-            return selection;
+        let mut answer = segue_choose(service, now.ns);
+        if answer < INCONSISTENT {
+            if (answer >> 32) as u32 & AFFINE == 0 {
+                answer = segue_taker(service, answer as u32, (answer >> 32) as u32, now.ns);
+            }
+            if policy.affinity_timeout_ms != 0 && answer < INCONSISTENT {
+                segue_remember(service, (answer >> 32) as u32 & !AFFINE, now.ns);
+            }
+        }
+        if answer == INCONSISTENT {
+            return Selection::none(Found::Inconsistent);
+        }
+        if answer != NOTHING {
+            let id = (answer >> 32) as u32 & !AFFINE;
+            let Some(backend) = maps::backend(id) else { return Selection::none(Found::Inconsistent) };
+            let affine = (answer >> 32) as u32 & AFFINE != 0;
+            return Selection { affine, ..Selection::of(service, id, backend, Probe(answer as u32)) };
         }
         if policy.fallback == 0 {
             break;
@@ -83,40 +97,40 @@ pub(crate) fn select(requested: u32, now: Moment) -> Selection {
     Selection { errno, ..Selection::none(Found::Nothing) }
 }
 
-/// Selects among the service's own backends.
-#[inline(always)]
-fn select_own(asking: &Asking) -> Selection {
-    let Asking { service, policy, now } = *asking;
-    let Some(algorithm) = policy.algorithm() else { return Selection::none(Found::Inconsistent) };
+/// Set beside the id of a backend that was chosen by the client's affinity.
+const AFFINE: u32 = 1 << 30;
+const _: () = assert!(MAX_BACKENDS <= AFFINE);
+
+/// Selects among the service's own backends. By the client's affinity: the id with [`AFFINE`] above and what it admits
+/// the connection as below. Else what the algorithm wants, below, and how backends are to be asked, above. Or
+/// [`NOTHING`] or [`INCONSISTENT`].
+///
+/// A global function, so that the verifier reads it once and not once per fallback; and apart from [`segue_taker`], so
+/// that their frames do not stand on the kernel's 512 bytes of stack together.
+#[unsafe(no_mangle)]
+#[inline(never)]
+extern "C" fn segue_choose(service: u32, now_ns: u64) -> u64 {
+    let Some(policy) = maps::policy_of(service) else { return INCONSISTENT };
+    let now = Moment { ns: now_ns };
+    let asking = &Asking { service, policy, now };
+    let Some(algorithm) = policy.algorithm() else { return INCONSISTENT };
     let has_affinity = policy.affinity_timeout_ms != 0;
     let client = if has_affinity || balance::needs_client(algorithm) { segue_client() } else { 0 };
     let key = AffinityKey { client, service, _pad: 0 };
-    let avoided = breaker::avoided(asking);
     if has_affinity {
-        let selection = affine(asking, &key, avoided);
-        if let Some(backend) = selection.backend {
-            remember(&key, selection.id, backend, now);
-            return selection;
+        let answer = affine(asking, &key);
+        if answer != NOTHING {
+            return answer | u64::from(AFFINE) << 32;
         }
     }
     let subset_draw = if policy.subset_count > 1 { context::draw() } else { 0 };
-    let Some(subset) = split::subset(policy, subset_draw) else {
-        return Selection::none(Found::Inconsistent);
-    };
+    let Some(subset) = split::subset(policy, subset_draw) else { return INCONSISTENT };
     if subset.slot_count == 0 {
-        return Selection::none(Found::Nothing);
+        return NOTHING;
     }
-    let Some((window, how)) = window(asking, subset) else { return Selection::none(Found::Inconsistent) };
-    let Some(first) = first_choice(service, algorithm, window, client, now) else {
-        return Selection::none(Found::Inconsistent);
-    };
-    let selection = taker(asking, first, avoided, how);
-    if has_affinity {
-        if let Some(backend) = selection.backend {
-            remember(&key, selection.id, backend, now);
-        }
-    }
-    selection
+    let Some((window, how)) = window(asking, subset) else { return INCONSISTENT };
+    let Some(first) = first_choice(service, algorithm, window, client, now) else { return INCONSISTENT };
+    u64::from(how) << 32 | u64::from(first)
 }
 
 /// The slots the connection may take, by zone and health, and how backends are to be asked.
@@ -206,21 +220,23 @@ const INCONSISTENT: u64 = u64::MAX - 1;
 
 /// The first backend that takes the connection, from the algorithm's choice on and then round the others: first on
 /// the side of the border where it is to go, then on both, at last the one avoided too.
-#[inline(always)]
-fn taker(asking: &Asking, first: u32, avoided: u32, how: u32) -> Selection {
-    let Asking { service, policy, now } = *asking;
-    let mut answer = segue_go_round(service, first, avoided, how, now.ns);
+#[unsafe(no_mangle)]
+#[inline(never)]
+extern "C" fn segue_taker(service: u32, first: u32, how: u32, now_ns: u64) -> u64 {
+    let Some(policy) = maps::policy_of(service) else { return INCONSISTENT };
+    let avoided = breaker::avoided(&Asking { service, policy, now: Moment { ns: now_ns } });
+    let mut answer = segue_go_round(service, first, avoided, how, now_ns);
     if answer == NOTHING && how & (NEAR | ELSEWHERE) != 0 {
-        answer = segue_go_round(service, first, avoided, how & PANIC | QUIET_LAP, now.ns);
+        answer = segue_go_round(service, first, avoided, how & PANIC | QUIET_LAP, now_ns);
     }
     if answer == NOTHING {
-        answer = segue_go_round(service, first, NOBODY, how & PANIC | LAST | QUIET_LAP, now.ns);
+        answer = segue_go_round(service, first, NOBODY, how & PANIC | LAST | QUIET_LAP, now_ns);
     }
-    if answer == NOTHING {
-        return Selection::none(Found::Nothing);
+    if answer >= INCONSISTENT {
+        return answer;
     }
     let id = (answer >> 32) as u32;
-    let Some(backend) = maps::backend(id) else { return Selection::none(Found::Inconsistent) };
+    let Some(backend) = maps::backend(id) else { return INCONSISTENT };
     if let Some(state) = maps::service_state(service) {
         if first == avoided && id != avoided {
             maps::add(&mut state.kept_away, 1);
@@ -230,7 +246,7 @@ fn taker(asking: &Asking, first: u32, avoided: u32, how: u32) -> Selection {
             maps::add(if near { &mut state.near } else { &mut state.overflowed }, 1);
         }
     }
-    Selection::of(service, id, backend, Probe(answer as u32))
+    answer
 }
 
 /// Refusals were counted in a lap before.
@@ -286,32 +302,32 @@ fn panicked(service: u32) {
     }
 }
 
-/// The backend the client was given last, where that still holds and the backend takes it.
+/// The backend the client was given last, where that still holds and the backend takes it; else [`NOTHING`].
 #[inline(always)]
-fn affine(asking: &Asking, key: &AffinityKey, avoided: u32) -> Selection {
-    let none = Selection::none(Found::Nothing);
-    let Some(value) = maps::affinity(key) else { return none };
-    let Some(backend) = maps::backend(value.backend) else { return none };
+fn affine(asking: &Asking, key: &AffinityKey) -> u64 {
+    let Some(value) = maps::affinity(key) else { return NOTHING };
+    let Some(backend) = maps::backend(value.backend) else { return NOTHING };
     if !affinity::holds(asking.policy, &value, backend, asking.now.ns) {
-        return none;
+        return NOTHING;
     }
-    if value.backend == avoided {
-        return none;
+    if value.backend == breaker::avoided(asking) {
+        return NOTHING;
     }
-    let answer = breaker::admit(asking, value.backend, backend, 0);
-    if answer == breaker::REFUSED {
-        return none;
+    match breaker::admit(asking, value.backend, backend, 0) {
+        breaker::REFUSED => NOTHING,
+        answer => u64::from(value.backend) << 32 | answer,
     }
-    let probe = Probe(answer as u32);
-    Selection { affine: true, ..Selection::of(asking.service, value.backend, backend, probe) }
 }
 
-#[inline(always)]
-fn remember(key: &AffinityKey, id: u32, backend: &Backend, now: Moment) {
-    maps::set_affinity(
-        key,
-        &AffinityValue { used_at_ns: now.ns, backend: id, generation: backend.generation },
-    );
+/// Remembers which backend the client was given. A global function, as [`segue_choose`].
+#[unsafe(no_mangle)]
+#[inline(never)]
+extern "C" fn segue_remember(service: u32, id: u32, now_ns: u64) -> u32 {
+    let Some(backend) = maps::backend(id) else { return 0 };
+    let key = AffinityKey { client: segue_client(), service, _pad: 0 };
+    let value = AffinityValue { used_at_ns: now_ns, backend: id, generation: backend.generation };
+    maps::set_affinity(&key, &value);
+    0
 }
 
 /// Takes the next position of a service's round. Two CPUs that ask in the same instant may get the same one:
