@@ -137,7 +137,9 @@ pub(crate) fn is_ordered_away(asking: &Asking, backend: &Backend) -> bool {
 /// to go.
 #[inline(always)]
 pub(crate) fn may_panic(policy: &Policy) -> bool {
-    policy.breaker.mode == BreakerMode::Enforce as u8 && policy.fallback == 0 && policy.breaker.panic_percent > 0
+    policy.breaker.mode == BreakerMode::Enforce as u8
+        && policy.fallback == 0
+        && policy.breaker.panic_percent > 0
 }
 
 /// How the backends of a ring are doing, from this one on. Empty where no breaker is open, which is the

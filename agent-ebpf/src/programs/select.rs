@@ -162,13 +162,7 @@ fn window(asking: &Asking, subset: &Subset) -> Option<(Window, u32)> {
 
 /// The backend the algorithm wants.
 #[inline(always)]
-fn first_choice(
-    service: u32,
-    algorithm: Algorithm,
-    window: Window,
-    client: u64,
-    now: Moment,
-) -> Option<u32> {
+fn first_choice(service: u32, algorithm: Algorithm, window: Window, client: u64, now: Moment) -> Option<u32> {
     let cursor = if balance::needs_cursor(algorithm) { next_cursor(service) } else { 0 };
     let inputs = balance::Inputs { draw: context::draw(), client, cursor };
     let one = at_position(algorithm, window, &inputs)?;
@@ -271,7 +265,8 @@ extern "C" fn segue_go_round(service: u32, first: u32, avoided: u32, how: u32, n
         if id != avoided && how & side == 0 {
             // A backend in slow start passes on some of what falls to it, but not what nobody else takes.
             let is_picky = turn == 0 && policy.ready_backends > 1 && how & (LAST | PANIC) == 0;
-            let answer = breaker::admit(&asking, id, backend, quiet | if is_picky { breaker::PICKY } else { 0 });
+            let answer =
+                breaker::admit(&asking, id, backend, quiet | if is_picky { breaker::PICKY } else { 0 });
             if answer != breaker::REFUSED {
                 return u64::from(id) << 32 | answer;
             }

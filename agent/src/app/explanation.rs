@@ -232,7 +232,10 @@ fn judge(id: u32, policy: &Policy, readings: &impl Readings, now_ns: u64) -> (Ta
                 "its breaker is half-open and all probes are on their way".to_owned()
             };
             let observes = !breaker.binds();
-            (if observes { Taken::Yes } else { Taken::ByBreaker }, if observes { format!("{why}; the breaker only observes") } else { why })
+            (
+                if observes { Taken::Yes } else { Taken::ByBreaker },
+                if observes { format!("{why}; the breaker only observes") } else { why },
+            )
         }
     }
 }

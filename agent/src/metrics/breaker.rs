@@ -45,7 +45,7 @@ const CAPPED: Metric = Metric::counter(
 );
 
 /// The metrics of this subject.
-pub(super) const METRICS: &[&Metric] = 
+pub(super) const METRICS: &[&Metric] =
     &[&TRANSITIONS, &BACKENDS, &AVOIDED, &WOULD_AVOID, &PROBES, &KEPT_AWAY, &CAPPED];
 
 /// Writes every metric of this subject.

@@ -59,10 +59,7 @@ impl<T: Tables> Reconciler<T> {
                 let subsets = published.policy.subsets.iter().filter(|subset| subset.slot_count > 0);
                 table_slots.extend(subsets.flat_map(|subset| {
                     let elsewhere = subset.slot_count.saturating_sub(subset.near_slots);
-                    [
-                        (id, near_version(subset.version), subset.near_slots),
-                        (id, subset.version, elsewhere),
-                    ]
+                    [(id, near_version(subset.version), subset.near_slots), (id, subset.version, elsewhere)]
                 }));
             }
             live.entry(id).or_default().published = Some(published);

@@ -75,8 +75,7 @@ mod tests {
     fn a_backend_that_joins_or_returns_gets_from_a_tenth_to_all_of_its_share_in_a_straight_line() {
         for start in [1, u32::MAX - 300] {
             let returned = |ticks| weight_permille(returned(start), &policy(), start.wrapping_add(ticks));
-            let joined =
-                |ticks| joining_permille(start, POLICY_TICKS, &policy(), start.wrapping_add(ticks));
+            let joined = |ticks| joining_permille(start, POLICY_TICKS, &policy(), start.wrapping_add(ticks));
             let moments = [0, 500, 1_000, 1_001, 1 << 31];
             assert_eq!(moments.map(returned), [100, 550, 1_000, 1_000, 1_000]);
             assert_eq!(moments.map(joined), [100, 550, 1_000, 1_000, 1_000]);

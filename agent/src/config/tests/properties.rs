@@ -139,7 +139,8 @@ fn any_service() -> impl Strategy<Value = ServiceSpec> {
                     refuse_errno: refuse.errno(),
                     breaker,
                     prefers_zone: share.is_some_and(|share| share % 2 == 0),
-                    slow_start: affinity_timeout.map(|time| Duration::from_millis(u64::from(time.subsec_millis()))),
+                    slow_start: affinity_timeout
+                        .map(|time| Duration::from_millis(u64::from(time.subsec_millis()))),
                     fallback: None,
                     connect_timeout,
                 };
