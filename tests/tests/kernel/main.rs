@@ -4,10 +4,12 @@
 
 mod balance;
 mod breaker;
+mod breaker_model;
 mod breaker_orders;
 mod choice;
 mod config_live;
 mod connect;
+mod crash;
 mod faults;
 mod getpeername;
 mod harness;
