@@ -21,7 +21,7 @@ pub mod settings;
 
 pub use address::{Address, Endpoint, FrontendKey, Protocol};
 pub use admission::{Limits, RateWord};
-pub use affinity::{AffinityKey, AffinityValue};
+pub use affinity::{AffinityKey, AffinityValue, FailedOn};
 pub use breaker::{BreakerMode, BreakerPolicy, BreakerState, CellWord, Probe, TransitionReason, WindowWord};
 pub use connection::{Connection, Datagrams, Phase, Translation};
 pub use drain::{Drain, OpenSocket, SocketOffsets};

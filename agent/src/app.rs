@@ -44,6 +44,8 @@ pub struct Options {
     pub socket: PathBuf,
     /// The BPF file system.
     pub bpffs: PathBuf,
+    /// The zone this node is in.
+    pub zone: Option<String>,
 }
 
 /// What is awaited before the agent is ready.
@@ -77,6 +79,7 @@ pub async fn run(options: Options) -> anyhow::Result<()> {
         "data plane loaded"
     );
     let mut reconciler = Reconciler::new(data_plane.tables()?);
+    reconciler.set_zone(options.zone.as_deref());
     reconciler.adopt().context("cannot read the pinned maps")?;
     let readiness = Readiness::awaiting(&[CONFIGURATION, PROGRAMS, CANARY]);
     let observer = Arc::new(Observer::new(data_plane, reconciler.directory(), readiness.clone(), &options)?);
@@ -228,6 +231,7 @@ impl Control {
     fn reconcile(&mut self, extent: Extent) {
         let whole = extent == Extent::Whole;
         let started = clock::monotonic();
+        self.reconciler.set_now(clock::monotonic_ns());
         match self.reconciler.apply(&self.desired) {
             Ok(report) => {
                 for error in &report.failed {

@@ -91,6 +91,9 @@ pub struct RunArgs {
     /// BPF file system that holds maps and links; mounted if it is not
     #[arg(long, value_name = "PATH", default_value = "/sys/fs/bpf")]
     bpffs: PathBuf,
+    /// The zone this node is in, as the zones of backends are written; for services with `locality: prefer_zone`
+    #[arg(long, value_name = "ZONE", env = "SEGUE_ZONE")]
+    zone: Option<String>,
 }
 
 /// Arguments of `segue unload`.
@@ -153,6 +156,7 @@ fn run(args: RunArgs) -> anyhow::Result<()> {
         listen: args.listen,
         socket: args.socket,
         bpffs: args.bpffs,
+        zone: args.zone.filter(|zone| !zone.is_empty()),
     };
     // Two workers: the control loop may read maps for milliseconds while the other answers.
     tokio::runtime::Builder::new_multi_thread()

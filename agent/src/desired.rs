@@ -56,6 +56,10 @@ pub struct PolicySpec {
     pub refuse_errno: u8,
     /// When a backend is ejected and how it comes back; `None`: never.
     pub breaker: Option<BreakerPolicy>,
+    /// Whether backends in the node's own zone are preferred, as far as they can carry it.
+    pub prefers_zone: bool,
+    /// How long the share of a backend that joins grows; `None`: as the breaker says of one that comes back.
+    pub slow_start: Option<Duration>,
     /// The service that takes the connections when nothing of this one is usable.
     pub fallback: Option<ServiceName>,
     /// How long a handshake may take.
@@ -113,7 +117,7 @@ pub struct VersionShare {
 }
 
 impl Default for PolicySpec {
-    /// `random`, no affinity, no split, no breaker, no fallback, EHOSTUNREACH (113 on every Linux architecture Segue
+    /// `random`, no affinity, no split, no zone, no breaker, no fallback, EHOSTUNREACH (113 on every Linux architecture Segue
     /// runs on).
     fn default() -> Self {
         Self {
@@ -122,6 +126,8 @@ impl Default for PolicySpec {
             split: Vec::new(),
             refuse_errno: 113,
             breaker: None,
+            prefers_zone: false,
+            slow_start: None,
             fallback: None,
             connect_timeout: None,
             draining: None,

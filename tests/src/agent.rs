@@ -21,6 +21,9 @@ use crate::world::{World, beside_test};
 /// Where the agent listens inside the namespace of its test.
 const LISTEN: &str = "127.0.0.1:9464";
 
+/// The zone every agent is told to be in; it matters to services that prefer a zone.
+pub const ZONE: &str = "here";
+
 /// How long loading maps and programs may take on a busy machine.
 pub const READY_LIMIT: Duration = Duration::from_secs(30);
 
@@ -283,6 +286,7 @@ impl<'w> Agent<'w> {
         command.arg("run").arg("--config").arg(&self.config);
         command.arg("--cgroup").arg(self.world.managed_cgroup()).args(["--listen", LISTEN]);
         command.arg("--socket").arg(self.socket()).arg("--bpffs").arg(self.world.bpffs());
+        command.args(["--zone", ZONE]);
         command
     }
 }

@@ -34,6 +34,10 @@ pub fn service_state(world: &World, frontend: &str) -> ServiceState {
         closed: at(offset_of!(ServiceState, closed)),
         capped: at(offset_of!(ServiceState, capped)),
         panicked: at(offset_of!(ServiceState, panicked)),
+        ejected: at(offset_of!(ServiceState, ejected)),
+        kept_away: at(offset_of!(ServiceState, kept_away)),
+        near: at(offset_of!(ServiceState, near)),
+        overflowed: at(offset_of!(ServiceState, overflowed)),
         ..ServiceState::default()
     }
 }

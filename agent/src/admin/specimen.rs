@@ -227,6 +227,9 @@ impl Observe for Specimen {
                 closed: 1,
                 capped: 1,
                 panicked: 2,
+                kept_away: 7,
+                near: 3_000,
+                overflowed: 600,
             },
             backends: vec![
                 backend("10.1.0.5:8443", "v1", "eu-1a", BackendStatus::Ready),
@@ -266,10 +269,12 @@ impl Observe for Specimen {
                 candidates: vec![Candidate {
                     address: address("10.1.0.7:8443"),
                     version: Some("v2".into()),
+                    zone: Some("eu-1a".into()),
                     weight: 10,
                     takes: false,
                     why: "its breaker is open, next probe in 8 s".to_owned(),
                 }],
+                locality: Some("prefers zone eu-1a, where 1 of 2 are healthy: 70 % stay".to_owned()),
                 result: "nothing is usable and there is no further fallback: the connection is refused"
                     .to_owned(),
             }],

@@ -278,6 +278,12 @@ pub struct ServiceCounters {
     pub capped: u64,
     /// Sent to an ejected backend because too few were healthy; also counted in `selected`.
     pub panicked: u64,
+    /// Not given the backend their client had just failed on.
+    pub kept_away: u64,
+    /// Sent to a backend of the preferred zone.
+    pub near: u64,
+    /// Sent elsewhere although the preferred zone has backends.
+    pub overflowed: u64,
 }
 
 /// One server of a service.

@@ -155,6 +155,9 @@ fn counters(entries: &[ServiceEntry], readings: &impl Readings) -> ServiceCounte
         closed: sum.closed + state.closed,
         capped: sum.capped + state.capped,
         panicked: sum.panicked + state.panicked,
+        kept_away: sum.kept_away + state.kept_away,
+        near: sum.near + state.near,
+        overflowed: sum.overflowed + state.overflowed,
     })
 }
 

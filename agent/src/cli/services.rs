@@ -237,6 +237,7 @@ fn breaker(service: &ServiceView) -> String {
         (counters.would_avoid, "would have been avoided"),
         (counters.capped, "kept closed by the ejection cap"),
         (counters.panicked, "sent to ejected backends in panic"),
+        (counters.kept_away, "kept from the backend their client had failed on"),
     ];
     for (number, what) in rare {
         if number > 0 {
@@ -294,7 +295,7 @@ shop/payment
   split       v1 90 %, v2 10 %
   connections 3600 by algorithm, 3 by affinity, 1 refused, 0 untouched
   fallback    shop/payment-standby, took 6 connections
-  breaker     enforce: opened 3, probed 2, closed 1; 44 connections sent elsewhere, 5 probes, 1 kept closed by the ejection cap, 2 sent to ejected backends in panic
+  breaker     enforce: opened 3, probed 2, closed 1; 44 connections sent elsewhere, 5 probes, 1 kept closed by the ejection cap, 2 sent to ejected backends in panic, 7 kept from the backend their client had failed on
   leaving     10.1.0.6:8443 draining, 4 connections open, those from before are reset in 21 s
               10.1.0.4:8443 removed, 2 connections open, kept
 

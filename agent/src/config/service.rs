@@ -37,6 +37,8 @@ fields! {
         ConnectTimeout = "connect_timeout": "How long a handshake may take; without it, as long as the kernel tries. TCP only.",
         Fallback = "fallback": "The service, as in `shop/payment-static`, that takes the connections where nothing of this one is usable. Of the same protocol, and with a frontend and a backend in each address family that has a frontend here.",
         Draining = "draining": "Resets the open connections of a backend that is out, after a while; without it, they are kept.",
+        Locality = "locality": "`prefer_zone` keeps connections in the node's own zone (`segue run --zone`) down to 72% healthy backends there; of fewer, as much as they can carry. `any` (default) does not look at zones.",
+        SlowStart = "slow_start": "How long the share of a backend that joins a running service grows to the whole; 0s: the whole at once. Without it, as long as the breaker's `slow_start`; without a breaker, 0s.",
         Breaker = "breaker": "Takes backends out that fail, and brings them back. `{}` has the defaults; without it, none is taken out.",
     }
 }
@@ -345,6 +347,14 @@ fn policy<'a>(
                 let draining = draining::read(reader, &value)?;
                 service.ejected_at = draining.as_ref().and_then(|draining| draining.ejected_at);
                 service.spec.policy.draining = draining.map(|draining| draining.spec);
+            }
+            PolicyField::Locality => {
+                let prefers = one(reader, value, "the name of a locality", value::locality)?;
+                service.spec.policy.prefers_zone = prefers.unwrap_or_default();
+            }
+            PolicyField::SlowStart => {
+                let time = one(reader, value, "a duration", value::slow_start)?;
+                service.spec.policy.slow_start = time;
             }
             PolicyField::Breaker => {
                 let at = value.at;

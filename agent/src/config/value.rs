@@ -21,6 +21,8 @@ pub(super) const AFFINITY_TIMEOUT: RangeInclusive<Duration> =
 /// How long a handshake may take.
 pub(super) const CONNECT_TIMEOUT: RangeInclusive<Duration> =
     Duration::from_millis(100)..=Duration::from_secs(2 * 60);
+/// How long the share of a backend that joined or came back may take to grow.
+pub(super) const SLOW_START: RangeInclusive<Duration> = Duration::ZERO..=Duration::from_secs(3_600);
 /// The namespace of Segue's own services, among them the one of its test connection.
 pub(super) const OWN_NAMESPACE: &str = "segue";
 /// Characters of a DNS label, and of a zone or version.
@@ -87,6 +89,20 @@ pub(super) fn algorithm(text: &str) -> Result<Algorithm, String> {
 
 pub(super) fn protocol(text: &str) -> Result<Protocol, String> {
     Protocol::from_name(text).ok_or_else(|| unknown(text, Protocol::ALL, |value| value.name()))
+}
+
+/// Whether the node's own zone is preferred.
+pub(super) fn locality(text: &str) -> Result<bool, String> {
+    match text {
+        "any" => Ok(false),
+        "prefer_zone" => Ok(true),
+        _ => Err(format!("\"{text}\" is unknown; known are any, prefer_zone")),
+    }
+}
+
+/// How long a share grows.
+pub(super) fn slow_start(text: &str) -> Result<Duration, String> {
+    duration_within(text, &SLOW_START, "10s")
 }
 
 pub(super) fn breaker_mode(text: &str) -> Result<BreakerMode, String> {

@@ -33,7 +33,7 @@ pub(super) const SAMPLE_PROGRAM: &str = "segue_sample";
 pub(super) const DRAIN_PROGRAM: &str = "segue_drain";
 
 /// Every map of the object that is pinned.
-pub(super) const MAPS: [&str; 16] = [
+pub(super) const MAPS: [&str; 17] = [
     "FRONTENDS",
     "SERVICES",
     "POLICIES",
@@ -42,6 +42,7 @@ pub(super) const MAPS: [&str; 16] = [
     "BACKEND_STATE",
     "SERVICE_STATE",
     "AFFINITY",
+    "AVOIDANCES",
     "WORKLOADS",
     "EDGES",
     "OUTCOMES",

@@ -6,6 +6,7 @@ mod balance;
 mod breaker;
 mod breaker_model;
 mod breaker_orders;
+mod choice;
 mod config_live;
 mod connect;
 mod crash;

@@ -106,7 +106,7 @@ fn any_breaker() -> impl Strategy<Value = BreakerPolicy> + Clone {
                 slow_start_min_percent,
                 ejection_cap_percent,
                 panic_percent,
-                _pad: [0; 2],
+                avoidance_ticks: u16::from(panic_percent) * 400,
             }
         },
     )
@@ -144,6 +144,9 @@ fn any_service() -> impl Strategy<Value = ServiceSpec> {
                     split: split.into_iter().collect(),
                     refuse_errno: refuse.errno(),
                     breaker,
+                    prefers_zone: share.is_some_and(|share| share % 2 == 0),
+                    slow_start: affinity_timeout
+                        .map(|time| Duration::from_millis(u64::from(time.subsec_millis()))),
                     fallback: None,
                     connect_timeout,
                     draining,
@@ -226,6 +229,7 @@ fn written_breaker(policy: &BreakerPolicy, has_fallback: bool, long: bool) -> St
         ("slow_start_minimum", percent(policy.slow_start_min_percent)),
         ("decay", ms(policy.decay_ticks)),
         ("panic", percent(policy.panic_percent)),
+        ("negative_affinity", ms(u32::from(policy.avoidance_ticks))),
         ("signals", format!("[{signals}]")),
     ];
     if long || policy.ejection_cap_percent != default_cap {
@@ -264,6 +268,13 @@ fn written(services: &[ServiceSpec], long: bool) -> String {
             let on: Vec<&str> = draining.on.iter().map(|departure| departure.name()).collect();
             let after_ms = draining.reset_after.as_millis();
             let _ = writeln!(yaml, "    draining: {{ on: [{}], reset_after: {after_ms}ms }}", on.join(", "));
+        }
+        if long || policy.prefers_zone {
+            let locality = if policy.prefers_zone { "prefer_zone" } else { "any" };
+            let _ = writeln!(yaml, "    locality: {locality}");
+        }
+        if let Some(time) = policy.slow_start {
+            let _ = writeln!(yaml, "    slow_start: {}ms", time.as_millis());
         }
         if let Some(breaker) = &policy.breaker {
             yaml += &written_breaker(breaker, policy.fallback.is_some(), long);
