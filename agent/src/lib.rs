@@ -26,4 +26,5 @@ pub mod kernel;
 pub mod metrics;
 pub mod readiness;
 pub mod reconcile;
+pub mod rollout;
 pub mod shutdown;

@@ -6,15 +6,16 @@ use std::net::SocketAddr;
 use agent_ebpf::abi::Protocol;
 use agent_ebpf::abi::limits::{MAX_BACKENDS, MAX_FRONTENDS, MAX_SERVICES, MAX_SUBSETS};
 
-use super::fallback;
 use super::problem::{Findings, Position};
 use super::service::{Mark, Service};
+use super::{canary, fallback};
 
 /// Checks one service by itself.
 pub(super) fn service(findings: &mut Findings, service: &Service) {
     repeated_backends(findings, service);
     split_shape(findings, service);
     without_effect(findings, service);
+    canary::check(findings, service);
     if service.backends_whole {
         usable_backends(findings, service);
         families(findings, service);

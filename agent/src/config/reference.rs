@@ -9,6 +9,7 @@ use agent_ebpf::decide::breaker::{Signal, SignalSet};
 use crate::desired::PolicySpec;
 
 use super::breaker::{self, BreakerField};
+use super::canary::{self, CanaryField, GuardField};
 use super::reader::Fields;
 use super::service::{AffinityField, BackendField, PolicyField, ServiceField};
 use super::value::{
@@ -23,6 +24,9 @@ pub fn reference() -> String {
     fields::<ServiceField>(&mut text, "`services[]`");
     fields::<PolicyField>(&mut text, "`services[].policy`");
     fields::<AffinityField>(&mut text, "`services[].policy.affinity`");
+    fields::<CanaryField>(&mut text, "`services[].policy.canary`");
+    fields::<GuardField>(&mut text, "`services[].policy.canary.guard`");
+    table(&mut text, "The values of `canary`", ["Field", "Value"], canary::values());
     fields::<BreakerField>(&mut text, "`services[].policy.breaker`");
     let title = "The values of `breaker`";
     table(&mut text, title, ["Field", "Value"], breaker::values());

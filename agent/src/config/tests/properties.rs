@@ -140,6 +140,7 @@ fn any_service() -> impl Strategy<Value = ServiceSpec> {
                     breaker,
                     fallback: None,
                     connect_timeout,
+                    canary: None,
                 };
                 let frontends = frontends.into_iter().collect();
                 ServiceSpec { name: name.into(), protocol, frontends, backends, policy }
