@@ -10,6 +10,7 @@ mod connections;
 mod kernel;
 mod process;
 mod reference;
+mod rollout;
 mod sheet;
 mod text;
 
@@ -31,6 +32,7 @@ const SUBJECTS: &[(&str, &[&Metric])] = &[
     ("Connections", connections::METRICS),
     ("Load balancing", balancing::METRICS),
     ("Circuit breaking", breaker::METRICS),
+    ("Canaries", rollout::METRICS),
     ("Kernel side", kernel::METRICS),
     ("Agent", agent::METRICS),
     ("Process", process::METRICS),
@@ -100,6 +102,7 @@ impl Collector for Scrape {
         if let Some(services) = self.read(1, self.observe.services()) {
             balancing::write(&mut sheet, &services)?;
             breaker::write(&mut sheet, &services)?;
+            rollout::write(&mut sheet, &services)?;
         }
         if let Some(status) = self.read(2, self.observe.status()) {
             kernel::write_status(&mut sheet, &status)?;

@@ -150,7 +150,8 @@ pub enum Transition {
 }
 
 /// Why a canary's share is what it is.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
 pub enum Verdict {
     /// Too few connections of the canary, or of the baseline, within the window.
     TooFew,
@@ -158,6 +159,17 @@ pub enum Verdict {
     Fine,
     /// Nothing is compared: it was promoted or rolled back.
     Decided,
+}
+
+impl Verdict {
+    /// The name in tables and JSON.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::TooFew => "too_few",
+            Self::Fine => "fine",
+            Self::Decided => "decided",
+        }
+    }
 }
 
 /// What of a rollout outlives the agent.

@@ -104,6 +104,7 @@ fn step(entry: &ServiceEntry, policy: &Policy, readings: &impl Readings, now_ns:
         service: Arc::clone(&spec.name),
         algorithm: spec.policy.algorithm,
         breaker_mode: policy.breaker.mode(),
+        rollout: None,
         candidates: candidates.collect(),
         result: String::new(),
     }

@@ -16,11 +16,12 @@ use super::Options;
 use super::drift::Drift;
 use super::journal::Journal;
 use super::names::LiveNames;
+use super::rollouts::Rollouts;
 use super::{explanation, services};
 use crate::admin::view::{
     CanaryState, CanaryView, ConfigView, Counters as CounterView, DataPlaneView, Explanation, FeatureView,
     MapView, NeighbourView, OrderError, OrderRequest, Ordered, OutcomeCount, ProgramView,
-    Readiness as ReadinessView, ServiceView, Status,
+    Readiness as ReadinessView, RolloutError, RolloutRequest, RolloutView, ServiceView, Status,
 };
 use crate::admin::{Control, Observe, ObserveError};
 use crate::flows::{Accumulator, Cgroups, EdgeView, OpenConnections, Record};
@@ -29,6 +30,7 @@ use crate::kernel::{
 };
 use crate::readiness::Readiness;
 use crate::reconcile::{Directory, MapFill};
+use crate::rollout::{Counts, Reading};
 use crate::{canary, clock};
 
 /// Events kept for a reader that is slower than the data plane. What it misses it is told.
@@ -52,6 +54,7 @@ pub(super) struct Observer {
     records_lost: AtomicU64,
     heartbeat_ns: AtomicU64,
     untidy: AtomicBool,
+    rollouts: Rollouts,
     facts: Facts,
 }
 
@@ -110,6 +113,7 @@ impl Observer {
             records_lost: AtomicU64::new(0),
             heartbeat_ns: AtomicU64::new(0),
             untidy: AtomicBool::new(false),
+            rollouts: Rollouts::restored(&options.state),
         })
     }
 
@@ -192,6 +196,28 @@ impl Observer {
                 tracing::debug!("{error}");
             }
         }
+    }
+
+    /// The canaries.
+    pub(super) fn canaries(&self) -> &Rollouts {
+        &self.rollouts
+    }
+
+    /// Tells those who follow of something no program saw.
+    pub(super) fn tell(&self, record: Record) {
+        // Without a receiver there is nobody to miss it.
+        drop(self.followers.send(Arc::new(record)));
+    }
+
+    /// What the kernel counts now for each of these services, whatever its address families.
+    pub(super) fn readings<N: AsRef<str>>(&self, services: &[N]) -> Result<Vec<Vec<Reading>>, MapError> {
+        let edges = lock(&self.counters).edges()?;
+        let of_one = |service: &N| {
+            let ids = self.directory.ids_of(service.as_ref());
+            let ours = edges.iter().filter(|(key, _)| ids.contains(&key.service));
+            ours.map(|(key, edge)| (*key, Counts::from(edge))).collect()
+        };
+        Ok(services.iter().map(of_one).collect())
     }
 
     /// Reads the kernel's edges and folds them, at most once per [`EDGES_AGE`].
@@ -359,6 +385,8 @@ impl Observe for Observer {
                     .then(|| now_ns.saturating_sub(heartbeat_ns) / 1_000_000),
                 following: self.followers.receiver_count() > 0,
             },
+            rollouts: self.rollouts.views(),
+            rollouts_error: self.rollouts.problem(),
         };
         drop(journal);
         Ok(Status { maps: self.maps(), ..status })
@@ -368,12 +396,29 @@ impl Observe for Observer {
         self.leave_untidy();
         // In the order of names, so that the families of a service stand together.
         let entries = self.directory.services();
-        Ok(services::views(&entries, &*lock(&self.counters), clock::monotonic_ns()))
+        let mut views = services::views(&entries, &*lock(&self.counters), clock::monotonic_ns());
+        for rollout in self.rollouts.views() {
+            let its = views.iter_mut().find(|view| view.name == rollout.service);
+            if let Some(view) = its {
+                view.rollout = Some(rollout);
+            }
+        }
+        Ok(views)
     }
 
     fn explain(&self, target: &str) -> Result<Explanation, ObserveError> {
         let entries = self.directory.services();
-        Ok(explanation::explain(target, &entries, &*lock(&self.counters), clock::monotonic_ns()))
+        let now_ns = clock::monotonic_ns();
+        let mut explanation = explanation::explain(target, &entries, &*lock(&self.counters), now_ns);
+        let rollouts = self.rollouts.register();
+        for step in explanation.chains.iter_mut().flat_map(|chain| &mut chain.services) {
+            step.rollout = rollouts.rollout(&step.service).map(|(rollout, _)| rollout.to_string());
+        }
+        Ok(explanation)
+    }
+
+    fn rollouts(&self) -> Vec<RolloutView> {
+        self.rollouts.views()
     }
 
     fn edges(&self) -> Result<Vec<EdgeView>, ObserveError> {
@@ -443,5 +488,9 @@ impl Control for Observer {
             "an operator's order"
         );
         Ok(answer)
+    }
+
+    fn steer(&self, request: &RolloutRequest) -> Result<RolloutView, RolloutError> {
+        self.rollouts.order(request)
     }
 }

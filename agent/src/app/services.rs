@@ -98,6 +98,7 @@ fn view(entries: &[ServiceEntry], readings: &impl Readings, now_ns: u64) -> Opti
             .iter()
             .map(|share| ShareView { version: Arc::clone(&share.version), share: share.share })
             .collect(),
+        rollout: None,
         breaker_mode: breaker.mode(),
         fallback: spec.policy.fallback.clone(),
         counters: counters(entries, readings),

@@ -155,15 +155,23 @@ fn happening(record: &Record, zone: &TimeZone) -> String {
         Happening::Closed(_) | Happening::BreakerHalfOpen(_) => WARN,
         Happening::BreakerOpened(_) => BAD,
         Happening::BreakerClosed(_) => GOOD,
+        Happening::RolloutSteppedUp | Happening::RolloutPromoted | Happening::RolloutResumed => GOOD,
+        Happening::RolloutRolledBack(_) => BAD,
+        Happening::RolloutPaused => WARN,
     };
     let reason = record.happening.reason();
     let what = format!("{} {reason}", record.happening.name());
     let lasted = match record.happening {
         Happening::Opened => format!("in {}", duration(record.duration_ns)),
         Happening::Failed(_) => format!("after {}", duration(record.duration_ns)),
-        Happening::BreakerOpened(_) | Happening::BreakerHalfOpen(_) | Happening::BreakerClosed(_) => {
-            String::new()
-        }
+        Happening::BreakerOpened(_)
+        | Happening::BreakerHalfOpen(_)
+        | Happening::BreakerClosed(_)
+        | Happening::RolloutSteppedUp
+        | Happening::RolloutPromoted
+        | Happening::RolloutRolledBack(_)
+        | Happening::RolloutPaused
+        | Happening::RolloutResumed => String::new(),
         Happening::Closed(_) => format!(
             "after {}, sent {}, received {}",
             duration(record.duration_ns),

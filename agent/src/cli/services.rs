@@ -7,7 +7,7 @@ use agent_ebpf::abi::{BackendStatus, BreakerMode};
 
 use super::client::{Client, ConnectArgs};
 use super::table::{BAD, Cell, DIM, GOOD, HEADING, Output, Table, WARN, duration, print, print_json};
-use crate::admin::view::{CellView, ServiceView, Services};
+use crate::admin::view::{CellView, RolloutView, ServiceView, Services};
 
 /// Services, their frontends and backends.
 #[derive(Clone, Debug, clap::Args)]
@@ -151,6 +151,9 @@ fn detail(service: &ServiceView) -> String {
     if !service.split.is_empty() {
         line("split", &split(service));
     }
+    if let Some(rollout) = &service.rollout {
+        line("canary", &rollout_line(rollout));
+    }
     let connections = format!(
         "{} by algorithm, {} by affinity, {} refused, {} untouched",
         counters.selected, counters.affine, counters.no_backend, counters.passed
@@ -184,6 +187,14 @@ fn detail(service: &ServiceView) -> String {
         let _ = writeln!(text, "  {line}");
     }
     text
+}
+
+/// What becomes of the canary.
+fn rollout_line(rollout: &RolloutView) -> String {
+    match rollout.is_problem() {
+        true => format!("{BAD}{}{BAD:#}", rollout.summary),
+        false => rollout.summary.clone(),
+    }
 }
 
 fn fallback(service: &ServiceView) -> String {
@@ -267,6 +278,7 @@ shop/payment
   algorithm   round_robin
   affinity    10 min after the last connection
   split       v1 90 %, v2 10 %
+  canary      v2 gets 10.0 % (step 2 of 3), does no worse than v1
   connections 3600 by algorithm, 3 by affinity, 1 refused, 0 untouched
   fallback    shop/payment-standby, took 6 connections
   breaker     enforce: opened 3, probed 2, closed 1; 44 connections sent elsewhere, 5 probes, 1 kept closed by the ejection cap, 2 sent to ejected backends in panic

@@ -30,12 +30,12 @@ pub struct Tallies {
     pub rolled_back: [u64; Cause::ALL.len()],
 }
 
-/// A canary of which something became, and the service as it is to be from now on.
+/// A canary of which something became.
 #[derive(Clone, Debug)]
 pub struct Change {
     /// What became of it.
     pub transition: Transition,
-    /// The service, with the shares in force.
+    /// The service, with the shares it had then.
     pub spec: Arc<ServiceSpec>,
     /// The whole story in one sentence.
     pub told: String,
@@ -138,6 +138,11 @@ impl Register {
     /// What became of canaries since the last call, the oldest first.
     pub fn take_changes(&mut self) -> Vec<Change> {
         std::mem::take(&mut self.changes)
+    }
+
+    /// A service with a canary as it is to be now; `None` where there is no such.
+    pub fn in_force(&self, service: &str) -> Option<Arc<ServiceSpec>> {
+        self.entries.get(service).map(Entry::in_force)
     }
 
     /// The rollout of a service, and what was counted of it.

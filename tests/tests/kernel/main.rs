@@ -15,6 +15,7 @@ mod metrics;
 mod programs_nobody_here_wrote;
 mod recvmsg;
 mod restart;
+mod rollout;
 mod sendmsg;
 mod sock_ops;
 mod sock_release;

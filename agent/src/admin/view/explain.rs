@@ -39,6 +39,8 @@ pub struct Step {
     /// What its breakers may do.
     #[serde(with = "named::breaker_mode")]
     pub breaker_mode: BreakerMode,
+    /// What becomes of its canary, in words; null where there is none.
+    pub rollout: Option<String>,
     /// Its backends.
     pub candidates: Vec<Candidate>,
     /// What follows, in words.
