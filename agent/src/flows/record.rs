@@ -92,6 +92,23 @@ impl Happening {
         }
     }
 
+    /// It is about a service and nobody's connection.
+    pub const fn is_of_service(self) -> bool {
+        match self {
+            Self::RolloutSteppedUp
+            | Self::RolloutPromoted
+            | Self::RolloutRolledBack(_)
+            | Self::RolloutPaused
+            | Self::RolloutResumed => true,
+            Self::Opened
+            | Self::Failed(_)
+            | Self::Closed(_)
+            | Self::BreakerOpened(_)
+            | Self::BreakerHalfOpen(_)
+            | Self::BreakerClosed(_) => false,
+        }
+    }
+
     /// The reason's name; empty for what needs none.
     pub const fn reason(self) -> &'static str {
         match self {

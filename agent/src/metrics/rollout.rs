@@ -5,7 +5,7 @@ use std::fmt;
 use super::balancing::destination;
 use super::sheet::{Label, Metric, Sheet, label};
 use crate::admin::view::{RolloutView, ServiceView};
-use crate::rollout::Phase;
+use crate::rollout::{Cause, Phase};
 
 const WEIGHT: Metric = Metric::gauge(
     "segue_rollout_weight_ratio",
@@ -22,6 +22,11 @@ const ROLLBACKS: Metric = Metric::counter(
     &["dst_namespace", "dst_service", "dst_port", "reason"],
     "Canaries rolled back, by reason: connect_failure_ratio, reset_ratio, connect_p99, operator.",
 );
+const ROLLED_BACK: Metric = Metric::gauge(
+    "segue_rollout_rolled_back",
+    &["dst_namespace", "dst_service", "dst_port", "reason"],
+    "1 for the reason why the canary of a service gets no connections now, as in segue_rollout_rollbacks_total; 0 for the others.",
+);
 const STEPS: Metric = Metric::counter(
     "segue_rollout_steps_total",
     &["dst_namespace", "dst_service", "dst_port", "to"],
@@ -29,7 +34,7 @@ const STEPS: Metric = Metric::counter(
 );
 
 /// The metrics of this subject.
-pub(super) const METRICS: &[&Metric] = &[&WEIGHT, &PHASE, &ROLLBACKS, &STEPS];
+pub(super) const METRICS: &[&Metric] = &[&WEIGHT, &PHASE, &ROLLED_BACK, &ROLLBACKS, &STEPS];
 
 /// Writes every metric of this subject.
 pub(super) fn write(sheet: &mut Sheet<'_>, services: &[ServiceView]) -> fmt::Result {
@@ -46,6 +51,11 @@ pub(super) fn write(sheet: &mut Sheet<'_>, services: &[ServiceView]) -> fmt::Res
         Phase::ALL.iter().map(move |&phase| (with(service, "phase", phase.name()), is(phase)))
     });
     sheet.gauge(&PHASE, phases)?;
+    let out = all.iter().flat_map(|(service, rollout)| {
+        let is = |cause: Cause| i64::from(Some(cause) == rollout.cause);
+        Cause::ALL.iter().map(move |&cause| (with(service, "reason", cause.name()), is(cause)))
+    });
+    sheet.gauge(&ROLLED_BACK, out)?;
     let rollbacks = all.iter().flat_map(|(service, rollout)| {
         rollout.rolled_back.iter().map(|(cause, count)| (with(service, "reason", cause.name()), *count))
     });

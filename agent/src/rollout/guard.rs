@@ -1,6 +1,8 @@
 //! Whether a canary does worse than its baseline, from what was counted of both. Knows no service, no share and no
 //! time.
 //!
+//! Criteria about requests (errors of HTTP and gRPC) would be further variants of [`Criterion`].
+//!
 //! A canary is worse where its part of bad connections is larger than the baseline's by more than is allowed, and by
 //! more than chance explains: the lower bound of the difference of the two parts (Newcombe's, from Wilson's bounds of
 //! each) has to be above what is allowed.
@@ -121,8 +123,9 @@ pub enum Judgement {
 pub fn judge(guard: &GuardSpec, canary: &Counts, baseline: &Counts) -> Judgement {
     let minimum = u64::from(guard.minimum_samples);
     let enough = |finding: &Finding| finding.canary.of >= minimum && finding.baseline.of >= minimum;
-    let findings = Criterion::ALL.iter().filter_map(|&criterion| compare(criterion, guard, canary, baseline));
-    if let Some(worse) = findings.filter(|finding| enough(finding) && is_worse(finding)).next() {
+    let mut findings =
+        Criterion::ALL.iter().filter_map(|&criterion| compare(criterion, guard, canary, baseline));
+    if let Some(worse) = findings.find(|finding| enough(finding) && is_worse(finding)) {
         return Judgement::Worse(worse);
     }
     let tried = canary.tried().min(baseline.tried());

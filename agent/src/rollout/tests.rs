@@ -1,3 +1,5 @@
+//! Rollouts and their register from the first look to the last. Knows no file.
+
 use agent_ebpf::abi::{EdgeKey, Protocol};
 use proptest::prelude::*;
 

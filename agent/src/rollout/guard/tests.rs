@@ -1,3 +1,5 @@
+//! Judgements by figures, by properties, and how often they are wrong. Knows no rollout.
+
 use proptest::prelude::*;
 
 use super::*;
