@@ -8,6 +8,7 @@ mod explanation;
 mod journal;
 mod names;
 mod observer;
+mod rollouts;
 mod services;
 
 use std::net::SocketAddr;
@@ -26,6 +27,7 @@ use crate::event::Event;
 use crate::kernel::{DataPlane, KernelTables, SockDiag, trim_heap};
 use crate::readiness::Readiness;
 use crate::reconcile::Reconciler;
+use crate::rollout::Transition;
 use crate::{admin, canary, clock, shutdown};
 use draining::Draining;
 use duties::Duties;
@@ -46,6 +48,8 @@ pub struct Options {
     pub bpffs: PathBuf,
     /// The zone this node is in.
     pub zone: Option<String>,
+    /// Where what outlives the agent is kept, besides what the kernel keeps.
+    pub state: PathBuf,
 }
 
 /// What is awaited before the agent is ready.
@@ -57,6 +61,8 @@ const CANARY: &str = "the first test connection";
 const TICK: Duration = Duration::from_secs(1);
 /// Drift, links, the test connection.
 const CHECK: Duration = Duration::from_secs(10);
+/// Canaries and their baselines.
+const COMPARE: Duration = Duration::from_millis(500);
 /// News of sources that wait to be applied. A source that is faster waits for its place.
 const UPDATE_QUEUE: usize = 1_024;
 
@@ -147,7 +153,8 @@ type Servers = tokio::task::JoinSet<Result<(), admin::AdminError>>;
 
 impl Control {
     async fn run(&mut self, mut inbox: Inbox, servers: &mut Servers) -> anyhow::Result<()> {
-        let (mut tick, mut check) = (every(TICK), every(CHECK));
+        let (mut tick, mut check, mut compare) = (every(TICK), every(CHECK), every(COMPARE));
+        let observer = Arc::clone(&self.observer);
         let mut signals = std::pin::pin!(shutdown::signalled());
         loop {
             let event = tokio::select! {
@@ -161,6 +168,8 @@ impl Control {
                     ended.context("a server of the agent's died")??;
                     continue;
                 }
+                () = observer.canaries().ordered() => Event::Ordered,
+                _ = compare.tick() => Event::Compare,
                 _ = tick.tick() => Event::Tick,
                 _ = check.tick() => Event::Check,
             };
@@ -182,6 +191,8 @@ impl Control {
                     }
                 }
                 Event::SourcesEnded => anyhow::bail!("the configuration file is not watched any more"),
+                Event::Compare => tokio::task::block_in_place(|| self.compare()),
+                Event::Ordered => tokio::task::block_in_place(|| self.shift()),
                 Event::Tick => tokio::task::block_in_place(|| self.tick()),
                 Event::Check => self.check().await?,
                 Event::Leave(signal) => {
@@ -208,7 +219,7 @@ impl Control {
         match update {
             Update::Changed(change) => {
                 let whole = matches!(change, Change::Reset(_));
-                self.desired.apply(with_canary(change));
+                self.desired.apply(self.observer.canaries().admit(with_canary(change)));
                 self.synced = true;
                 Ok(if whole { Extent::Whole } else { Extent::Services })
             }
@@ -257,11 +268,56 @@ impl Control {
             }
         }
         self.observer.set_fill(&self.reconciler.fill());
+        self.observer.canaries().save();
         if whole {
             self.observer.leave_untidy();
         }
         if whole || !self.attached {
             self.attach();
+        }
+    }
+
+    /// Compares canaries with their baselines and puts into force what comes of it.
+    fn compare(&mut self) {
+        let canaries = self.observer.canaries();
+        let watched = canaries.register().watched();
+        if watched.is_empty() {
+            return;
+        }
+        match self.observer.readings(&watched) {
+            Ok(readings) => {
+                let (now, mut register) = (rollouts::now(), canaries.register());
+                for (service, readings) in watched.iter().zip(&readings) {
+                    register.observe(service, now, readings);
+                }
+            }
+            Err(error) => tracing::warn!("canaries are not compared: {error}"),
+        }
+        self.shift();
+    }
+
+    /// Puts into force what became of canaries.
+    fn shift(&mut self) {
+        let mut register = self.observer.canaries().register();
+        let changes = register.take_changes();
+        if changes.is_empty() {
+            return;
+        }
+        // What was written since an order was given is newer than the order.
+        for spec in changes.iter().filter_map(|change| register.in_force(&change.spec.name)) {
+            self.desired.apply(Change::Upsert(spec));
+        }
+        drop(register);
+        self.reconcile(Extent::Services);
+        for change in &changes {
+            let service = &*change.spec.name;
+            match change.transition {
+                Transition::RolledBack(cause) => {
+                    tracing::error!(service, cause = cause.name(), "{}", change.told);
+                }
+                _ => tracing::info!(service, "{}", change.told),
+            }
+            rollouts::record(change).into_iter().for_each(|record| self.observer.tell(record));
         }
     }
 

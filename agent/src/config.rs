@@ -4,6 +4,7 @@
 //! nothing of what is in force; `docs/config.md` describes the format.
 
 mod breaker;
+mod canary;
 mod check;
 mod draining;
 mod fallback;

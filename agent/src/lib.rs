@@ -27,4 +27,5 @@ pub mod kernel;
 pub mod metrics;
 pub mod readiness;
 pub mod reconcile;
+pub mod rollout;
 pub mod shutdown;

@@ -11,6 +11,7 @@ mod draining;
 mod kernel;
 mod process;
 mod reference;
+mod rollout;
 mod sheet;
 mod text;
 
@@ -33,6 +34,7 @@ const SUBJECTS: &[(&str, &[&Metric])] = &[
     ("Load balancing", balancing::METRICS),
     ("Circuit breaking", breaker::METRICS),
     ("Draining", draining::METRICS),
+    ("Canaries", rollout::METRICS),
     ("Kernel side", kernel::METRICS),
     ("Agent", agent::METRICS),
     ("Process", process::METRICS),
@@ -102,6 +104,7 @@ impl Collector for Scrape {
         if let Some(services) = self.read(1, self.observe.services()) {
             balancing::write(&mut sheet, &services)?;
             breaker::write(&mut sheet, &services)?;
+            rollout::write(&mut sheet, &services)?;
         }
         if let Some(status) = self.read(2, self.observe.status()) {
             kernel::write_status(&mut sheet, &status)?;

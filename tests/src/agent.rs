@@ -258,6 +258,13 @@ impl<'w> Agent<'w> {
         self.world.start_outside(command).finish()
     }
 
+    /// `segue rollout` with these arguments.
+    pub fn rollout(&self, arguments: &[&str]) -> Finished {
+        let mut command = Command::new(beside_test("segue"));
+        command.arg("rollout").args(arguments).arg("--socket").arg(self.socket());
+        self.world.start_outside(command).finish()
+    }
+
     /// `segue explain` of a service's name, or of an address and port.
     pub fn explain(&self, target: &str) -> Value {
         let mut command = Command::new(beside_test("segue"));
@@ -287,6 +294,7 @@ impl<'w> Agent<'w> {
         command.arg("--cgroup").arg(self.world.managed_cgroup()).args(["--listen", LISTEN]);
         command.arg("--socket").arg(self.socket()).arg("--bpffs").arg(self.world.bpffs());
         command.args(["--zone", ZONE]);
+        command.arg("--state").arg(self.world.directory().join("state"));
         command
     }
 }

@@ -14,6 +14,7 @@ use super::view::*;
 use super::{Control, Observe, ObserveError};
 use crate::flows::record::Happening;
 use crate::flows::{EdgeView, Record, Tally, Workload, identity};
+use crate::rollout::{Cause, Phase, Verdict};
 
 /// The synthetic agent.
 pub(crate) struct Specimen {
@@ -125,6 +126,38 @@ fn backend(socket: &str, version: &str, zone: &str, status: BackendStatus) -> Ba
     }
 }
 
+/// A canary at the second of its three steps.
+pub(crate) fn rollout() -> RolloutView {
+    RolloutView {
+        service: "shop/payment".into(),
+        version: "v2".into(),
+        baseline: "v1".into(),
+        phase: Phase::Progressing,
+        weight_permille: 100,
+        steps: vec![5, 10, 100],
+        step: Some(2),
+        next_step_in_ms: Some(80_000),
+        verdict: Verdict::Fine,
+        cause: None,
+        reason: None,
+        changed_at: ago(220),
+        summary: "v2 gets 10.0 % (step 2 of 3), does no worse than v1".to_owned(),
+        minimum_samples: 50,
+        window_ms: 30_000,
+        of_canary: SampleView { tried: 88, failed: 1, ended: 80, reset: 0, connect_p99_ns: Some(210_000) },
+        of_baseline: SampleView {
+            tried: 790,
+            failed: 4,
+            ended: 760,
+            reset: 2,
+            connect_p99_ns: Some(190_000),
+        },
+        stepped_up: 1,
+        promoted: 0,
+        rolled_back: Cause::ALL.iter().map(|cause| (*cause, 0)).collect(),
+    }
+}
+
 /// A breaker that holds nothing against its backend.
 fn closed() -> CellView {
     CellView {
@@ -196,6 +229,8 @@ impl Observe for Specimen {
                 id: 40,
             }],
             data_plane: DataPlaneView { heartbeat_age_ms: Some(400), following: false },
+            rollouts: self.rollouts(),
+            rollouts_error: None,
         })
     }
 
@@ -211,6 +246,7 @@ impl Observe for Specimen {
                 ShareView { version: "v1".into(), share: 9 },
                 ShareView { version: "v2".into(), share: 1 },
             ],
+            rollout: Some(rollout()),
             breaker_mode: BreakerMode::Enforce,
             fallback: Some("shop/payment-standby".into()),
             counters: ServiceCounters {
@@ -248,6 +284,7 @@ impl Observe for Specimen {
             algorithm: Algorithm::Maglev,
             affinity_timeout_ms: None,
             split: Vec::new(),
+            rollout: None,
             breaker_mode: BreakerMode::Off,
             fallback: None,
             counters: ServiceCounters::default(),
@@ -266,6 +303,7 @@ impl Observe for Specimen {
                 service: service.name,
                 algorithm: service.algorithm,
                 breaker_mode: service.breaker_mode,
+                rollout: service.rollout.map(|rollout| rollout.summary),
                 candidates: vec![Candidate {
                     address: address("10.1.0.7:8443"),
                     version: Some("v2".into()),
@@ -281,6 +319,10 @@ impl Observe for Specimen {
             errno: Some(113),
         });
         Ok(Explanation { target: target.to_owned(), chains: chains.collect() })
+    }
+
+    fn rollouts(&self) -> Vec<RolloutView> {
+        vec![rollout()]
     }
 
     fn edges(&self) -> Result<Vec<EdgeView>, ObserveError> {
@@ -361,5 +403,18 @@ impl Control for Specimen {
         self.orders.lock().expect("no panic").push(request.clone());
         let backends = request.backend.into_iter().collect();
         Ok(Ordered { service: service.name, order: request.order, backends, ends_in_ms })
+    }
+
+    fn steer(&self, request: &RolloutRequest) -> Result<RolloutView, RolloutError> {
+        let service = request.service.clone();
+        if *service != *rollout().service {
+            return Err(RolloutError::Unknown { service });
+        }
+        match request.order {
+            crate::rollout::Order::Pause => {
+                Ok(RolloutView { phase: Phase::Paused, next_step_in_ms: None, ..rollout() })
+            }
+            order => Err(RolloutError::WrongPhase { service, phase: Phase::Promoted, order }),
+        }
     }
 }

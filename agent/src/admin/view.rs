@@ -4,6 +4,7 @@
 
 mod breaker;
 mod explain;
+mod rollout;
 
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -17,6 +18,7 @@ pub use breaker::{
     CellView, DEFAULT_ORDER_MS, IN_FORCE, MAX_ORDER_MS, Order, OrderError, OrderRequest, OrderView, Ordered,
 };
 pub use explain::{Candidate, Chain, Explanation, Step};
+pub use rollout::{RolloutError, RolloutRequest, RolloutView, Rollouts, SampleView};
 
 /// From which share of its entries in use a map is worth a warning.
 pub(crate) const MAP_ALMOST_FULL: f64 = 0.8;
@@ -55,6 +57,10 @@ pub struct Status {
     pub neighbours: Vec<NeighbourView>,
     /// What the kernel side knows of the agent.
     pub data_plane: DataPlaneView,
+    /// The canaries of all services.
+    pub rollouts: Vec<RolloutView>,
+    /// Why rollouts do not outlive the agent, in words; null where they do.
+    pub rollouts_error: Option<String>,
 }
 
 /// Whether the agent is ready to serve.
@@ -185,6 +191,10 @@ impl Status {
         if !self.readiness.ready {
             problems.push(format!("not ready: waiting for {}", self.readiness.waiting_for.join(", ")));
         }
+        for rollout in self.rollouts.iter().filter(|rollout| rollout.is_problem()) {
+            problems.push(format!("{}: {}", rollout.service, rollout.summary));
+        }
+        problems.extend(self.rollouts_error.clone());
         for map in self.maps.iter().filter(|map| map.usage() >= MAP_ALMOST_FULL) {
             problems.push(format!("map {} holds {} of {} entries", map.name, map.entries, map.max_entries));
         }
@@ -218,8 +228,10 @@ pub struct ServiceView {
     pub algorithm: Algorithm,
     /// How long a client keeps its backend after its last connection, in milliseconds; null without affinity.
     pub affinity_timeout_ms: Option<u64>,
-    /// Shares by version; empty without a split.
+    /// Shares by version, as they are in force; empty without a split.
     pub split: Vec<ShareView>,
+    /// The canary; null where there is none.
+    pub rollout: Option<RolloutView>,
     /// What the breakers of its backends may do: `off`, `observe`, `enforce`, `forced_open` or `forced_closed`.
     #[serde(with = "named::breaker_mode")]
     pub breaker_mode: BreakerMode,

@@ -184,6 +184,7 @@ fn step(entry: &ServiceEntry, policy: &Policy, readings: &impl Readings, leaving
         algorithm: spec.policy.algorithm,
         breaker_mode: policy.breaker.mode(),
         locality: None,
+        rollout: None,
         candidates: candidates.collect(),
         result: String::new(),
     }

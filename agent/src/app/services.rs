@@ -116,6 +116,7 @@ fn view(
             .iter()
             .map(|share| ShareView { version: Arc::clone(&share.version), share: share.share })
             .collect(),
+        rollout: None,
         breaker_mode: breaker.mode(),
         fallback: spec.policy.fallback.clone(),
         counters: counters(entries, readings),

@@ -88,6 +88,9 @@ fn chain(chain: &Chain) -> String {
         for line in table.to_string().lines() {
             let _ = writeln!(text, "  {line}");
         }
+        if let Some(rollout) = &step.rollout {
+            let _ = writeln!(text, "  canary: {rollout}");
+        }
         let _ = writeln!(text, "  → {}", step.result);
     }
     if let Some(errno) = chain.errno {
@@ -112,6 +115,7 @@ shop/payment (tcp ipv4, round_robin, breaker enforce)
   prefers zone eu-1a, where 1 of 2 are healthy: 70 % stay
   BACKEND        VERSION  ZONE   WEIGHT  TAKES  WHY
   10.1.0.7:8443  v2       eu-1a      10  no     its breaker is open, next probe in 8 s
+  canary: v2 gets 10.0 % (step 2 of 3), does no worse than v1
   → nothing is usable and there is no further fallback: the connection is refused
 connect() fails: No route to host (os error 113)
 ";

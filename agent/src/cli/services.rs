@@ -8,7 +8,7 @@ use agent_ebpf::abi::{BackendStatus, BreakerMode};
 
 use super::client::{Client, ConnectArgs};
 use super::table::{BAD, Cell, DIM, GOOD, HEADING, Output, Table, WARN, duration, print, print_json};
-use crate::admin::view::{CellView, ServiceView, Services};
+use crate::admin::view::{CellView, RolloutView, ServiceView, Services};
 use crate::desired::Departure;
 
 /// Services, their frontends and backends.
@@ -153,6 +153,9 @@ fn detail(service: &ServiceView) -> String {
     if !service.split.is_empty() {
         line("split", &split(service));
     }
+    if let Some(rollout) = &service.rollout {
+        line("canary", &rollout_line(rollout));
+    }
     let connections = format!(
         "{} by algorithm, {} by affinity, {} refused, {} untouched",
         counters.selected, counters.affine, counters.no_backend, counters.passed
@@ -209,6 +212,14 @@ fn leaving(service: &ServiceView) -> Vec<String> {
     let left = service.left.iter();
     let left = left.map(|it| line(it.address, Departure::Removed.name(), it.active, it.resets_in_ms));
     inside.chain(left).collect()
+}
+
+/// What becomes of the canary.
+fn rollout_line(rollout: &RolloutView) -> String {
+    match rollout.is_problem() {
+        true => format!("{BAD}{}{BAD:#}", rollout.summary),
+        false => rollout.summary.clone(),
+    }
 }
 
 fn fallback(service: &ServiceView) -> String {
@@ -293,6 +304,7 @@ shop/payment
   algorithm   round_robin
   affinity    10 min after the last connection
   split       v1 90 %, v2 10 %
+  canary      v2 gets 10.0 % (step 2 of 3), does no worse than v1
   connections 3600 by algorithm, 3 by affinity, 1 refused, 0 untouched
   fallback    shop/payment-standby, took 6 connections
   breaker     enforce: opened 3, probed 2, closed 1; 44 connections sent elsewhere, 5 probes, 1 kept closed by the ejection cap, 2 sent to ejected backends in panic, 7 kept from the backend their client had failed on

@@ -6,9 +6,9 @@ use std::net::SocketAddr;
 use agent_ebpf::abi::Protocol;
 use agent_ebpf::abi::limits::{MAX_BACKENDS, MAX_FRONTENDS, MAX_SERVICES, MAX_SUBSETS};
 
-use super::fallback;
 use super::problem::{Findings, Position};
 use super::service::{Mark, Service};
+use super::{canary, fallback};
 
 /// Services a file may hold: id 0 is none, and one id is the test connection's. A service with frontends of both address
 /// families takes two.
@@ -23,6 +23,7 @@ pub(super) fn service(findings: &mut Findings, service: &Service) {
     repeated_backends(findings, service);
     split_shape(findings, service);
     without_effect(findings, service);
+    canary::check(findings, service);
     if service.backends_whole {
         usable_backends(findings, service);
         families(findings, service);

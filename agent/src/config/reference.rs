@@ -9,6 +9,7 @@ use agent_ebpf::decide::breaker::{Signal, SignalSet};
 use crate::desired::{Departure, PolicySpec};
 
 use super::breaker::{self, BreakerField};
+use super::canary::{self, CanaryField, GuardField};
 use super::check::{BACKENDS, FRONTENDS, SERVICES};
 use super::draining::{self, DrainingField};
 use super::reader::Fields;
@@ -31,6 +32,9 @@ pub fn reference() -> String {
         [name, departure_meaning(*departure).to_owned()]
     });
     table(&mut text, "`draining.on`", ["Name", "Which backends"], departures);
+    fields::<CanaryField>(&mut text, "`services[].policy.canary`");
+    fields::<GuardField>(&mut text, "`services[].policy.canary.guard`");
+    table(&mut text, "The values of `canary`", ["Field", "Value"], canary::values());
     fields::<BreakerField>(&mut text, "`services[].policy.breaker`");
     let title = "The values of `breaker`";
     table(&mut text, title, ["Field", "Value"], breaker::values());

@@ -10,6 +10,7 @@ use agent_ebpf::abi::limits::MAX_SUBSETS;
 use crate::desired::{BackendSpec, PolicySpec, ServiceSpec, VersionShare};
 
 use super::breaker::{self, Breaker};
+use super::canary::{self, Canary};
 use super::check::{BACKENDS, FRONTENDS};
 use super::draining;
 use super::problem::Position;
@@ -33,6 +34,7 @@ fields! {
         Algorithm = "algorithm": "How a backend is chosen.",
         Affinity = "affinity": "Keeps a client (a pod or a unit) on its backend.",
         Split = "split": "Shares by version, as in `{ v1: 95, v2: 5 }`, in any unit; every version must be one that a backend has, in each address family that has a frontend.",
+        Canary = "canary": "The version of the split that is tried out, when it is rolled back, and how its share grows. TCP only.",
         RefuseWith = "refuse_with": "What `connect()` fails with where nothing is usable.",
         ConnectTimeout = "connect_timeout": "How long a handshake may take; without it, as long as the kernel tries. TCP only.",
         Fallback = "fallback": "The service, as in `shop/payment-static`, that takes the connections where nothing of this one is usable. Of the same protocol, and with a frontend and a backend in each address family that has a frontend here.",
@@ -94,6 +96,8 @@ pub(super) struct Service {
     pub(super) ejected_at: Option<Position>,
     /// The breaker, and where it stands.
     pub(super) breaker: Option<(Breaker, Position)>,
+    /// The canary.
+    pub(super) canary: Option<Canary>,
     /// Every backend of the file is in `spec.backends`.
     pub(super) backends_whole: bool,
 }
@@ -150,6 +154,7 @@ pub(super) fn read<'a>(
         fallback_at: node.at,
         ejected_at: None,
         breaker: None,
+        canary: None,
         backends_whole: false,
     };
     let (mut has_name, mut has_frontends, mut has_backends) = (false, false, false);
@@ -308,7 +313,12 @@ fn backend<'a>(
     Ok(address.map(|address| (BackendSpec { address, weight, zone, version, draining }, at)))
 }
 
-fn label<'a>(reader: &mut Reader<'a>, totals: &mut Totals, node: Node<'a>) -> Result<Option<Arc<str>>, Stop> {
+/// Reads a zone or a version.
+pub(super) fn label<'a>(
+    reader: &mut Reader<'a>,
+    totals: &mut Totals,
+    node: Node<'a>,
+) -> Result<Option<Arc<str>>, Stop> {
     one(reader, node, "a name", |text| value::label(text).map(|()| totals.label(text)))
 }
 
@@ -327,6 +337,7 @@ fn policy<'a>(
             }
             PolicyField::Affinity => affinity(reader, &value, &mut service.spec.policy)?,
             PolicyField::Split => split(reader, totals, &value, service)?,
+            PolicyField::Canary => service.canary = canary::read(reader, totals, &value)?,
             PolicyField::RefuseWith => {
                 if let Some(errno) = one(reader, value, "the name of an errno", value::refuse_with)? {
                     service.spec.policy.refuse_errno = errno.errno();
@@ -366,6 +377,8 @@ fn policy<'a>(
     let has_fallback = service.spec.policy.fallback.is_some();
     let breaker = service.breaker.as_ref();
     service.spec.policy.breaker = breaker.map(|(breaker, _)| breaker.policy(has_fallback));
+    let canary = service.canary.as_ref().and_then(|canary| canary.spec(service));
+    service.spec.policy.canary = canary.map(Arc::new);
     Ok(())
 }
 

@@ -608,5 +608,6 @@ fn a_file_is_read_only_where_it_is_a_regular_one_of_bounded_size() {
 }
 
 mod breaker;
+mod canary;
 mod fallback;
 mod properties;

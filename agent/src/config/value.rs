@@ -186,6 +186,23 @@ pub(super) fn percent(text: &str) -> Result<u8, String> {
     })
 }
 
+/// A multiple, `1.5x` or `2x`, in percent: at most two digits after the point.
+pub(super) fn factor(text: &str, range: &RangeInclusive<u32>) -> Result<u32, String> {
+    let percent = || -> Option<u32> {
+        let (whole, part) = text.strip_suffix('x')?.split_once('.').unwrap_or((text.strip_suffix('x')?, "0"));
+        let digits = |text: &str| !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_digit());
+        if !digits(whole) || !digits(part) || part.len() > 2 {
+            return None;
+        }
+        let hundredths: u32 = format!("{part:0<2}").parse().ok()?;
+        whole.parse::<u32>().ok()?.checked_mul(100)?.checked_add(hundredths)
+    };
+    percent().filter(|percent| range.contains(percent)).ok_or_else(|| {
+        let [from, to] = [*range.start(), *range.end()].map(|percent| f64::from(percent) / 100.0);
+        format!("is {}; write a multiple from {from}x to {to}x, as in 1.5x", Quoted(text))
+    })
+}
+
 /// A whole number in plain digits.
 pub(super) fn number<T: std::str::FromStr + PartialOrd + std::fmt::Display>(
     text: &str,

@@ -19,6 +19,7 @@ mod metrics;
 mod programs_nobody_here_wrote;
 mod recvmsg;
 mod restart;
+mod rollout;
 mod sendmsg;
 mod soak;
 mod sock_ops;

@@ -72,6 +72,7 @@ const CONFINED: [Confined; 6] = [
         within: &[
             "agent/src/desired",
             "agent/src/compile",
+            "agent/src/rollout",
             "agent/src/l7",
             "agent/src/flows/accumulator",
             "agent/src/flows/quantile",

@@ -41,6 +41,8 @@ pub struct Step {
     pub breaker_mode: BreakerMode,
     /// What the preferred zone gets, in words; null where zones do not matter.
     pub locality: Option<String>,
+    /// What becomes of its canary, in words; null where there is none.
+    pub rollout: Option<String>,
     /// Its backends.
     pub candidates: Vec<Candidate>,
     /// What follows, in words.

@@ -150,6 +150,7 @@ fn any_service() -> impl Strategy<Value = ServiceSpec> {
                     fallback: None,
                     connect_timeout,
                     draining,
+                    canary: None,
                 };
                 let frontends = frontends.into_iter().collect();
                 ServiceSpec { name: name.into(), protocol, frontends, backends, policy }
