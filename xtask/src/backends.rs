@@ -99,13 +99,18 @@ fn serve(listener: &TcpListener, name: &str) {
     thread::scope(|scope| {
         for stream in listener.incoming().flatten() {
             // A client that goes away in the middle is its own business.
-            scope.spawn(move || drop(answer(stream, name)));
+            scope.spawn(move || drop(answer(stream, name, || true)));
         }
     });
 }
 
-/// Answers requests on one connection until the client asks to close it or goes.
-fn answer(stream: TcpStream, name: &str) -> std::io::Result<()> {
+/// Answers requests on one connection until the client asks to close it or goes, or `may_answer`, asked after each
+/// request, says no.
+pub(crate) fn answer(
+    stream: TcpStream,
+    name: &str,
+    mut may_answer: impl FnMut() -> bool,
+) -> std::io::Result<()> {
     stream.set_nodelay(true)?;
     let mut reader = BufReader::new(stream);
     let mut close = false;
@@ -120,6 +125,9 @@ fn answer(stream: TcpStream, name: &str) -> std::io::Result<()> {
                 break;
             }
             close |= line.trim().eq_ignore_ascii_case("connection: close");
+        }
+        if !may_answer() {
+            return Ok(());
         }
         let body = format!("{name}\n");
         let head = format!("HTTP/1.1 200 OK\r\nContent-Length: {}\r\n\r\n", body.len());
@@ -136,7 +144,7 @@ mod tests {
     fn a_server_answers_its_name_until_asked_to_close() {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let address = listener.local_addr().unwrap();
-        let server = thread::spawn(move || answer(listener.accept().unwrap().0, "payment-a"));
+        let server = thread::spawn(move || answer(listener.accept().unwrap().0, "payment-a", || true));
         let mut stream = TcpStream::connect(address).unwrap();
         stream.write_all(b"GET / HTTP/1.1\r\n\r\nGET / HTTP/1.1\r\nConnection: close\r\n\r\n").unwrap();
         let text = std::io::read_to_string(stream).unwrap();

@@ -1,14 +1,17 @@
 //! Everything a developer runs: `cargo xtask --help`. One file per subcommand; what a subcommand does is not
 //! known here.
 
+mod actors;
 mod apt;
 mod backends;
 mod bench;
 mod bpf_toolchain;
 mod build;
+mod connection;
 mod demo;
 mod host;
 mod node;
+mod peers;
 mod reference;
 mod setup;
 mod step;
@@ -44,9 +47,15 @@ enum Command {
     /// The servers of demo and benchmarks where there is no nginx.
     #[command(hide = true)]
     Backends(backends::Arguments),
+    /// Servers of demo and benchmarks that fail as they are told.
+    #[command(hide = true)]
+    Actors(actors::Arguments),
     /// The benchmarks' client.
     #[command(hide = true)]
     BenchProbe,
+    /// The benchmarks' load.
+    #[command(hide = true)]
+    BenchLoad(bench::LoadArguments),
 }
 
 fn main() -> ExitCode {
@@ -59,7 +68,9 @@ fn main() -> ExitCode {
         Command::DemoClient(arguments) => demo::run_client(&arguments),
         Command::Backends(arguments) => backends::run(&arguments),
         Command::Bench(arguments) => bench::run(&arguments),
+        Command::Actors(arguments) => actors::run(&arguments),
         Command::BenchProbe => bench::run_probe(),
+        Command::BenchLoad(arguments) => bench::run_load(&arguments),
         Command::Reference => reference::run(),
     };
     match result {

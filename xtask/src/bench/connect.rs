@@ -63,7 +63,7 @@ pub(crate) fn run(arguments: &Arguments) -> anyhow::Result<()> {
 }
 
 /// A long run opens more connections than there are default ports.
-fn widen_ports(node: &Node) -> anyhow::Result<()> {
+pub(super) fn widen_ports(node: &Node) -> anyhow::Result<()> {
     let path = "/proc/sys/net/ipv4/ip_local_port_range";
     node.within(|| fs::write(path, "1024 65535").with_context(|| format!("cannot write {path}")))
 }
