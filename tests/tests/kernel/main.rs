@@ -4,6 +4,7 @@
 
 mod balance;
 mod breaker;
+mod breaker_model;
 mod breaker_orders;
 mod config_live;
 mod connect;
