@@ -1,4 +1,4 @@
-//! The servers of demo and benchmarks, each of which answers its own name: nginx where it is installed, else a
+//! Healthy servers of benchmarks, each of which answers its own name: nginx where it is installed, else a
 //! few lines of ours. They listen on every address of their namespace.
 
 use std::fs;
@@ -36,19 +36,19 @@ fn addresses<'a>(names: impl Iterator<Item = &'a str>) -> Vec<(&'a str, SocketAd
     (0..).zip(names).map(|(index, name)| (name, address(index))).collect()
 }
 
-/// Starts a server for each name on a node and waits until all answer. Also says what they are.
-pub(crate) fn start(node: &Node, names: &[&str]) -> anyhow::Result<(Process, &'static str)> {
+/// Starts a server for each name on a node and waits until all answer.
+pub(crate) fn start(node: &Node, names: &[&str]) -> anyhow::Result<Process> {
     let servers = addresses(names.iter().copied());
-    let (mut command, kind) = if let Some(nginx) = host::program("nginx") {
+    let mut command = if let Some(nginx) = host::program("nginx") {
         let mut command = node.command(&nginx, Place::Beside)?;
         command.arg("-c").arg(write_nginx_config(node, &servers)?);
         command.arg("-e").arg(node.directory().join("backends.log"));
-        (command, "nginx")
+        command
     } else {
         let own = std::env::current_exe().context("cannot find this program")?;
         let mut command = node.command(&own, Place::Beside)?;
         command.arg("backends").args(names);
-        (command, "a small server")
+        command
     };
     command.stdout(Stdio::null());
     let mut process = Process::start("the backends", &mut command, &node.directory().join("backends.log"))?;
@@ -58,7 +58,7 @@ pub(crate) fn start(node: &Node, names: &[&str]) -> anyhow::Result<(Process, &'s
         })
     };
     process.wait_until("ready", READY_LIMIT, all_answer)?;
-    Ok((process, kind))
+    Ok(process)
 }
 
 fn write_nginx_config(node: &Node, servers: &[(&str, SocketAddr)]) -> anyhow::Result<PathBuf> {

@@ -31,7 +31,7 @@ enum Command {
     Setup(setup::Arguments),
     /// Build the agent with its kernel programs.
     Build(build::Arguments),
-    /// Show Segue at work: real connections, a config that changes, an agent that is killed.
+    /// Show Segue at work: real connections, a config that changes, an agent that is killed, backends that fail.
     Demo(demo::Arguments),
     /// Run the test tiers and the lints.
     Test(test::Arguments),
@@ -44,7 +44,7 @@ enum Command {
     /// The demo's client.
     #[command(hide = true)]
     DemoClient(demo::ClientArguments),
-    /// The servers of demo and benchmarks where there is no nginx.
+    /// The servers of benchmarks where there is no nginx.
     #[command(hide = true)]
     Backends(backends::Arguments),
     /// Servers of demo and benchmarks that fail as they are told.

@@ -74,6 +74,13 @@ pub fn position(algorithm: Algorithm, slot_count: u32, inputs: &Inputs) -> Optio
     }
 }
 
+/// The place of the second backend that an algorithm which [`compares`] draws. Not the slot of the first: else one
+/// in as many connections as there are backends would go to a backend that is never compared, however loaded it is.
+#[inline(always)]
+pub const fn second_position(slot_count: u32, first: Position, draw: u32) -> Position {
+    random::another(slot_count, first.slot, draw)
+}
+
 /// The id of the backend a slot gives for a coin.
 #[inline(always)]
 pub fn resolve(slot: &Slot, coin: u32) -> u32 {

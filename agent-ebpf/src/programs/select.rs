@@ -125,11 +125,13 @@ fn first_choice(
 ) -> Option<u32> {
     let cursor = if balance::needs_cursor(algorithm) { next_cursor(service) } else { 0 };
     let inputs = balance::Inputs { draw: context::draw(), client, cursor };
-    let one = at_position(algorithm, subset, &inputs)?;
+    let first = balance::position(algorithm, subset.slot_count, &inputs)?;
+    let one = at_position(subset, first)?;
     if !balance::compares(algorithm) {
         return Some(one);
     }
-    let other = at_position(algorithm, subset, &balance::Inputs { draw: context::draw(), ..inputs })?;
+    let second = balance::second_position(subset.slot_count, first, context::draw());
+    let other = at_position(subset, second)?;
     let (left, right) = (load(one, now)?, load(other, now)?);
     match balance::compare(algorithm, left, right) {
         Side::Left => Some(one),
@@ -138,8 +140,7 @@ fn first_choice(
 }
 
 #[inline(always)]
-fn at_position(algorithm: Algorithm, subset: &Subset, inputs: &balance::Inputs) -> Option<u32> {
-    let position = balance::position(algorithm, subset.slot_count, inputs)?;
+fn at_position(subset: &Subset, position: balance::Position) -> Option<u32> {
     let slot = maps::slot(subset.first_slot.wrapping_add(position.slot))?;
     Some(balance::resolve(slot, position.coin))
 }

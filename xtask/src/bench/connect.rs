@@ -47,7 +47,7 @@ pub(crate) fn run(arguments: &Arguments) -> anyhow::Result<()> {
     let node = Node::new("bench")?;
     widen_ports(&node)?;
     // Two servers that tell who they are, on every address of the namespace.
-    let (_servers, _) = backends::start(&node, &["a", "b"])?;
+    let _servers = backends::start(&node, &["a", "b"])?;
     let mut bench = Bench {
         beside: Probe::start(&node, Place::Beside)?,
         managed: Probe::start(&node, Place::Managed)?,

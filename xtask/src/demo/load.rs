@@ -10,7 +10,7 @@ use std::time::Duration;
 use crate::connection::Connection;
 
 /// Clients that open connections side by side.
-const CLIENTS: usize = 4;
+pub(crate) const CLIENTS: u64 = 4;
 
 /// Between two connections of a client: a load that leaves a small machine room for everything else.
 const PAUSE: Duration = Duration::from_millis(4);
