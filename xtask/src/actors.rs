@@ -19,8 +19,8 @@ use anyhow::{Context, bail};
 use crate::backends::answer;
 use crate::node::{Node, Place, Process};
 
-/// The first server's port; the others follow.
-const FIRST_PORT: u16 = 9081;
+/// The first server's port; the others follow. Below 1024, where no client's own port is when a server comes back.
+const FIRST_PORT: u16 = 901;
 
 /// Handshakes that may wait to be accepted.
 const BACKLOG: i32 = 4096;

@@ -481,8 +481,8 @@ mod tests {
     #[test]
     fn the_config_leaves_out_a_backend_without_weight() {
         let text = config([8, 1, 0]);
-        assert!(text.contains("127.0.0.1:9081\", weight: 8"), "{text}");
-        assert!(text.contains("127.0.0.1:9082\", weight: 1"), "{text}");
-        assert!(!text.contains("9083"), "{text}");
+        assert!(text.contains("127.0.0.1:901\", weight: 8"), "{text}");
+        assert!(text.contains("127.0.0.1:902\", weight: 1"), "{text}");
+        assert!(!text.contains(":903"), "{text}");
     }
 }

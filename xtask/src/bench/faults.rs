@@ -29,7 +29,8 @@ const RECOVERY_LIMIT: Duration = Duration::from_secs(8);
 /// Recovered is a backend that gave a sixth of so many answers in a row, half of its share of a third.
 const WINDOW: usize = 60;
 
-const PORT: u16 = 7000;
+/// Where the proxy listens: below 1024, where no client's own port is.
+const PORT: u16 = 700;
 
 const COLUMNS: [&str; 7] =
     ["requests", "errors", "leaked", "accepted", "p99, ms", "worst, ms", "recovered, s"];
