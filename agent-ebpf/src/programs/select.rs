@@ -130,7 +130,7 @@ fn first_choice(
     if !balance::compares(algorithm) {
         return Some(one);
     }
-    let second = balance::second_position(subset.slot_count, first, context::draw());
+    let second = balance::second_position(algorithm, subset.slot_count, first, context::draw());
     let other = at_position(subset, second)?;
     let (left, right) = (load(one, now)?, load(other, now)?);
     match balance::compare(algorithm, left, right) {

@@ -326,7 +326,7 @@ proptest! {
         let first = Position { slot: first % slot_count, coin: 0 };
         let mut counts = vec![0u32; slot_count as usize];
         for step in 0..DRAWS {
-            let second = second_position(slot_count, first, step * (u32::MAX / DRAWS + 1));
+            let second = second_position(Algorithm::LeastConnections, slot_count, first, step * (u32::MAX / DRAWS + 1));
             counts[second.slot as usize] += 1;
         }
         prop_assert_eq!(counts[first.slot as usize], 0);
@@ -336,7 +336,18 @@ proptest! {
     }
 
     #[test]
+    fn a_backend_that_looks_worst_is_still_drawn_twice_by_peak_ewma(slot_count in 2u32..40, slot in 0u32..40) {
+        let first = Position { slot: slot % slot_count, coin: 0 };
+        let again = (0..DRAWS).any(|step| {
+            second_position(Algorithm::PeakEwma, slot_count, first, step * (u32::MAX / DRAWS + 1)).slot == first.slot
+        });
+        prop_assert!(again);
+    }
+
+    #[test]
     fn the_second_place_of_one_is_that_one(draw: u32) {
-        prop_assert_eq!(second_position(1, Position { slot: 0, coin: 0 }, draw).slot, 0);
+        let first = Position { slot: 0, coin: 0 };
+        prop_assert_eq!(second_position(Algorithm::LeastConnections, 1, first, draw).slot, 0);
+        prop_assert_eq!(second_position(Algorithm::PeakEwma, 1, first, draw).slot, 0);
     }
 }
