@@ -14,9 +14,11 @@ mod node;
 mod peers;
 mod reference;
 mod setup;
+mod soak;
 mod step;
 mod test;
 mod tidy;
+mod vm;
 
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -35,8 +37,12 @@ enum Command {
     Demo(demo::Arguments),
     /// Run the test tiers and the lints.
     Test(test::Arguments),
+    /// Restart, upgrade and kill agents under load, many times.
+    Soak(soak::Arguments),
     /// Measure, each thing against its control in the same run.
     Bench(bench::Arguments),
+    /// Run Segue on other kernels, in emulated machines.
+    Vm(vm::Arguments),
     /// Check the invariants of the source tree that no compiler checks.
     Tidy(tidy::Arguments),
     /// Rewrite the parts of docs/ that are made from the code.
@@ -56,6 +62,9 @@ enum Command {
     /// The benchmarks' load.
     #[command(hide = true)]
     BenchLoad(bench::LoadArguments),
+    /// The first process of the emulated machines.
+    #[command(hide = true)]
+    VmGuest(vm::GuestArguments),
 }
 
 fn main() -> ExitCode {
@@ -71,6 +80,9 @@ fn main() -> ExitCode {
         Command::Actors(arguments) => actors::run(&arguments),
         Command::BenchProbe => bench::run_probe(),
         Command::BenchLoad(arguments) => bench::run_load(&arguments),
+        Command::Soak(arguments) => soak::run(&arguments),
+        Command::Vm(arguments) => vm::run(&arguments),
+        Command::VmGuest(arguments) => vm::run_guest(&arguments),
         Command::Reference => reference::run(),
     };
     match result {
