@@ -165,11 +165,13 @@ fn window(asking: &Asking, subset: &Subset) -> Option<(Window, u32)> {
 fn first_choice(service: u32, algorithm: Algorithm, window: Window, client: u64, now: Moment) -> Option<u32> {
     let cursor = if balance::needs_cursor(algorithm) { next_cursor(service) } else { 0 };
     let inputs = balance::Inputs { draw: context::draw(), client, cursor };
-    let one = at_position(algorithm, window, &inputs)?;
+    let first = balance::position(algorithm, window.slot_count, &inputs)?;
+    let one = at_position(window, first)?;
     if !balance::compares(algorithm) {
         return Some(one);
     }
-    let other = at_position(algorithm, window, &balance::Inputs { draw: context::draw(), ..inputs })?;
+    let second = balance::second_position(algorithm, window.slot_count, first, context::draw());
+    let other = at_position(window, second)?;
     let (left, right) = (load(one, now)?, load(other, now)?);
     match balance::compare(algorithm, left, right) {
         Side::Left => Some(one),
@@ -178,8 +180,7 @@ fn first_choice(service: u32, algorithm: Algorithm, window: Window, client: u64,
 }
 
 #[inline(always)]
-fn at_position(algorithm: Algorithm, window: Window, inputs: &balance::Inputs) -> Option<u32> {
-    let position = balance::position(algorithm, window.slot_count, inputs)?;
+fn at_position(window: Window, position: balance::Position) -> Option<u32> {
     let slot = maps::slot(window.first_slot.wrapping_add(position.slot))?;
     Some(balance::resolve(slot, position.coin))
 }
