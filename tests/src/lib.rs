@@ -10,6 +10,7 @@ pub mod client;
 pub mod counters;
 pub mod exposition;
 pub mod namespace;
+pub mod pinned;
 pub mod program;
 pub mod scenario;
 pub mod server;

@@ -1,0 +1,517 @@
+//! Differential fuzzing of socket calls: the same random sequence runs against service addresses where the programs
+//! see it, and against the backends' own addresses where they do not. Whoever made the calls must not be able to tell.
+//!
+//! What may differ is in docs/limits.md, each with its reason, and kept out of the sequences here.
+
+use std::collections::HashMap;
+use std::time::{Duration, Instant};
+
+use agent_ebpf::abi::{BackendState, Protocol};
+use proptest::prelude::*;
+use proptest::test_runner::{Config, RngAlgorithm, TestCaseError, TestError, TestRng, TestRunner};
+use segue_tests::client::protocol::{Command, Family, Kind};
+use segue_tests::client::{Client, Errno, address};
+use segue_tests::counters::first_backend_of;
+use segue_tests::pinned::PinnedMap;
+use segue_tests::server::{BlackHole, Server};
+use segue_tests::service::Service;
+use segue_tests::wait::let_pass;
+use segue_tests::world::World;
+use serde_json::{Value, json};
+
+/// Sequences of the short form.
+const CASES: u32 = 40;
+
+/// A difference counts when so many runs of the same sequence show one: what only a busy machine shows does not.
+const RUNS: u32 = 3;
+
+/// How long a blocking call may wait.
+const PATIENCE_MS: u32 = 60;
+
+/// How long what the last close leaves behind may take to be given back.
+const RELEASE_LIMIT: Duration = Duration::from_secs(5);
+
+/// Where a sequence goes. All but the last three are services.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Place {
+    /// Says its name and echoes.
+    Echo,
+    /// Nothing listens.
+    Closed,
+    /// Accepts and resets (TCP); nothing listens (UDP).
+    Resets,
+    /// Never answers.
+    Silent,
+    /// There is no route.
+    Unrouted,
+    /// No service: another server that echoes.
+    ForeignEcho,
+    /// No service: a closed port.
+    ForeignClosed,
+    /// No service: everybody, whom a socket may not address without asking for it first.
+    Broadcast,
+}
+
+/// What is asked for, and what that is: the place, the services' addresses, the backends'.
+const SERVICES: [(Place, [&str; 2], [&str; 2]); 5] = [
+    (Place::Echo, ["198.18.0.10:80", "[fd00:5e::10]:80"], ["127.0.0.1:8081", "[::1]:8081"]),
+    (Place::Closed, ["198.18.0.11:80", "[fd00:5e::11]:80"], ["127.0.0.1:9", "[::1]:9"]),
+    (Place::Resets, ["198.18.0.12:80", "[fd00:5e::12]:80"], ["127.0.0.1:8082", "[::1]:8082"]),
+    (Place::Silent, ["198.18.0.13:80", "[fd00:5e::13]:80"], ["127.0.0.1:8089", "[::1]:8089"]),
+    (Place::Unrouted, ["198.18.0.14:80", "[fd00:5e::14]:80"], ["203.0.113.1:80", "[2001:db8::1]:80"]),
+];
+
+/// The others, which are the same for both.
+const FOREIGN: [(Place, [&str; 2]); 3] = [
+    (Place::ForeignEcho, ["127.0.0.1:8091", "[::1]:8091"]),
+    (Place::ForeignClosed, ["127.0.0.1:8099", "[::1]:8099"]),
+    (Place::Broadcast, ["255.255.255.255:80", "[ff0e::1]:80"]),
+];
+
+/// Who runs a sequence.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Side {
+    /// Seen by the programs; asks for services.
+    Managed,
+    /// Not seen; asks for their backends.
+    Direct,
+}
+
+/// A place, by its IPv4 or IPv6 address.
+#[derive(Clone, Copy, Debug)]
+struct Target {
+    place: Place,
+    is_v6: bool,
+}
+
+impl Target {
+    fn address(self, side: Side) -> &'static str {
+        let which = usize::from(self.is_v6);
+        let service = SERVICES.iter().find(|(place, ..)| *place == self.place);
+        match (service, side) {
+            (Some((_, frontends, _)), Side::Managed) => frontends[which],
+            (Some((_, _, backends)), Side::Direct) => backends[which],
+            (None, _) => {
+                let (_, addresses) = FOREIGN.iter().find(|(place, _)| *place == self.place).expect("a place");
+                addresses[which]
+            }
+        }
+    }
+}
+
+/// A socket: one of three names, each of which may be free, or have been taken before.
+type Name = u8;
+
+/// One call.
+#[derive(Clone, Debug)]
+enum Step {
+    Open(Name, Family, Kind),
+    Connect(Name, Target, Blocking),
+    ConnectAs(Name, Target, Family, Blocking),
+    Disconnect(Name),
+    Bind(Name, bool),
+    Send(Name),
+    SendTo(Name, Target),
+    FastOpen(Name, Target),
+    Receive(Name, Peek),
+    Peer(Name),
+    Local(Name),
+    Events(Name),
+    TakeError(Name),
+    Shutdown(Name, i32),
+    SetUserTimeout(Name, i32),
+    UserTimeout(Name),
+    ResetOnClose(Name),
+    Duplicate(Name, Name),
+    Close(Name),
+    InChild(Box<Step>),
+    InReceiver(Box<Step>),
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Blocking {
+    Yes,
+    No,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Peek {
+    Yes,
+    No,
+}
+
+impl Step {
+    fn socket(&self) -> Name {
+        match self {
+            Self::Open(socket, ..)
+            | Self::Connect(socket, ..)
+            | Self::ConnectAs(socket, ..)
+            | Self::Disconnect(socket)
+            | Self::Bind(socket, _)
+            | Self::Send(socket)
+            | Self::SendTo(socket, _)
+            | Self::FastOpen(socket, _)
+            | Self::Receive(socket, _)
+            | Self::Peer(socket)
+            | Self::Local(socket)
+            | Self::Events(socket)
+            | Self::TakeError(socket)
+            | Self::Shutdown(socket, _)
+            | Self::SetUserTimeout(socket, _)
+            | Self::UserTimeout(socket)
+            | Self::ResetOnClose(socket)
+            | Self::Duplicate(socket, _)
+            | Self::Close(socket) => *socket,
+            Self::InChild(step) | Self::InReceiver(step) => step.socket(),
+        }
+    }
+
+    fn command(&self, side: Side) -> Command {
+        let socket = name(self.socket());
+        let at = |target: &Target| address(target.address(side));
+        match self {
+            Self::Open(_, family, kind) => Command::Open { socket, family: *family, kind: *kind },
+            Self::Connect(_, target, blocking) => {
+                Command::Connect { socket, to: at(target), nonblocking: *blocking == Blocking::No }
+            }
+            Self::ConnectAs(_, target, family, blocking) => {
+                let nonblocking = *blocking == Blocking::No;
+                Command::ConnectAs { socket, to: at(target), family: *family, nonblocking }
+            }
+            Self::Disconnect(_) => Command::Disconnect { socket },
+            Self::Bind(_, is_v6) => {
+                Command::Bind { socket, at: address(if *is_v6 { "[::1]:0" } else { "127.0.0.1:0" }) }
+            }
+            Self::Send(_) => Command::Send { socket, text: "ping".into() },
+            Self::SendTo(_, target) => Command::SendTo { socket, text: "pong".into(), to: at(target) },
+            Self::FastOpen(_, target) => Command::FastOpen { socket, text: "fast".into(), to: at(target) },
+            Self::Receive(_, peek) => Command::ReceiveAll { socket, peek: *peek == Peek::Yes },
+            Self::Peer(_) => Command::Peer { socket },
+            Self::Local(_) => Command::Local { socket },
+            Self::Events(_) => Command::Events { socket },
+            Self::TakeError(_) => Command::TakeError { socket },
+            Self::Shutdown(_, how) => Command::Shutdown { socket, how: *how },
+            Self::SetUserTimeout(_, timeout_ms) => {
+                Command::SetUserTimeout { socket, timeout_ms: *timeout_ms }
+            }
+            Self::UserTimeout(_) => Command::UserTimeout { socket },
+            Self::ResetOnClose(_) => Command::ResetOnClose { socket },
+            Self::Duplicate(_, copy) => Command::Duplicate { socket, copy: name(*copy) },
+            Self::Close(_) => Command::Close { socket },
+            Self::InChild(step) => Command::InChild { then: Box::new(step.command(side)) },
+            Self::InReceiver(step) => Command::InReceiver { socket, then: Box::new(step.command(side)) },
+        }
+    }
+
+    /// Whether something may come back.
+    fn acts(&self) -> bool {
+        match self {
+            Self::InChild(step) | Self::InReceiver(step) => step.acts(),
+            _ => matches!(
+                self,
+                Self::Connect(..)
+                    | Self::ConnectAs(..)
+                    | Self::Disconnect(_)
+                    | Self::Send(_)
+                    | Self::SendTo(..)
+                    | Self::FastOpen(..)
+            ),
+        }
+    }
+}
+
+fn name(socket: Name) -> String {
+    format!("s{socket}")
+}
+
+fn target() -> impl Strategy<Value = Target> {
+    let place = prop_oneof![
+        6 => Just(Place::Echo),
+        2 => Just(Place::Closed),
+        2 => Just(Place::Resets),
+        2 => Just(Place::Silent),
+        2 => Just(Place::Unrouted),
+        2 => Just(Place::ForeignEcho),
+        1 => Just(Place::ForeignClosed),
+        1 => Just(Place::Broadcast),
+    ];
+    (place, prop::bool::weighted(0.4)).prop_map(|(place, is_v6)| Target { place, is_v6 })
+}
+
+fn step() -> impl Strategy<Value = Step> {
+    // The first socket is used most, so that calls meet on it.
+    let socket = || prop_oneof![4 => Just(0_u8), 2 => Just(1), 1 => Just(2)];
+    let blocking = || prop_oneof![3 => Just(Blocking::Yes), 1 => Just(Blocking::No)];
+    let peek = prop_oneof![3 => Just(Peek::No), 1 => Just(Peek::Yes)];
+    let family = || prop_oneof![Just(Family::V4), Just(Family::V6)];
+    let kind = prop_oneof![Just(Kind::Stream), Just(Kind::Datagram)];
+    let call = prop_oneof![
+        2 => (socket(), family(), kind).prop_map(|(socket, family, kind)| Step::Open(socket, family, kind)),
+        10 => (socket(), target(), blocking()).prop_map(|(socket, to, how)| Step::Connect(socket, to, how)),
+        2 => (socket(), target(), family(), blocking())
+            .prop_map(|(socket, to, family, how)| Step::ConnectAs(socket, to, family, how)),
+        2 => socket().prop_map(Step::Disconnect),
+        1 => (socket(), any::<bool>()).prop_map(|(socket, is_v6)| Step::Bind(socket, is_v6)),
+        4 => socket().prop_map(Step::Send),
+        4 => (socket(), target()).prop_map(|(socket, to)| Step::SendTo(socket, to)),
+        1 => (socket(), target()).prop_map(|(socket, to)| Step::FastOpen(socket, to)),
+        5 => (socket(), peek).prop_map(|(socket, peek)| Step::Receive(socket, peek)),
+        4 => socket().prop_map(Step::Peer),
+        1 => socket().prop_map(Step::Local),
+        1 => socket().prop_map(Step::Events),
+        2 => socket().prop_map(Step::TakeError),
+        2 => (socket(), 0..3).prop_map(|(socket, how)| Step::Shutdown(socket, how)),
+        1 => (socket(), 1_000..9_000).prop_map(|(socket, ms)| Step::SetUserTimeout(socket, ms)),
+        1 => socket().prop_map(Step::UserTimeout),
+        1 => socket().prop_map(Step::ResetOnClose),
+        1 => (socket(), socket()).prop_map(|(socket, copy)| Step::Duplicate(socket, copy)),
+        2 => socket().prop_map(Step::Close),
+    ];
+    (call, 0_u8..12).prop_map(|(call, who)| match (who, &call) {
+        (_, Step::Open(..) | Step::Close(_) | Step::Duplicate(..)) => call,
+        (0, _) => Step::InChild(Box::new(call)),
+        (1, _) => Step::InReceiver(Box::new(call)),
+        _ => call,
+    })
+}
+
+fn sequence() -> impl Strategy<Value = Vec<Step>> {
+    let family = || prop_oneof![Just(Family::V4), Just(Family::V6)];
+    let kind = || prop_oneof![Just(Kind::Stream), Just(Kind::Datagram)];
+    let open = ((family(), kind()), (family(), kind()))
+        .prop_map(|(first, second)| vec![Step::Open(0, first.0, first.1), Step::Open(1, second.0, second.1)]);
+    (open, prop::collection::vec(step(), 3..16)).prop_map(|(open, steps)| [open, steps].concat())
+}
+
+/// What one step gave: its result, and what `poll(2)` says afterwards where something may have come back.
+#[derive(Clone, Debug, PartialEq)]
+struct Seen {
+    result: Result<Value, i32>,
+    events: Result<Value, i32>,
+}
+
+fn play(client: &mut Client, side: Side, steps: &[Step]) -> Vec<Seen> {
+    let mut ask = |command: &Command| client.ask::<Value>(command).map_err(|Errno(errno)| errno);
+    let mut seen = Vec::new();
+    for step in steps {
+        let result = ask(&step.command(side));
+        let socket = name(step.socket());
+        if let Step::Open(..) = step {
+            ask(&Command::Patience { socket: socket.clone(), timeout_ms: PATIENCE_MS }).expect("a socket");
+        }
+        let events = if step.acts() { ask(&Command::Events { socket }) } else { Ok(Value::Null) };
+        let result = result.map(|value| if is_local(step) { without_port(&value) } else { value });
+        seen.push(Seen { result, events });
+    }
+    seen
+}
+
+fn is_local(step: &Step) -> bool {
+    match step {
+        Step::Local(_) => true,
+        Step::InChild(step) | Step::InReceiver(step) => is_local(step),
+        _ => false,
+    }
+}
+
+/// A port the kernel chose says nothing; that it chose one does.
+fn without_port(local: &Value) -> Value {
+    let text = local.as_str().expect("an address");
+    let (ip, port) = text.rsplit_once(':').expect("an address and a port");
+    json!(format!("{ip}:{}", if port == "0" { "none" } else { "some" }))
+}
+
+/// Everything sequences run against.
+struct Bench<'world> {
+    world: &'world World,
+    states: PinnedMap,
+    /// Key in `BACKEND_STATE`, and what it is called.
+    backends: Vec<(Vec<u8>, String)>,
+    /// From each address a managed client may see to what a direct one sees in its place.
+    names: HashMap<String, String>,
+}
+
+impl<'world> Bench<'world> {
+    fn new(world: &'world World) -> Self {
+        let mut backends = Vec::new();
+        let mut names = HashMap::new();
+        for (place, frontends, addresses) in SERVICES {
+            for (frontend, backend) in frontends.into_iter().zip(addresses) {
+                names.insert(frontend.to_owned(), backend.to_owned());
+                if let (Some(frontend), Some(backend)) = (mapped(frontend), mapped(backend)) {
+                    names.insert(frontend, backend);
+                }
+                for protocol in [Protocol::Tcp, Protocol::Udp] {
+                    let key = first_backend_of(world, frontend, protocol);
+                    backends.push((key, format!("{protocol:?} {place:?} at {backend}")));
+                }
+            }
+        }
+        Self { world, states: PinnedMap::open(world, "BACKEND_STATE"), backends, names }
+    }
+
+    /// Runs a sequence once. An error says at which step the two differed, and how.
+    fn compare(&self, steps: &[Step]) -> Result<(), String> {
+        let (mut managed, mut direct) = (self.world.client(), self.world.client_outside());
+        let (seen, expected) = std::thread::scope(|scope| {
+            let managed = scope.spawn(|| play(&mut managed, Side::Managed, steps));
+            let direct = play(&mut direct, Side::Direct, steps);
+            (managed.join().expect("the managed client answers"), direct)
+        });
+        for (at, (seen, expected)) in seen.into_iter().zip(expected).enumerate() {
+            let seen = Seen { result: seen.result.map(|value| self.direct_names(value)), ..seen };
+            if seen != expected {
+                let step = &steps[at];
+                return Err(format!("step {}, {step:?}: {seen:?}, but directly {expected:?}", at + 1));
+            }
+        }
+        Ok(())
+    }
+
+    /// The same value with service addresses replaced by those of their backends.
+    fn direct_names(&self, value: Value) -> Value {
+        match value {
+            Value::String(text) => self.names.get(&text).cloned().unwrap_or(text).into(),
+            Value::Array(list) => list.into_iter().map(|value| self.direct_names(value)).collect(),
+            Value::Object(fields) => {
+                fields.into_iter().map(|(field, value)| (field, self.direct_names(value))).collect()
+            }
+            other => other,
+        }
+    }
+
+    /// Connections counted, and handshakes under way, of every backend.
+    fn counts(&self) -> Vec<(u64, u64)> {
+        let number = |state: &[u8], offset: usize| {
+            u64::from_ne_bytes(state[offset..offset + 8].try_into().expect("eight bytes"))
+        };
+        let counts = |(key, _): &(Vec<u8>, String)| {
+            let state = self.states.lookup(key).expect("an entry for every backend");
+            let active = number(&state, std::mem::offset_of!(BackendState, active));
+            (active, number(&state, std::mem::offset_of!(BackendState, pending)))
+        };
+        self.backends.iter().map(counts).collect()
+    }
+
+    /// Both clients are gone: so is what was counted for them.
+    fn leaks_nothing(&self, before: &[(u64, u64)]) -> Result<(), String> {
+        let deadline = Instant::now() + RELEASE_LIMIT;
+        loop {
+            let now = self.counts();
+            let left = now.iter().zip(before).zip(&self.backends).find(|((now, before), _)| now != before);
+            let Some(((now, before), (_, backend))) = left else { return Ok(()) };
+            if Instant::now() >= deadline {
+                return Err(format!("{backend} counts (active, pending) {now:?}, before {before:?}"));
+            }
+            let_pass(Duration::from_millis(5));
+        }
+    }
+
+    /// Whether a sequence shows a difference again and again, or leaves something counted.
+    fn check(&self, steps: &[Step], unsure: &std::cell::Cell<u32>) -> Result<(), String> {
+        let mut difference = String::new();
+        for _ in 0..RUNS {
+            let before = self.counts();
+            let compared = self.compare(steps);
+            self.leaks_nothing(&before)?;
+            match compared {
+                Ok(()) if difference.is_empty() => return Ok(()),
+                Ok(()) => {
+                    unsure.set(unsure.get() + 1);
+                    println!("seen once and not again: {difference}");
+                    return Ok(());
+                }
+                Err(reason) => difference = reason,
+            }
+        }
+        Err(difference)
+    }
+}
+
+/// The IPv4-mapped form of an IPv4 address, as text.
+fn mapped(text: &str) -> Option<String> {
+    let (ip, port) = text.rsplit_once(':')?;
+    let ip: std::net::Ipv4Addr = ip.parse().ok()?;
+    Some(format!("[{}]:{port}", ip.to_ipv6_mapped()))
+}
+
+fn servers(world: &World) -> (Vec<Server>, Vec<BlackHole>, Vec<std::net::UdpSocket>) {
+    let resets = [world.tcp("resets", "127.0.0.1:8082"), world.tcp("resets", "[::1]:8082")];
+    resets.iter().for_each(|server| server.reset_new_connections(true));
+    let mut servers = Vec::from(resets);
+    for (name, at) in [
+        ("echo", "127.0.0.1:8081"),
+        ("echo", "[::1]:8081"),
+        ("foreign", "127.0.0.1:8091"),
+        ("foreign", "[::1]:8091"),
+    ] {
+        servers.push(world.tcp(name, at));
+        servers.push(world.udp(name, at));
+    }
+    let silent = ["127.0.0.1:8089", "[::1]:8089"];
+    let holes = silent.map(|at| world.black_hole(at));
+    let mute = silent.map(|at| {
+        world
+            .namespace()
+            .run(|| std::net::UdpSocket::bind(at))
+            .unwrap_or_else(|error| panic!("{at}: {error}"))
+    });
+    (servers, holes.into(), mute.into())
+}
+
+fn services() -> Vec<Service> {
+    let mut services = Vec::new();
+    for (place, frontends, backends) in SERVICES {
+        let name = format!("{place:?}").to_lowercase();
+        for service in [Service::tcp(&format!("{name}-tcp")), Service::udp(&format!("{name}-udp"))] {
+            let service = frontends.iter().fold(service, |service, frontend| service.at(frontend));
+            services.push(backends.iter().fold(service, |service, backend| service.to_address(backend)));
+        }
+    }
+    services
+}
+
+/// Runs so many sequences from a seed.
+fn fuzz(bench: &Bench<'_>, seed: u64, cases: u32) {
+    let mut bytes = [0; 32];
+    bytes[..8].copy_from_slice(&seed.to_le_bytes());
+    let random = TestRng::from_seed(RngAlgorithm::ChaCha, &bytes);
+    let config = Config { cases, failure_persistence: None, max_shrink_iters: 300, ..Config::default() };
+    let unsure = std::cell::Cell::new(0);
+    let result = TestRunner::new_with_rng(config, random)
+        .run(&sequence(), |steps| bench.check(&steps, &unsure).map_err(TestCaseError::fail));
+    if let Err(TestError::Fail(reason, steps)) = result {
+        let steps: Vec<String> =
+            steps.iter().enumerate().map(|(at, step)| format!("{:>3}. {step:?}", at + 1)).collect();
+        panic!("seed {seed}: {reason}\nthe shortest sequence that shows it:\n{}", steps.join("\n"));
+    }
+    result.expect("sequences can be made");
+    println!("seed {seed}: {cases} sequences without a difference, {} unsure", unsure.get());
+    assert!(unsure.get() < cases / 4, "most differences were seen only once: is the machine this slow?");
+}
+
+#[test]
+#[ignore = "kernel tier: needs root and eBPF; run by cargo xtask test"]
+fn no_sequence_of_socket_calls_can_tell_a_service_from_its_backend() {
+    let world = World::new();
+    let _servers = servers(&world);
+    let mut agent = world.agent(&services());
+    // The kernel alone: nothing mends a count behind the test's back.
+    agent.kill();
+    let bench = Bench::new(&world);
+    let number = |variable| std::env::var(variable).ok().map(|text| text.parse::<u64>().expect("a number"));
+    let Some(seconds) = number("SEGUE_FUZZ_SECONDS") else {
+        fuzz(&bench, number("SEGUE_FUZZ_SEED").unwrap_or(1), CASES);
+        return;
+    };
+    let until = Instant::now() + Duration::from_secs(seconds);
+    while Instant::now() < until {
+        fuzz(&bench, rand_seed(), CASES);
+    }
+}
+
+/// A seed that no run had before.
+fn rand_seed() -> u64 {
+    use std::hash::{BuildHasher, Hasher};
+    std::collections::hash_map::RandomState::new().build_hasher().finish()
+}
