@@ -2,6 +2,7 @@
 
 mod breaker;
 mod connect;
+mod datagrams;
 mod getpeername;
 mod recvmsg;
 mod sample;
