@@ -7,6 +7,7 @@ mod bench;
 mod bpf_toolchain;
 mod build;
 mod demo;
+mod fuzz;
 mod host;
 mod node;
 mod reference;
@@ -32,6 +33,8 @@ enum Command {
     Demo(demo::Arguments),
     /// Run the test tiers and the lints.
     Test(test::Arguments),
+    /// Run the fuzz targets for as long as you like, with seeds no run had before.
+    Fuzz(fuzz::Arguments),
     /// Measure, each thing against its control in the same run.
     Bench(bench::Arguments),
     /// Check the invariants of the source tree that no compiler checks.
@@ -54,6 +57,7 @@ fn main() -> ExitCode {
         Command::Setup(arguments) => setup::run(&arguments),
         Command::Build(arguments) => build::run(&arguments),
         Command::Test(arguments) => test::run(&arguments),
+        Command::Fuzz(arguments) => fuzz::run(&arguments),
         Command::Tidy(arguments) => tidy::run(&arguments),
         Command::Demo(arguments) => demo::run(&arguments),
         Command::DemoClient(arguments) => demo::run_client(&arguments),
