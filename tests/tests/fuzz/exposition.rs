@@ -59,7 +59,7 @@ impl Observe for Edges {
 fn edges(text: &str) -> Vec<EdgeView> {
     let mut known = HashSet::new();
     let mut edges = Vec::new();
-    for (opened, line) in (1_u64..).zip(text.split('\n').take(50)) {
+    for (opened, line) in (1_u64..).zip(text.split('\n').take(8)) {
         let mut parts = line.split('|').map(|part| part.replace(char::is_control, "?"));
         let mut part = || parts.next().unwrap_or_default();
         let client = identity::workload_of(&part());
