@@ -113,5 +113,5 @@ fn apply(input: &mut Vec<u8>, change: &Change) {
 }
 
 fn place(input: &[u8], part: u16) -> usize {
-    (input.len() + 1) * usize::from(part) >> 16
+    ((input.len() + 1) * usize::from(part)) >> 16
 }

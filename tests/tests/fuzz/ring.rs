@@ -20,11 +20,11 @@ impl Names for HalfKnown {
     }
 
     fn service(&self, id: u32) -> Option<ServiceLabel> {
-        (id % 2 == 0).then(|| ServiceLabel { name: "shop/payment".into(), port: 80 })
+        id.is_multiple_of(2).then(|| ServiceLabel { name: "shop/payment".into(), port: 80 })
     }
 
     fn version(&self, _service: u32, version: u32) -> Option<Arc<str>> {
-        (version % 2 == 0).then(|| "v2".into())
+        version.is_multiple_of(2).then(|| "v2".into())
     }
 }
 

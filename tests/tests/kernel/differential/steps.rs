@@ -255,7 +255,13 @@ pub(super) fn sequence() -> impl Strategy<Value = Vec<Step>> {
     let kind = || prop_oneof![Just(Kind::Stream), Just(Kind::Datagram)];
     let open = ((family(), kind()), (family(), kind()))
         .prop_map(|(first, second)| vec![Step::Open(0, first.0, first.1), Step::Open(1, second.0, second.1)]);
-    (open, prop::collection::vec(step(), 3..16)).prop_map(|(open, steps)| [open, steps].concat())
+    // Most calls are about nothing on a socket that goes nowhere.
+    let first = prop::option::weighted(0.6, target());
+    (open, first, prop::collection::vec(step(), 3..16)).prop_map(|(mut sequence, first, steps)| {
+        sequence.extend(first.map(|to| Step::Connect(0, to, Blocking::Yes)));
+        sequence.extend(steps);
+        sequence
+    })
 }
 
 /// Sequences that once showed a difference, or are rare among random ones.
