@@ -260,6 +260,10 @@ pub(super) fn sequence() -> impl Strategy<Value = Vec<Step>> {
     (open, first, prop::collection::vec(step(), 3..16)).prop_map(|(mut sequence, first, steps)| {
         sequence.extend(first.map(|to| Step::Connect(0, to, Blocking::Yes)));
         sequence.extend(steps);
+        // What is left at the end is always looked at.
+        sequence.extend([0, 1].map(Step::Peer));
+        sequence.extend([0, 1].map(|socket| Step::Receive(socket, Peek::No)));
+        sequence.extend([0, 1].map(Step::TakeError));
         sequence
     })
 }
