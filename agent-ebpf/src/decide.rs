@@ -6,6 +6,7 @@
 pub mod affinity;
 pub mod balance;
 pub mod breaker;
+pub mod drain;
 pub mod flow;
 pub mod histogram;
 pub mod limits;

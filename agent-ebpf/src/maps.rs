@@ -86,8 +86,8 @@ static DATAGRAMS: SkStorage<Datagrams> = SkStorage::new();
 /// An edge nobody counted on yet.
 static NEW_EDGE: Edge = Edge {
     opened: 0,
-    closed: [0; 5],
-    failed: [0; 5],
+    closed: [0; 6],
+    failed: [0; 6],
     sent_bytes: 0,
     received_bytes: 0,
     retransmits: 0,

@@ -3,6 +3,7 @@
 mod breaker;
 mod connect;
 mod datagrams;
+mod drain;
 mod getpeername;
 mod recvmsg;
 mod sample;

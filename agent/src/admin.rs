@@ -14,7 +14,7 @@ use std::sync::Arc;
 use tokio::sync::broadcast;
 
 pub use api::{AdminError, serve_admin};
-pub use probes::serve_metrics;
+pub use probes::{listen, serve_metrics};
 
 use crate::flows::{EdgeView, Record};
 use view::{Counters, Explanation, OrderError, OrderRequest, Ordered, Readiness, ServiceView, Status};

@@ -1,6 +1,7 @@
 //! The composition root: builds every part in order and runs the one control loop. The only module that knows
 //! every other; it decides nothing about services.
 
+mod draining;
 mod drift;
 mod duties;
 mod explanation;
@@ -22,10 +23,11 @@ use crate::desired::{Change, Desired};
 use crate::discovery::file::FileSource;
 use crate::discovery::{SourceKind, Update};
 use crate::event::Event;
-use crate::kernel::{DataPlane, KernelTables, trim_heap};
+use crate::kernel::{DataPlane, KernelTables, SockDiag, trim_heap};
 use crate::readiness::Readiness;
 use crate::reconcile::Reconciler;
 use crate::{admin, canary, clock, shutdown};
+use draining::Draining;
 use duties::Duties;
 use observer::Observer;
 
@@ -62,6 +64,8 @@ const UPDATE_QUEUE: usize = 1_024;
 /// What keeps the agent from starting: no eBPF, another agent, a socket in use, a first configuration that cannot
 /// be used while nothing is pinned yet.
 pub async fn run(options: Options) -> anyhow::Result<()> {
+    // What may be taken is taken first: an agent that cannot start has changed nothing.
+    let listener = admin::listen(options.listen).await?;
     // Reading a large file takes as long as loading the programs: they go on side by side.
     let (updates, inbox) = mpsc::channel(UPDATE_QUEUE);
     let source = tokio::spawn(FileSource::new(options.config.clone()).run(updates));
@@ -85,7 +89,7 @@ pub async fn run(options: Options) -> anyhow::Result<()> {
     }
     {
         let (observer, leaving) = (Arc::clone(&observer), leaving.clone());
-        servers.spawn(admin::serve_metrics(options.listen, observer, leaving.wait()));
+        servers.spawn(admin::serve_metrics(listener, observer, leaving.wait()));
     }
     let reader = tokio::spawn(duties::read_events(Arc::clone(&observer), observer.events()?));
 
@@ -93,10 +97,12 @@ pub async fn run(options: Options) -> anyhow::Result<()> {
         reconciler,
         desired: Desired::default(),
         duties: Duties::new(Arc::clone(&observer)),
+        draining: Draining::new(Arc::clone(&observer), Box::new(SockDiag)),
         observer,
         readiness,
         synced: false,
         attached: false,
+        applied: false,
     };
     control.desired.apply(Change::Upsert(canary::service()));
     let result = control.run(inbox, &mut servers).await;
@@ -114,12 +120,15 @@ struct Control {
     reconciler: Reconciler<KernelTables>,
     desired: Desired,
     duties: Duties,
+    draining: Draining,
     observer: Arc<Observer>,
     readiness: Readiness,
     /// The source has delivered its first full state.
     synced: bool,
     /// The programs were attached at least once; from then on the check looks after them.
     attached: bool,
+    /// A whole configuration was applied at least once.
+    applied: bool,
 }
 
 /// How much of what is desired may be different.
@@ -185,6 +194,10 @@ impl Control {
         let report = self.reconciler.idle();
         self.observer.journal().repaired(&report);
         self.observer.set_fill(&self.reconciler.fill());
+        // Until a source has spoken, nobody knows who is out.
+        if self.applied {
+            self.draining.round(self.reconciler.retired());
+        }
     }
 
     /// Folds in what a source says, to be applied.
@@ -224,6 +237,7 @@ impl Control {
                     tracing::error!("{}", refusal.reason);
                 }
                 self.observer.journal().applied(&report);
+                self.applied |= whole;
                 let services = self.desired.services().len() - 1;
                 let took_ms = u64::try_from((clock::monotonic() - started).as_millis()).unwrap_or(u64::MAX);
                 if whole {

@@ -15,8 +15,8 @@ use std::sync::Arc;
 
 use agent_ebpf::abi::limits::MAX_SUBSETS;
 use agent_ebpf::abi::{
-    Algorithm, Backend, BackendStatus, BreakerMode, BreakerPolicy, Endpoint, FrontendKey, Policy, Slot,
-    Subset, Verdict,
+    Algorithm, Backend, BackendStatus, BreakerMode, BreakerPolicy, Drain, Endpoint, FrontendKey, Policy,
+    Slot, Subset, Verdict,
 };
 use agent_ebpf::decide::balance::{self, Entry, maglev};
 use agent_ebpf::decide::split;
@@ -227,6 +227,7 @@ fn compile_family(
             next: 0,
             weight: u32::from(candidate.spec.weight),
             verdict: Verdict::NONE,
+            drain: Drain::NONE,
         };
         backends.push(CompiledBackend { id, record });
     }

@@ -5,6 +5,7 @@
 
 mod breaker;
 mod check;
+mod draining;
 mod fallback;
 mod problem;
 mod reader;
@@ -17,8 +18,6 @@ use std::io::{self, Read as _};
 use std::os::unix::fs::{FileTypeExt as _, OpenOptionsExt as _};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-
-use agent_ebpf::abi::limits::MAX_SERVICES;
 
 use crate::desired::ServiceSpec;
 
@@ -203,7 +202,7 @@ fn document(reader: &mut Reader<'_>) -> Result<Vec<Service>, Stop> {
                     reader.list(&value, "a list of services, or `[]`", |reader, index, node| {
                         reader.settle();
                         // One beyond the limit is enough to say so, and where.
-                        if index > MAX_SERVICES as usize {
+                        if index > check::SERVICES as usize {
                             return reader.skip(&node);
                         }
                         if let Some(service) = service::read(reader, &mut totals, index, &node)? {

@@ -60,6 +60,47 @@ pub struct PolicySpec {
     pub fallback: Option<ServiceName>,
     /// How long a handshake may take.
     pub connect_timeout: Option<Duration>,
+    /// What becomes of the open connections of a backend that is out; `None`: they are kept.
+    pub draining: Option<DrainingSpec>,
+}
+
+/// When the open connections of a backend that is out are reset.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct DrainingSpec {
+    /// The backends this is about, in the order of [`Departure::ALL`], without repetition.
+    pub on: Vec<Departure>,
+    /// How long after the backend went out.
+    pub reset_after: Duration,
+}
+
+/// Why a backend is out.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Departure {
+    /// Its service does not name it any more, or is gone.
+    Removed,
+    /// It is marked so, or its weight is 0.
+    Draining,
+    /// Its breaker opened, or an operator ordered it out.
+    Ejected,
+}
+
+impl Departure {
+    /// Each of them.
+    pub const ALL: &'static [Self] = &[Self::Removed, Self::Draining, Self::Ejected];
+
+    /// The name used in configuration, metric labels, tables and documentation.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Removed => "removed",
+            Self::Draining => "draining",
+            Self::Ejected => "ejected",
+        }
+    }
+
+    /// The departure with this name.
+    pub fn from_name(name: &str) -> Option<Self> {
+        Self::ALL.iter().copied().find(|departure| departure.name() == name)
+    }
 }
 
 /// The share of one version in a split.
@@ -83,6 +124,7 @@ impl Default for PolicySpec {
             breaker: None,
             fallback: None,
             connect_timeout: None,
+            draining: None,
         }
     }
 }

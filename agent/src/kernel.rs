@@ -18,6 +18,7 @@ mod monotonic;
 mod probe;
 mod program_log;
 mod readers;
+mod sock_diag;
 mod tables;
 
 use std::io;
@@ -35,6 +36,7 @@ pub use monotonic::monotonic_ns;
 pub use probe::{Feature, Features};
 pub use program_log::ProgramLog;
 pub use readers::Readers;
+pub use sock_diag::{Fate, ResetSockets, SockDiag, describe as describe_socket};
 pub use tables::KernelTables;
 
 /// What can go wrong between the agent and the kernel.
@@ -43,7 +45,8 @@ pub enum KernelError {
     /// The kernel refuses the simplest program.
     #[error(
         "the kernel refuses to load an eBPF program: {0}; Segue needs Linux 5.10 or later with CONFIG_BPF_SYSCALL and \
-         CONFIG_CGROUP_BPF, and root with CAP_BPF, CAP_NET_ADMIN and CAP_PERFMON"
+         CONFIG_CGROUP_BPF, and root with CAP_BPF, CAP_NET_ADMIN and CAP_PERFMON; before 5.11 also no limit on locked \
+         memory (LimitMEMLOCK=infinity)"
     )]
     NoEbpf(#[source] io::Error),
     /// No cgroup version 2 anywhere.
@@ -160,6 +163,8 @@ pub struct ProgramStatus {
     pub runs: Option<u64>,
     /// How long all runs took, in nanoseconds, where the kernel counts.
     pub run_time_ns: Option<u64>,
+    /// Instructions the verifier followed before it took the program, where the kernel says so.
+    pub verified_instructions: Option<u64>,
 }
 
 /// One map of the data plane.
@@ -246,9 +251,9 @@ pub trait Tables {
     /// Writes slots that no service word leads to.
     fn set_slots(&mut self, first: u32, slots: &[Slot]) -> Result<(), MapError>;
 
-    /// A backend, without an operator's order.
+    /// A backend, without an operator's order, and without what becomes of its connections.
     fn backend(&self, id: u32) -> Backend;
-    /// Writes a backend, but for an operator's order, which stays. Of one in use, only `version`, `status`, `zone`,
+    /// Writes a backend, but for those two, which stay. Of one in use, only `version`, `status`, `zone`,
     /// `next` and `weight` may differ.
     fn set_backend(&mut self, id: u32, backend: &Backend) -> Result<(), MapError>;
 

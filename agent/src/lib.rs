@@ -20,6 +20,7 @@ pub mod compile;
 pub mod config;
 pub mod desired;
 pub mod discovery;
+pub mod draining;
 pub mod event;
 pub mod flows;
 pub mod kernel;

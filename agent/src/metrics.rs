@@ -7,6 +7,7 @@ mod agent;
 mod balancing;
 mod breaker;
 mod connections;
+mod draining;
 mod kernel;
 mod process;
 mod reference;
@@ -31,6 +32,7 @@ const SUBJECTS: &[(&str, &[&Metric])] = &[
     ("Connections", connections::METRICS),
     ("Load balancing", balancing::METRICS),
     ("Circuit breaking", breaker::METRICS),
+    ("Draining", draining::METRICS),
     ("Kernel side", kernel::METRICS),
     ("Agent", agent::METRICS),
     ("Process", process::METRICS),
@@ -106,6 +108,7 @@ impl Collector for Scrape {
             agent::write_status(&mut sheet, &status)?;
         }
         if let Some(counters) = self.read(3, self.observe.counters()) {
+            draining::write(&mut sheet, &counters)?;
             kernel::write_counters(&mut sheet, &counters)?;
             agent::write_counters(&mut sheet, &counters)?;
         }

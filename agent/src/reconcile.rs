@@ -29,7 +29,7 @@ use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::iter::Peekable;
 use std::sync::Arc;
 
-use agent_ebpf::abi::FrontendKey;
+use agent_ebpf::abi::{Backend, FrontendKey};
 
 use crate::compile::{self, CompiledBackend, CompiledService, Family, Ids, compile, fallback};
 use crate::desired::{Desired, ServiceName, ServiceSpec};
@@ -223,6 +223,11 @@ impl<T: Tables> Reconciler<T> {
         self.tables.rest();
         report.pending = self.pending.len() + self.waiting.len();
         report
+    }
+
+    /// Every backend that left its service and waits for its last connection: its id, and what its entry holds.
+    pub fn retired(&self) -> impl Iterator<Item = (u32, &Backend)> {
+        self.limbo.backends()
     }
 
     /// How full each map is.

@@ -2,6 +2,7 @@
 
 use super::address::Endpoint;
 use super::breaker::{BreakerMode, BreakerPolicy, CellWord, WindowWord};
+use super::drain::Drain;
 use super::limits::{MAX_SUBSETS, WINDOW_BUCKETS};
 use super::load::LatencyWord;
 use super::named_enum;
@@ -168,9 +169,11 @@ pub struct Backend {
     pub weight: u32,
     /// An operator's order.
     pub verdict: Verdict,
+    /// Since when it is out, and when its open connections are reset.
+    pub drain: Drain,
 }
 
-const _: () = assert!(size_of::<Backend>() == 56);
+const _: () = assert!(size_of::<Backend>() == 64);
 
 /// An operator's order about one backend. It ends by itself, with or without an agent.
 #[repr(transparent)]

@@ -403,6 +403,6 @@ pub(crate) fn signal_of_failure(failure: ConnectFailure) -> Option<Signal> {
         ConnectFailure::Refused => Some(Signal::Refused),
         ConnectFailure::Timeout => Some(Signal::Timeout),
         ConnectFailure::Unreachable => Some(Signal::Unreachable),
-        ConnectFailure::NoBackend | ConnectFailure::Local => None,
+        ConnectFailure::NoBackend | ConnectFailure::Local | ConnectFailure::Drained => None,
     }
 }

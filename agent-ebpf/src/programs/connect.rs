@@ -131,6 +131,7 @@ fn take(
         return Outcome::StorageFailed;
     }
     reserve(service, chosen, is_udp, now);
+    call.give_cookie();
     call.set_endpoint(&connection.chosen);
     if is_udp {
         emit::event(EventKind::Opened, 0, &connection, &TcpCounts::default(), now.ns);

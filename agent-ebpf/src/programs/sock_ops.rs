@@ -150,6 +150,7 @@ fn verdict(connection: &Connection, reason: CloseReason, counts: &TcpCounts) -> 
         CloseReason::RstRemote => Some(Report::Failed(Signal::ResetEarly)),
         CloseReason::Timeout => Some(Report::Failed(Signal::RetransmissionTimeout)),
         _ if already => None,
+        CloseReason::Drained => Some(Report::Abandoned),
         // The application may have left before an answer; then the backend is neither good nor bad.
         _ if answered => Some(Report::Good),
         _ => Some(Report::Abandoned),

@@ -102,6 +102,7 @@ fn program(name: &str, hook: &str, id: u32) -> ProgramView {
         id: Some(id),
         runs: Some(48_211),
         run_time_ns: Some(19_284_400),
+        verified_instructions: Some(2_113),
     }
 }
 
@@ -120,6 +121,7 @@ fn backend(socket: &str, version: &str, zone: &str, status: BackendStatus) -> Ba
         selections: 1_201,
         failures: 3,
         breaker: closed(),
+        resets_in_ms: (status == BackendStatus::Draining).then_some(21_000),
     }
 }
 
@@ -234,6 +236,7 @@ impl Observe for Specimen {
                     ..backend("10.1.0.7:8443", "v2", "eu-1a", BackendStatus::Ready)
                 },
             ],
+            left: vec![LeftView { address: address("10.1.0.4:8443"), active: 2, resets_in_ms: None }],
         };
         let unused = ServiceView {
             name: "dns".into(),
@@ -246,6 +249,7 @@ impl Observe for Specimen {
             fallback: None,
             counters: ServiceCounters::default(),
             backends: Vec::new(),
+            left: Vec::new(),
         };
         Ok(vec![payment, unused])
     }
@@ -284,8 +288,8 @@ impl Observe for Specimen {
             overflow: false,
             opened: 1_234,
             active: 12,
-            closed: Tally::from([1_200, 2, 19, 1, 0]),
-            failed: Tally::from([3, 1, 0, 1, 0]),
+            closed: Tally::from([1_200, 2, 19, 1, 0, 3]),
+            failed: Tally::from([3, 1, 0, 1, 0, 0]),
             sent_bytes: 7_340_032,
             received_bytes: 2_254_857_830,
             retransmits: 41,
@@ -328,6 +332,8 @@ impl Observe for Specimen {
             series_overflow: 17,
             config_apply_failures: vec![("parse", 1), ("compile", 0)],
             repairs: vec![("frontends", 0)],
+            connections_reset: vec![("shop/payment".into(), "removed", 12)],
+            connection_resets_failed: vec![("network_namespace", 1)],
         })
     }
 

@@ -81,6 +81,10 @@ pub struct ProgramView {
     pub runs: Option<u64>,
     /// The time all runs took, in nanoseconds; null where the kernel does not count.
     pub run_time_ns: Option<u64>,
+    /// Instructions the kernel's verifier followed before it took the program; null before Linux 5.16, which does not
+    /// say.
+    #[serde(default)]
+    pub verified_instructions: Option<u64>,
 }
 
 /// One thing a kernel may or may not be able to do.
@@ -225,6 +229,8 @@ pub struct ServiceView {
     pub counters: ServiceCounters,
     /// The servers.
     pub backends: Vec<BackendView>,
+    /// Servers that left and still have open connections.
+    pub left: Vec<LeftView>,
 }
 
 impl ServiceView {
@@ -296,6 +302,19 @@ pub struct BackendView {
     pub failures: u64,
     /// Its breaker, as of now.
     pub breaker: CellView,
+    /// When its open connections are reset, because it is out, in milliseconds from now; null where they are kept.
+    pub resets_in_ms: Option<u64>,
+}
+
+/// A server that left its service and still has open connections.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct LeftView {
+    /// Where it listens.
+    pub address: SocketAddr,
+    /// Connections open.
+    pub active: u64,
+    /// When they are reset, in milliseconds from now; null where they are kept.
+    pub resets_in_ms: Option<u64>,
 }
 
 /// What is counted beside services and edges. Not in the JSON API: metrics show it.
@@ -315,6 +334,10 @@ pub struct Counters {
     pub series_overflow: u64,
     /// Changes that could not be applied: at which stage, how often.
     pub config_apply_failures: Vec<(&'static str, u64)>,
+    /// Connections reset because their backend was out: service, why it was (`removed`, `draining`, `ejected`), how many.
+    pub connections_reset: Vec<(Arc<str>, &'static str, u64)>,
+    /// Connections that were to be reset and could not be: by which cause, how many tries.
+    pub connection_resets_failed: Vec<(&'static str, u64)>,
     /// Differences between maps and intent that were found and put right: in what, how often.
     pub repairs: Vec<(&'static str, u64)>,
 }

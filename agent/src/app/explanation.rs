@@ -10,7 +10,7 @@ use agent_ebpf::abi::{BackendStatus, BreakerMode, BreakerState, Policy};
 use agent_ebpf::decide::breaker::cell::{self, Decision};
 use agent_ebpf::decide::breaker::{ejection, slow_start};
 
-use super::services::Readings;
+use super::services::{Out, Readings};
 use crate::admin::view::{Candidate, Chain, Explanation, Step};
 use crate::compile::Family;
 use crate::desired::ServiceSpec;
@@ -21,6 +21,7 @@ pub(super) fn explain(
     target: &str,
     entries: &[ServiceEntry],
     readings: &impl Readings,
+    leaving: &Out,
     now_ns: u64,
 ) -> Explanation {
     let address: Option<SocketAddr> = target.parse().ok();
@@ -28,8 +29,11 @@ pub(super) fn explain(
         Some(address) => entry.family == family_of(address) && entry.spec.frontends.contains(&address),
         None => *entry.spec.name == *target,
     };
-    let chains =
-        entries.iter().filter(is_meant).map(|entry| chain(entry, entries, readings, now_ns)).collect();
+    let chains = entries
+        .iter()
+        .filter(is_meant)
+        .map(|entry| chain(entry, entries, readings, leaving, now_ns))
+        .collect();
     Explanation { target: target.to_owned(), chains }
 }
 
@@ -38,7 +42,13 @@ fn family_of(address: SocketAddr) -> Family {
 }
 
 /// Follows a connection from the service it asks for through the fallbacks, as `select` does in the kernel.
-fn chain(asked: &ServiceEntry, entries: &[ServiceEntry], readings: &impl Readings, now_ns: u64) -> Chain {
+fn chain(
+    asked: &ServiceEntry,
+    entries: &[ServiceEntry],
+    readings: &impl Readings,
+    leaving: &Out,
+    now_ns: u64,
+) -> Chain {
     let ip = if asked.family == Family::V4 { "ipv4" } else { "ipv6" };
     let family = format!("{} {ip}", asked.spec.protocol.name());
     let mut chain = Chain { family, services: Vec::new(), errno: None };
@@ -51,7 +61,7 @@ fn chain(asked: &ServiceEntry, entries: &[ServiceEntry], readings: &impl Reading
         if hop == 0 {
             errno = policy.refuse_errno;
         }
-        let mut step = step(entry, &policy, readings, now_ns);
+        let mut step = step(entry, &policy, readings, leaving, now_ns);
         if let Some(result) = usable(&step, &policy) {
             step.result = result;
             chain.services.push(step);
@@ -90,14 +100,17 @@ fn usable(step: &Step, policy: &Policy) -> Option<String> {
     })
 }
 
-fn step(entry: &ServiceEntry, policy: &Policy, readings: &impl Readings, now_ns: u64) -> Step {
+fn step(entry: &ServiceEntry, policy: &Policy, readings: &impl Readings, leaving: &Out, now_ns: u64) -> Step {
     let spec = &entry.spec;
     let candidates = entry.backends.iter().filter_map(|backend| {
         let (id, address) = (backend.id, backend.address());
         let asked_for = spec.backends.iter().find(|backend| backend.address == address)?;
         let (takes, why) = judge(id, policy, readings, now_ns);
         let version = asked_for.version.clone();
-        let why = without_share(spec, version.as_ref()).filter(|_| takes).unwrap_or(why);
+        let mut why = without_share(spec, version.as_ref()).filter(|_| takes).unwrap_or(why);
+        if let Some(resets_in_ms) = leaving.get(&id).and_then(|backend| backend.resets_in_ms(now_ns)) {
+            why += &open_connections(readings.backend_state(id).active, resets_in_ms);
+        }
         Some(Candidate { address, version, weight: asked_for.weight, takes, why })
     });
     Step {
@@ -106,6 +119,14 @@ fn step(entry: &ServiceEntry, policy: &Policy, readings: &impl Readings, now_ns:
         breaker_mode: policy.breaker.mode(),
         candidates: candidates.collect(),
         result: String::new(),
+    }
+}
+
+/// What becomes of the open connections of a backend that is out.
+fn open_connections(active: u64, resets_in_ms: u64) -> String {
+    match resets_in_ms.div_ceil(1_000) {
+        0 => format!("; {active} connections open, those from before are reset now"),
+        left_s => format!("; {active} connections open, those from before are reset in {left_s} s"),
     }
 }
 
@@ -185,6 +206,7 @@ mod tests {
         policies: BTreeMap<u32, Policy>,
         cells: BTreeMap<u32, CellWord>,
         orders: BTreeMap<u32, Verdict>,
+        leaving: Out,
     }
 
     impl Kernel {
@@ -192,7 +214,12 @@ mod tests {
             let breaker = BreakerPolicy { mode: mode as u8, panic_percent, ..BreakerPolicy::default() };
             let policy = Policy { ready_backends: 2, refuse_errno: 111, breaker, ..Policy::default() };
             let policies = [(1, Policy { fallback, ..policy }), (2, Policy { refuse_errno: 99, ..policy })];
-            Self { policies: policies.into(), cells: BTreeMap::new(), orders: BTreeMap::new() }
+            Self {
+                policies: policies.into(),
+                cells: BTreeMap::new(),
+                orders: BTreeMap::new(),
+                leaving: Out::new(),
+            }
         }
 
         fn open(mut self, backends: &[u32]) -> Self {
@@ -253,7 +280,7 @@ mod tests {
             entry(1, "shop/cart", "10.96.0.1:80", &[(11, "10.1.0.5:80"), (12, "10.1.0.6:80")]),
             entry(2, "shop/standby", "10.96.0.2:80", &[(21, "10.1.0.9:80")]),
         ];
-        explain(target, &entries, kernel, NOW_NS)
+        explain(target, &entries, kernel, &kernel.leaving, NOW_NS)
     }
 
     #[test]

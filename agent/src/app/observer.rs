@@ -13,6 +13,7 @@ use jiff::Timestamp;
 use tokio::sync::broadcast;
 
 use super::Options;
+use super::draining::Resets;
 use super::drift::Drift;
 use super::journal::Journal;
 use super::names::LiveNames;
@@ -23,6 +24,7 @@ use crate::admin::view::{
     Readiness as ReadinessView, ServiceView, Status,
 };
 use crate::admin::{Control, Observe, ObserveError};
+use crate::draining::Leaving;
 use crate::flows::{Accumulator, Cgroups, EdgeView, OpenConnections, Record};
 use crate::kernel::{
     Counters, DataPlane, EventReader, KernelError, MapError, ProgramStatus, Repair, mount_point,
@@ -46,6 +48,8 @@ pub(super) struct Observer {
     cgroups: Mutex<Cgroups>,
     directory: Arc<Directory>,
     fill: Mutex<Vec<MapFill>>,
+    leaving: Mutex<BTreeMap<u32, Leaving>>,
+    resets: Mutex<Resets>,
     record: Mutex<Journal>,
     readiness: Readiness,
     followers: broadcast::Sender<Arc<Record>>,
@@ -104,6 +108,8 @@ impl Observer {
             cgroups: Mutex::new(Cgroups::new(mount)),
             directory,
             fill: Mutex::default(),
+            leaving: Mutex::default(),
+            resets: Mutex::default(),
             record: Mutex::default(),
             readiness,
             followers: broadcast::channel(FOLLOW_QUEUE).0,
@@ -133,6 +139,25 @@ impl Observer {
     /// What the control loop did, to be added to.
     pub(super) fn journal(&self) -> MutexGuard<'_, Journal> {
         lock(&self.record)
+    }
+
+    /// What the kernel counts, for one reading.
+    pub(super) fn counters_now(&self) -> MutexGuard<'_, Counters> {
+        lock(&self.counters)
+    }
+
+    pub(super) fn directory(&self) -> &Directory {
+        &self.directory
+    }
+
+    /// What resets came to, to be added to.
+    pub(super) fn resets(&self) -> MutexGuard<'_, Resets> {
+        lock(&self.resets)
+    }
+
+    /// The backends that are out, as last seen.
+    pub(super) fn set_leaving(&self, leaving: &BTreeMap<u32, Leaving>) {
+        lock(&self.leaving).clone_from(leaving);
     }
 
     pub(super) fn set_fill(&self, fill: &[MapFill]) {
@@ -332,6 +357,7 @@ impl Observe for Observer {
                     id: program.id,
                     runs: program.runs,
                     run_time_ns: program.run_time_ns,
+                    verified_instructions: program.verified_instructions,
                 })
                 .collect(),
             features: features
@@ -368,12 +394,14 @@ impl Observe for Observer {
         self.leave_untidy();
         // In the order of names, so that the families of a service stand together.
         let entries = self.directory.services();
-        Ok(services::views(&entries, &*lock(&self.counters), clock::monotonic_ns()))
+        let leaving = lock(&self.leaving).clone();
+        Ok(services::views(&entries, &*lock(&self.counters), &leaving, clock::monotonic_ns()))
     }
 
     fn explain(&self, target: &str) -> Result<Explanation, ObserveError> {
         let entries = self.directory.services();
-        Ok(explanation::explain(target, &entries, &*lock(&self.counters), clock::monotonic_ns()))
+        let leaving = lock(&self.leaving).clone();
+        Ok(explanation::explain(target, &entries, &*lock(&self.counters), &leaving, clock::monotonic_ns()))
     }
 
     fn edges(&self) -> Result<Vec<EdgeView>, ObserveError> {
@@ -412,6 +440,17 @@ impl Observe for Observer {
             series_overflow: lock(&self.edges).accumulator.overflowed(),
             config_apply_failures: journal.failures.iter().map(|(stage, count)| (*stage, *count)).collect(),
             repairs: journal.repairs.iter().map(|(map, count)| (*map, *count)).collect(),
+            connections_reset: {
+                let resets = self.resets();
+                let done = resets.done.iter();
+                done.map(|((service, why), count)| (Arc::clone(service), why.name(), *count)).collect()
+            },
+            connection_resets_failed: self
+                .resets()
+                .failed
+                .iter()
+                .map(|(cause, count)| (*cause, *count))
+                .collect(),
         })
     }
 

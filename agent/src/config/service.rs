@@ -5,11 +5,13 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 
 use agent_ebpf::abi::Protocol;
-use agent_ebpf::abi::limits::{MAX_BACKENDS, MAX_FRONTENDS, MAX_SUBSETS};
+use agent_ebpf::abi::limits::MAX_SUBSETS;
 
 use crate::desired::{BackendSpec, PolicySpec, ServiceSpec, VersionShare};
 
 use super::breaker::{self, Breaker};
+use super::check::{BACKENDS, FRONTENDS};
+use super::draining;
 use super::problem::Position;
 use super::reader::{Node, Reader, Stop, Text, fields};
 use super::value;
@@ -34,6 +36,7 @@ fields! {
         RefuseWith = "refuse_with": "What `connect()` fails with where nothing is usable.",
         ConnectTimeout = "connect_timeout": "How long a handshake may take; without it, as long as the kernel tries. TCP only.",
         Fallback = "fallback": "The service, as in `shop/payment-static`, that takes the connections where nothing of this one is usable. Of the same protocol, and with a frontend and a backend in each address family that has a frontend here.",
+        Draining = "draining": "Resets the open connections of a backend that is out, after a while; without it, they are kept.",
         Breaker = "breaker": "Takes backends out that fail, and brings them back. `{}` has the defaults; without it, none is taken out.",
     }
 }
@@ -85,6 +88,8 @@ pub(super) struct Service {
     pub(super) connect_timeout_at: Position,
     /// Where the fallback stands.
     pub(super) fallback_at: Position,
+    /// Where `draining.on` names `ejected`, if it does.
+    pub(super) ejected_at: Option<Position>,
     /// The breaker, and where it stands.
     pub(super) breaker: Option<(Breaker, Position)>,
     /// Every backend of the file is in `spec.backends`.
@@ -141,6 +146,7 @@ pub(super) fn read<'a>(
         shares: Vec::new(),
         connect_timeout_at: node.at,
         fallback_at: node.at,
+        ejected_at: None,
         breaker: None,
         backends_whole: false,
     };
@@ -217,7 +223,7 @@ fn frontends<'a>(
     let mut count = 0;
     let is_list = reader.list(node, "a list of addresses", |reader, index, node| {
         count += 1;
-        if !admitted(&mut totals.frontends, MAX_FRONTENDS) {
+        if !admitted(&mut totals.frontends, FRONTENDS) {
             return reader.skip(&node);
         }
         let at = node.at;
@@ -244,7 +250,7 @@ fn backends<'a>(
     let mut count = 0;
     reader.list(node, "a list of backends, or `[]`", |reader, index, node| {
         count += 1;
-        if !admitted(&mut totals.backends, MAX_BACKENDS) {
+        if !admitted(&mut totals.backends, BACKENDS) {
             return reader.skip(&node);
         }
         if let Some((backend, at)) = backend(reader, totals, node)? {
@@ -334,6 +340,11 @@ fn policy<'a>(
                 let checked = |text: &str| value::service_name(text).map(|()| text.into());
                 let wanted = "the name of a service, as in shop/payment";
                 service.spec.policy.fallback = one(reader, value, wanted, checked)?;
+            }
+            PolicyField::Draining => {
+                let draining = draining::read(reader, &value)?;
+                service.ejected_at = draining.as_ref().and_then(|draining| draining.ejected_at);
+                service.spec.policy.draining = draining.map(|draining| draining.spec);
             }
             PolicyField::Breaker => {
                 let at = value.at;

@@ -44,6 +44,7 @@ const CONFINED: [Confined; 6] = [
         except: &[
             "agent/src/kernel",
             "agent-ebpf/src/context.rs",
+            "agent-ebpf/src/context/",
             "agent-ebpf/src/maps.rs",
             "agent-ebpf/src/emit.rs",
             "tests/",

@@ -14,7 +14,7 @@ use proptest::prelude::*;
 use crate::config::breaker::{duration_of, known_signals, window_of};
 use crate::config::value::RefuseWith;
 use crate::config::{ConfigError, Problem, parse};
-use crate::desired::{BackendSpec, PolicySpec, ServiceSpec, VersionShare};
+use crate::desired::{BackendSpec, Departure, DrainingSpec, PolicySpec, ServiceSpec, VersionShare};
 
 use super::{large, parsed};
 
@@ -112,6 +112,11 @@ fn any_breaker() -> impl Strategy<Value = BreakerPolicy> + Clone {
     )
 }
 
+fn any_draining() -> impl Strategy<Value = DrainingSpec> + Clone {
+    let on = proptest::sample::subsequence(Departure::ALL, 1..=Departure::ALL.len());
+    (on, 0..=43_200_000_u64).prop_map(|(on, ms)| DrainingSpec { on, reset_after: Duration::from_millis(ms) })
+}
+
 fn any_service() -> impl Strategy<Value = ServiceSpec> {
     let policy = (
         proptest::sample::select(Algorithm::ALL),
@@ -120,6 +125,7 @@ fn any_service() -> impl Strategy<Value = ServiceSpec> {
         proptest::option::of(1..=1_000_000_u32),
         proptest::option::of(any_breaker()),
         proptest::option::of((100..=120_000_u64).prop_map(Duration::from_millis)),
+        proptest::option::of(any_draining()),
     );
     any::<bool>().prop_flat_map(move |ipv6| {
         let frontends = proptest::collection::btree_set(any_address(ipv6, 2), 1..4);
@@ -127,7 +133,7 @@ fn any_service() -> impl Strategy<Value = ServiceSpec> {
         let protocol = proptest::sample::select(Protocol::ALL);
         ("[a-z0-9]{1,8}(/[a-z0-9]{1,8})?", protocol, frontends, backends, policy.clone()).prop_map(
             |(name, protocol, frontends, mut backends, policy)| {
-                let (algorithm, affinity_timeout, refuse, share, breaker, connect_timeout) = policy;
+                let (algorithm, affinity_timeout, refuse, share, breaker, connect_timeout, draining) = policy;
                 backends.sort_by_key(|backend| backend.address);
                 backends.dedup_by_key(|backend| backend.address);
                 let version = backends.iter().find_map(|backend| backend.version.clone());
@@ -140,6 +146,7 @@ fn any_service() -> impl Strategy<Value = ServiceSpec> {
                     breaker,
                     fallback: None,
                     connect_timeout,
+                    draining,
                 };
                 let frontends = frontends.into_iter().collect();
                 ServiceSpec { name: name.into(), protocol, frontends, backends, policy }
@@ -252,6 +259,11 @@ fn written(services: &[ServiceSpec], long: bool) -> String {
         }
         if let Some(timeout) = policy.connect_timeout {
             let _ = writeln!(yaml, "    connect_timeout: {}ms", timeout.as_millis());
+        }
+        if let Some(draining) = &policy.draining {
+            let on: Vec<&str> = draining.on.iter().map(|departure| departure.name()).collect();
+            let after_ms = draining.reset_after.as_millis();
+            let _ = writeln!(yaml, "    draining: {{ on: [{}], reset_after: {after_ms}ms }}", on.join(", "));
         }
         if let Some(breaker) = &policy.breaker {
             yaml += &written_breaker(breaker, policy.fallback.is_some(), long);
