@@ -8,8 +8,8 @@ use agent_ebpf::abi::{Address, Connection, Endpoint};
 use agent_ebpf::decide::flow;
 use aya_ebpf::bindings::{bpf_sock, bpf_sock_addr, bpf_sock_ops};
 use aya_ebpf::helpers::generated::{
-    bpf_get_current_ancestor_cgroup_id, bpf_get_current_cgroup_id, bpf_get_prandom_u32, bpf_ktime_get_ns,
-    bpf_set_retval, bpf_setsockopt, bpf_sock_ops_cb_flags_set, bpf_tcp_sock,
+    bpf_get_current_ancestor_cgroup_id, bpf_get_current_cgroup_id, bpf_get_prandom_u32, bpf_getsockopt,
+    bpf_ktime_get_ns, bpf_set_retval, bpf_setsockopt, bpf_sock_ops_cb_flags_set, bpf_tcp_sock,
 };
 use aya_ebpf::programs::{SockAddrContext, SockContext, SockOpsContext};
 
@@ -263,6 +263,18 @@ impl TcpSocket {
         unsafe {
             bpf_setsockopt(self.raw.cast(), IPPROTO_TCP, TCP_USER_TIMEOUT, (&raw mut value).cast(), size)
         };
+    }
+
+    /// What [`TcpSocket::set_user_timeout`] sets, as it is now; 0 also where this kernel does not tell (before 6.0).
+    #[inline(always)]
+    pub(crate) fn user_timeout(&self) -> u32 {
+        let mut value = 0_u32;
+        let size = size_of::<u32>() as i32;
+        // SAFETY: as in `set_user_timeout`; the helper writes the whole value or zeros.
+        unsafe {
+            bpf_getsockopt(self.raw.cast(), IPPROTO_TCP, TCP_USER_TIMEOUT, (&raw mut value).cast(), size)
+        };
+        value
     }
 
     /// What the socket counted so far; zeros where the kernel does not say.

@@ -2,6 +2,7 @@
 
 mod breaker;
 mod connect;
+mod datagrams;
 mod drain;
 mod getpeername;
 mod recvmsg;

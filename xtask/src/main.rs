@@ -9,6 +9,7 @@ mod bpf_toolchain;
 mod build;
 mod connection;
 mod demo;
+mod fuzz;
 mod host;
 mod node;
 mod peers;
@@ -37,6 +38,8 @@ enum Command {
     Demo(demo::Arguments),
     /// Run the test tiers and the lints.
     Test(test::Arguments),
+    /// Run the fuzz targets for as long as you like, with seeds no run had before.
+    Fuzz(fuzz::Arguments),
     /// Restart, upgrade and kill agents under load, many times.
     Soak(soak::Arguments),
     /// Measure, each thing against its control in the same run.
@@ -72,6 +75,7 @@ fn main() -> ExitCode {
         Command::Setup(arguments) => setup::run(&arguments),
         Command::Build(arguments) => build::run(&arguments),
         Command::Test(arguments) => test::run(&arguments),
+        Command::Fuzz(arguments) => fuzz::run(&arguments),
         Command::Tidy(arguments) => tidy::run(&arguments),
         Command::Demo(arguments) => demo::run(&arguments),
         Command::DemoClient(arguments) => demo::run_client(&arguments),

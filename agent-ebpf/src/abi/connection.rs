@@ -51,8 +51,8 @@ pub struct Connection {
     pub received_at_fin_low: u32,
     /// What it was admitted as, by its backend's breaker.
     pub probe: Probe,
-    /// Zero.
-    pub _pad: u32,
+    /// The application's own `TCP_USER_TIMEOUT`, in milliseconds, while the handshake has a limit of ours.
+    pub user_timeout_ms: u32,
 }
 
 const _: () = assert!(size_of::<Connection>() == 88);
