@@ -34,8 +34,8 @@ const FIRST_TRIP: Ipv4Addr = Ipv4Addr::new(198, 18, 1, 0);
 const NOWHERE: SocketAddrV4 = SocketAddrV4::new(Ipv4Addr::new(198, 18, 9, 9), 80);
 
 /// Opens at the fifth failure in a row, for longer than the benchmark runs, the last backend too.
-const STAYS_OPEN: &str =
-    "consecutive_failures: 5, failure_ratio: 0%, open: 1h, open_max: 1h, max_ejection: 100%, panic: 0%";
+const STAYS_OPEN: &str = "consecutive_failures: 5, failure_ratio: 0%, open: 1h, open_max: 1h, max_ejection: 100%, panic: 0%, \
+                          negative_affinity: 0s";
 
 /// How much to measure.
 #[derive(clap::Args)]

@@ -107,7 +107,8 @@ pub(super) fn services() -> String {
 pub(super) fn note(binaries: &Binaries) -> anyhow::Result<String> {
     Ok(format!(
         "{}. {CLIENTS} clients, a connection for each request, {PAUSE_MS} ms between two; 3 backends, of which one fails for \
-         {} s. Limit of a handshake {CONNECT_TIMEOUT_MS} ms. Segue: {FAILURES} failures in a row, out for {OUT_MS} ms, no slow start. \
+         {} s. Limit of a handshake {CONNECT_TIMEOUT_MS} ms. Segue: {FAILURES} failures in a row, out for {OUT_MS} ms, no slow start, negative affinity as by default; \
+         all clients are one workload. \
          HAProxy: check inter {INTERVAL_MS} fall 3 rise 2, observe layer4, error-limit {FAILURES}, on-error mark-down, retries 3 \
          (its default, to the same server unless `option redispatch`). Envoy: outlier detection with {FAILURES} local-origin \
          failures or 5xx in a row, out for {OUT_MS} ms, interval {INTERVAL_MS} ms, no retries unless named. \
