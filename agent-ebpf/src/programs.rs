@@ -3,6 +3,7 @@
 mod breaker;
 mod connect;
 mod getpeername;
+mod limits;
 mod recvmsg;
 mod sample;
 mod select;

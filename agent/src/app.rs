@@ -4,7 +4,9 @@
 mod drift;
 mod duties;
 mod explanation;
+mod healing;
 mod journal;
+mod limits;
 mod names;
 mod observer;
 mod services;

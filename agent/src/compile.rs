@@ -302,6 +302,8 @@ fn policy(
             .map_or(0, |timeout| u32::try_from(timeout.as_millis()).unwrap_or(u32::MAX)),
         ready_backends,
         breaker: spec.policy.breaker.unwrap_or(BREAKER_OFF),
+        limited: spec.policy.limits.scopes(),
+        limits: spec.policy.limits,
         ..Policy::default()
     };
     let mut slots = Vec::new();

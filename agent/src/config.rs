@@ -6,6 +6,7 @@
 mod breaker;
 mod check;
 mod fallback;
+mod limits;
 mod problem;
 mod reader;
 mod reference;

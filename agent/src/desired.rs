@@ -8,7 +8,7 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
-use agent_ebpf::abi::{Algorithm, BreakerPolicy, Protocol};
+use agent_ebpf::abi::{Algorithm, BreakerPolicy, Protocol, ServiceLimits};
 
 /// A service's name, as in `shop/payment`.
 pub type ServiceName = Arc<str>;
@@ -60,6 +60,8 @@ pub struct PolicySpec {
     pub fallback: Option<ServiceName>,
     /// How long a handshake may take.
     pub connect_timeout: Option<Duration>,
+    /// How many connections may be open, waiting and new; all zero: any number.
+    pub limits: ServiceLimits,
 }
 
 /// The share of one version in a split.
@@ -72,7 +74,7 @@ pub struct VersionShare {
 }
 
 impl Default for PolicySpec {
-    /// `random`, no affinity, no split, no breaker, no fallback, EHOSTUNREACH (113 on every Linux architecture Segue
+    /// `random`, no affinity, no split, no breaker, no fallback, no limits, EHOSTUNREACH (113 on every Linux architecture Segue
     /// runs on).
     fn default() -> Self {
         Self {
@@ -83,6 +85,7 @@ impl Default for PolicySpec {
             breaker: None,
             fallback: None,
             connect_timeout: None,
+            limits: ServiceLimits::default(),
         }
     }
 }

@@ -8,6 +8,7 @@ mod balancing;
 mod breaker;
 mod connections;
 mod kernel;
+mod limits;
 mod process;
 mod reference;
 mod sheet;
@@ -31,6 +32,7 @@ const SUBJECTS: &[(&str, &[&Metric])] = &[
     ("Connections", connections::METRICS),
     ("Load balancing", balancing::METRICS),
     ("Circuit breaking", breaker::METRICS),
+    ("Limits on connections", limits::METRICS),
     ("Kernel side", kernel::METRICS),
     ("Agent", agent::METRICS),
     ("Process", process::METRICS),
@@ -100,6 +102,7 @@ impl Collector for Scrape {
         if let Some(services) = self.read(1, self.observe.services()) {
             balancing::write(&mut sheet, &services)?;
             breaker::write(&mut sheet, &services)?;
+            limits::write(&mut sheet, &services)?;
         }
         if let Some(status) = self.read(2, self.observe.status()) {
             kernel::write_status(&mut sheet, &status)?;

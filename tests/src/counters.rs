@@ -3,7 +3,7 @@
 
 use std::mem::offset_of;
 
-use agent_ebpf::abi::{ABI_VERSION, FrontendKey, Protocol, ServiceState};
+use agent_ebpf::abi::{ABI_VERSION, FrontendKey, Protocol, ServiceState, Usage};
 use serde_json::Value;
 
 use crate::client::address;
@@ -14,7 +14,15 @@ use crate::world::World;
 /// # Panics
 /// When there is no such frontend, or bpftool cannot read the maps.
 pub fn service_state(world: &World, frontend: &str) -> ServiceState {
-    let key = FrontendKey::new(address(frontend).into(), Protocol::Tcp as u8);
+    service_state_of(world, frontend, Protocol::Tcp)
+}
+
+/// The same for a service of any protocol.
+///
+/// # Panics
+/// As [`service_state`].
+pub fn service_state_of(world: &World, frontend: &str, protocol: Protocol) -> ServiceState {
+    let key = FrontendKey::new(address(frontend).into(), protocol as u8);
     let mut bytes: Vec<u8> = key.address.words_be.iter().flat_map(|word| word.to_ne_bytes()).collect();
     bytes.extend(key.port_be.to_ne_bytes());
     bytes.extend([key.protocol, key._pad]);
@@ -39,7 +47,13 @@ pub fn service_state(world: &World, frontend: &str) -> ServiceState {
         closed: at(offset_of!(ServiceState, closed)),
         capped: at(offset_of!(ServiceState, capped)),
         panicked: at(offset_of!(ServiceState, panicked)),
-        ..ServiceState::default()
+        refused_by_limit: at(offset_of!(ServiceState, refused_by_limit)),
+        usage: Usage {
+            active: at(offset_of!(ServiceState, usage) + offset_of!(Usage, active)),
+            pending: at(offset_of!(ServiceState, usage) + offset_of!(Usage, pending)),
+            ..Usage::default()
+        },
+        limited: std::array::from_fn(|limit| at(offset_of!(ServiceState, limited) + 8 * limit)),
     }
 }
 

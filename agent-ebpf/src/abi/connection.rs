@@ -43,7 +43,7 @@ pub struct Connection {
     pub phase: u8,
     /// A protocol by number.
     pub protocol: u8,
-    /// [`CLOSED_BY_APPLICATION`], [`TIMED_OUT`] and [`PROVED_GOOD`].
+    /// [`CLOSED_BY_APPLICATION`], [`TIMED_OUT`], [`PROVED_GOOD`], [`TIME_LIMITED`] and [`COUNTED_BY_SERVICE`].
     pub marks: u8,
     /// The TCP state in which the application closed the socket.
     pub state_at_close: u8,
@@ -53,9 +53,11 @@ pub struct Connection {
     pub probe: Probe,
     /// Zero.
     pub _pad: u32,
+    /// The client whose limit it counts towards, as in `ClientKey`; 0: none's.
+    pub client: u64,
 }
 
-const _: () = assert!(size_of::<Connection>() == 88);
+const _: () = assert!(size_of::<Connection>() == 96);
 
 /// The application gave up its last handle of the socket.
 pub const CLOSED_BY_APPLICATION: u8 = 1;
@@ -67,6 +69,9 @@ pub const PROVED_GOOD: u8 = 4;
 
 /// The handshake has a time limit of ours, to be lifted when it is done.
 pub const TIME_LIMITED: u8 = 8;
+
+/// It counts towards the limits of its service.
+pub const COUNTED_BY_SERVICE: u8 = 16;
 
 /// One service an unconnected UDP socket talks to.
 #[repr(C)]

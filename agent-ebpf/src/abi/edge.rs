@@ -49,6 +49,12 @@ named_enum! {
         NoBackend = 3 => "no_backend",
         /// The application gave up, or no SYN could leave this host.
         Local = 4 => "local",
+        /// Refused before a SYN: every backend that might have taken it was at a limit.
+        BackendLimit = 5 => "backend_limit",
+        /// Refused before a SYN: the service was at a limit.
+        ServiceLimit = 6 => "service_limit",
+        /// Refused before a SYN: the client was at a limit.
+        ClientLimit = 7 => "client_limit",
     }
 }
 
@@ -73,7 +79,7 @@ pub struct Edge {
     /// Connections ended, by [`CloseReason`].
     pub closed: [u64; 5],
     /// Connections not established, by [`ConnectFailure`].
-    pub failed: [u64; 5],
+    pub failed: [u64; 8],
     /// Payload bytes the backend acknowledged.
     pub sent_bytes: u64,
     /// Payload bytes received from the backend.
@@ -88,4 +94,4 @@ pub struct Edge {
     pub rtt: Histogram,
 }
 
-const _: () = assert!(size_of::<Edge>() == 8 * 14 + 3 * size_of::<Histogram>());
+const _: () = assert!(size_of::<Edge>() == 8 * 17 + 3 * size_of::<Histogram>());

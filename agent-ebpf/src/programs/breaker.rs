@@ -24,6 +24,10 @@ pub(crate) struct Asking {
     pub(crate) policy: &'static Policy,
     /// Now.
     pub(crate) now: Moment,
+    /// A datagram of an unconnected socket asks: no connection, which no limit holds for.
+    pub(crate) is_datagram: bool,
+    /// A handshake follows.
+    pub(crate) has_handshake: bool,
 }
 
 /// Whether a backend takes a connection: [`REFUSED`], or the probe it is admitted as. `picky` lets a backend in slow
@@ -400,6 +404,10 @@ pub(crate) fn signal_of_failure(failure: ConnectFailure) -> Option<Signal> {
         ConnectFailure::Refused => Some(Signal::Refused),
         ConnectFailure::Timeout => Some(Signal::Timeout),
         ConnectFailure::Unreachable => Some(Signal::Unreachable),
-        ConnectFailure::NoBackend | ConnectFailure::Local => None,
+        ConnectFailure::NoBackend
+        | ConnectFailure::Local
+        | ConnectFailure::BackendLimit
+        | ConnectFailure::ServiceLimit
+        | ConnectFailure::ClientLimit => None,
     }
 }

@@ -1,13 +1,14 @@
 //! `connect()`: a service address becomes a backend's, and the socket remembers both.
 
 use agent_ebpf::abi::{
-    Backend, ConnectFailure, Connection, Endpoint, EventKind, FrontendKey, Hook, Outcome, Phase, Protocol,
+    Backend, ConnectFailure, Connection, EventKind, FrontendKey, Hook, Limit, Outcome, Phase, Protocol,
 };
 use aya_ebpf::macros::cgroup_sock_addr;
 use aya_ebpf::programs::SockAddrContext;
 
 use super::breaker::{self, Report};
-use super::select::{Found, Selection, select};
+use super::limits;
+use super::select::{Caller, Found, Selection, refuse_as_asked, select};
 use super::sock_ops::{abandon, count_failure};
 use super::{ALLOW, REFUSE};
 use crate::context::{self, Family, Moment, Socket, SocketAddress, TcpCounts};
@@ -32,7 +33,7 @@ fn run(hook: Hook, context: &SockAddrContext, family: Family) -> i32 {
     if matches!(outcome, Outcome::Inconsistent | Outcome::StorageFailed) {
         emit::surprise(context, hook, outcome);
     }
-    if matches!(outcome, Outcome::NoBackend) { REFUSE } else { ALLOW }
+    if matches!(outcome, Outcome::NoBackend | Outcome::Limited) { REFUSE } else { ALLOW }
 }
 
 #[inline(always)]
@@ -42,11 +43,12 @@ fn connect(call: &SocketAddress) -> Outcome {
         return Outcome::Unsupported;
     }
     let Some(socket) = call.socket() else { return Outcome::Unsupported };
-    let requested = call.endpoint();
+    // One record of what was asked for, handed on by reference: the stack is short.
+    let asked = FrontendKey::new(call.endpoint(), protocol);
     // A socket that connects again gives back what it held: a UDP socket may do so at any time, a TCP one after
     // a handshake that failed before its SYN left.
     let previous = maps::connection(socket);
-    let Some(service) = maps::service_of(&FrontendKey::new(requested, protocol)) else {
+    let Some(service) = maps::service_of(&asked) else {
         if let Some(previous) = previous {
             abandon(previous, Moment::now());
             maps::forget_connection(socket);
@@ -61,14 +63,16 @@ fn connect(call: &SocketAddress) -> Outcome {
         }
         None => None,
     };
-    let selection = select(service, now);
+    let is_udp = protocol == Protocol::Udp as u8;
+    let caller = if is_udp { Caller::Connected } else { Caller::Handshake };
+    let selection = select(service, caller, now);
     match (selection.found, selection.backend) {
         (Found::Backend, Some(backend)) => {
-            take(call, socket, previous, service, &Asked { requested, protocol }, &selection, backend, now)
+            take(call, socket, previous, service, &asked, &selection, backend, now)
         }
         (Found::Nothing, _) => {
-            refuse(service, requested, protocol, selection.errno, now);
-            Outcome::NoBackend
+            refuse(service, &asked, selection.id, now.ns);
+            if selection.id == limits::FREE { Outcome::NoBackend } else { Outcome::Limited }
         }
         _ => {
             if let Some(state) = maps::service_state(service) {
@@ -79,12 +83,6 @@ fn connect(call: &SocketAddress) -> Outcome {
     }
 }
 
-/// What the application asked for.
-struct Asked {
-    requested: Endpoint,
-    protocol: u8,
-}
-
 /// Sends the connection to the backend, and remembers.
 #[inline(always)]
 #[expect(clippy::too_many_arguments, reason = "one step of `connect`, written apart to be read")]
@@ -93,15 +91,15 @@ fn take(
     socket: Socket,
     previous: Option<&'static mut Connection>,
     service: u32,
-    asked: &Asked,
+    asked: &FrontendKey,
     chosen: &Selection,
     backend: &'static Backend,
     now: Moment,
 ) -> Outcome {
-    let Asked { requested, protocol } = *asked;
+    let protocol = asked.protocol;
     let is_udp = protocol == Protocol::Udp as u8;
     let mut connection = Connection {
-        requested,
+        requested: asked.endpoint(),
         chosen: backend.endpoint,
         service: chosen.service,
         backend: chosen.id,
@@ -111,22 +109,33 @@ fn take(
         started_at_ns: now.ns,
         phase: if is_udp { Phase::Established } else { Phase::Reserved } as u8,
         protocol,
-        marks: 0,
+        marks: chosen.place.marks(),
         state_at_close: 0,
         received_at_fin_low: 0,
         probe: chosen.probe,
         _pad: 0,
+        client: chosen.place.client(chosen.client),
     };
     if !remember(socket, previous, &mut connection) {
+        if chosen.place.is_counted() {
+            limits::undo_at_backend(chosen.service, chosen.id, !is_udp);
+        }
+        limits::undo(chosen.service, connection.client, connection.marks, !is_udp);
         breaker::report(&connection, Report::Abandoned, now);
         return Outcome::StorageFailed;
     }
     reserve(service, chosen, is_udp, now);
     call.set_endpoint(&connection.chosen);
     if is_udp {
-        emit::event(EventKind::Opened, 0, &connection, &TcpCounts::default(), now.ns);
+        tell_opened(&connection, now.ns);
     }
     if chosen.affine { Outcome::Affine } else { Outcome::Selected }
+}
+
+/// Apart from its caller for the same reason as [`refuse`].
+#[inline(never)]
+fn tell_opened(connection: &Connection, now_ns: u64) {
+    emit::event(EventKind::Opened, 0, connection, &TcpCounts::default(), now_ns);
 }
 
 /// Writes what the socket is to remember; in place where it remembered something before.
@@ -145,9 +154,11 @@ fn remember(socket: Socket, previous: Option<&'static mut Connection>, connectio
 #[inline(always)]
 fn reserve(service: u32, chosen: &Selection, is_udp: bool, now: Moment) {
     if let Some(state) = maps::backend_state(chosen.id) {
-        maps::add(&mut state.active, 1);
         maps::add(&mut state.selections, 1);
-        if !is_udp {
+        if !chosen.place.is_counted() {
+            maps::add(&mut state.active, 1);
+        }
+        if !is_udp && !chosen.place.is_counted() {
             if state.pending == 0 {
                 state.progress_ticks = u64::from(now.ticks());
             }
@@ -162,22 +173,26 @@ fn reserve(service: u32, chosen: &Selection, is_udp: bool, now: Moment) {
     }
 }
 
-#[inline(always)]
-fn refuse(service: u32, requested: Endpoint, protocol: u8, errno: u8, now: Moment) {
+/// Not a part of its caller: together their records are more than the stack of a program that calls others may be.
+#[inline(never)]
+fn refuse(service: u32, asked: &FrontendKey, limit: u32, now_ns: u64) {
+    let protocol = asked.protocol;
+    let is_limited = limit != limits::FREE;
     if let Some(state) = maps::service_state(service) {
-        maps::add(&mut state.no_backend, 1);
+        maps::add(if is_limited { &mut state.refused_by_limit } else { &mut state.no_backend }, 1);
     }
     let nowhere = Connection {
-        requested,
+        requested: asked.endpoint(),
         service,
         cgroup: context::current_cgroup(),
-        started_at_ns: now.ns,
+        started_at_ns: now_ns,
         protocol,
         ..Connection::default()
     };
+    let failure = if is_limited { Limit::failure(limit - 1) } else { ConnectFailure::NoBackend };
     if protocol == Protocol::Tcp as u8 {
-        count_failure(&nowhere, ConnectFailure::NoBackend, 0);
+        count_failure(&nowhere, failure, 0);
     }
-    emit::event(EventKind::Failed, ConnectFailure::NoBackend as u8, &nowhere, &TcpCounts::default(), now.ns);
-    context::refuse_with(errno);
+    emit::event(EventKind::Failed, failure as u8, &nowhere, &TcpCounts::default(), now_ns);
+    refuse_as_asked(service);
 }

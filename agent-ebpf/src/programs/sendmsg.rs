@@ -5,9 +5,9 @@ use agent_ebpf::abi::{BackendStatus, Endpoint, FrontendKey, Hook, Outcome, Proto
 use aya_ebpf::macros::cgroup_sock_addr;
 use aya_ebpf::programs::SockAddrContext;
 
-use super::select::{Found, Selection, select};
+use super::select::{Caller, Found, Selection, refuse_as_asked, select};
 use super::{ALLOW, REFUSE};
-use crate::context::{self, Family, Moment, SocketAddress};
+use crate::context::{Family, Moment, SocketAddress};
 use crate::{emit, maps};
 
 /// Attach point `cgroup/sendmsg4`, kernel 4.18.
@@ -45,7 +45,7 @@ fn send(call: &SocketAddress) -> Outcome {
         call.set_endpoint(&chosen);
         return Outcome::Followed;
     }
-    let selection = select(service, Moment::now());
+    let selection = select(service, Caller::Datagram, Moment::now());
     match (selection.found, selection.backend) {
         (Found::Backend, Some(backend)) => {
             let translation = Translation {
@@ -68,7 +68,7 @@ fn send(call: &SocketAddress) -> Outcome {
             if let Some(state) = maps::service_state(service) {
                 maps::add(&mut state.no_backend, 1);
             }
-            context::refuse_with(selection.errno);
+            refuse_as_asked(service);
             Outcome::NoBackend
         }
         _ => Outcome::Inconsistent,

@@ -5,7 +5,7 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use agent_ebpf::abi::{
-    Algorithm, BackendStatus, BreakerMode, BreakerState, CloseReason, Histogram, Outcome, Protocol,
+    Algorithm, BackendStatus, BreakerMode, BreakerState, CloseReason, Histogram, Limit, Outcome, Protocol,
 };
 use jiff::Timestamp;
 use tokio::sync::broadcast;
@@ -211,10 +211,12 @@ impl Observe for Specimen {
             ],
             breaker_mode: BreakerMode::Enforce,
             fallback: Some("shop/payment-standby".into()),
+            limits: limits(),
             counters: ServiceCounters {
                 selected: 3_600,
                 affine: 3,
                 no_backend: 1,
+                limited: 7,
                 passed: 0,
                 fallback: 6,
                 avoided: 44,
@@ -244,6 +246,7 @@ impl Observe for Specimen {
             split: Vec::new(),
             breaker_mode: BreakerMode::Off,
             fallback: None,
+            limits: Vec::new(),
             counters: ServiceCounters::default(),
             backends: Vec::new(),
         };
@@ -259,6 +262,7 @@ impl Observe for Specimen {
                 service: service.name,
                 algorithm: service.algorithm,
                 breaker_mode: service.breaker_mode,
+                limits: service.limits,
                 candidates: vec![Candidate {
                     address: address("10.1.0.7:8443"),
                     version: Some("v2".into()),
@@ -338,6 +342,13 @@ impl Observe for Specimen {
     fn readiness(&self) -> Readiness {
         Readiness { ready: self.waiting_for.is_empty(), waiting_for: self.waiting_for.clone() }
     }
+}
+
+fn limits() -> Vec<LimitView> {
+    vec![
+        LimitView { limit: Limit::BackendConnections, most: 100, used: Some(12), reached: 3 },
+        LimitView { limit: Limit::ServiceRate, most: 500, used: None, reached: 4 },
+    ]
 }
 
 impl Control for Specimen {

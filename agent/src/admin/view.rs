@@ -4,6 +4,7 @@
 
 mod breaker;
 mod explain;
+mod limits;
 
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -17,6 +18,7 @@ pub use breaker::{
     CellView, DEFAULT_ORDER_MS, IN_FORCE, MAX_ORDER_MS, Order, OrderError, OrderRequest, OrderView, Ordered,
 };
 pub use explain::{Candidate, Chain, Explanation, Step};
+pub use limits::LimitView;
 
 /// From which share of its entries in use a map is worth a warning.
 pub(crate) const MAP_ALMOST_FULL: f64 = 0.8;
@@ -221,6 +223,8 @@ pub struct ServiceView {
     pub breaker_mode: BreakerMode,
     /// The service that takes the connections where nothing of this one is usable; null where they are refused.
     pub fallback: Option<Arc<str>>,
+    /// The limits on connections that are set; empty: none.
+    pub limits: Vec<LimitView>,
     /// What the kernel counted.
     pub counters: ServiceCounters,
     /// The servers.
@@ -252,6 +256,8 @@ pub struct ServiceCounters {
     pub affine: u64,
     /// Refused: nothing was usable.
     pub no_backend: u64,
+    /// Refused: a limit was reached, of this service or of a fallback.
+    pub limited: u64,
     /// Let through untouched, because the tables surprised the program.
     pub passed: u64,
     /// Sent to the fallback: nothing of this service was usable.

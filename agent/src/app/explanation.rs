@@ -6,12 +6,14 @@ use std::sync::Arc;
 
 use agent_ebpf::abi::breaker::{TICK_SHIFT, remaining_ticks, ticks};
 use agent_ebpf::abi::limits::MAX_FALLBACKS;
-use agent_ebpf::abi::{BackendStatus, BreakerMode, BreakerState, Policy};
+use agent_ebpf::abi::{BackendStatus, BreakerMode, BreakerState, Limit, Policy};
 use agent_ebpf::decide::breaker::cell::{self, Decision};
 use agent_ebpf::decide::breaker::{ejection, slow_start};
+use agent_ebpf::decide::limits::{take, take_token};
 
+use super::limits::{self, Busiest};
 use super::services::Readings;
-use crate::admin::view::{Candidate, Chain, Explanation, Step};
+use crate::admin::view::{Candidate, Chain, Explanation, LimitView, Step};
 use crate::compile::Family;
 use crate::desired::ServiceSpec;
 use crate::reconcile::ServiceEntry;
@@ -28,8 +30,9 @@ pub(super) fn explain(
         Some(address) => entry.family == family_of(address) && entry.spec.frontends.contains(&address),
         None => *entry.spec.name == *target,
     };
-    let chains =
-        entries.iter().filter(is_meant).map(|entry| chain(entry, entries, readings, now_ns)).collect();
+    let clients = limits::clients(entries, readings);
+    let chains = entries.iter().filter(is_meant);
+    let chains = chains.map(|entry| chain(entry, entries, readings, &clients, now_ns)).collect();
     Explanation { target: target.to_owned(), chains }
 }
 
@@ -38,7 +41,13 @@ fn family_of(address: SocketAddr) -> Family {
 }
 
 /// Follows a connection from the service it asks for through the fallbacks, as `select` does in the kernel.
-fn chain(asked: &ServiceEntry, entries: &[ServiceEntry], readings: &impl Readings, now_ns: u64) -> Chain {
+fn chain(
+    asked: &ServiceEntry,
+    entries: &[ServiceEntry],
+    readings: &impl Readings,
+    clients: &Busiest,
+    now_ns: u64,
+) -> Chain {
     let ip = if asked.family == Family::V4 { "ipv4" } else { "ipv6" };
     let family = format!("{} {ip}", asked.spec.protocol.name());
     let mut chain = Chain { family, services: Vec::new(), errno: None };
@@ -51,7 +60,7 @@ fn chain(asked: &ServiceEntry, entries: &[ServiceEntry], readings: &impl Reading
         if hop == 0 {
             errno = policy.refuse_errno;
         }
-        let mut step = step(entry, &policy, readings, now_ns);
+        let mut step = step(entry, &policy, readings, clients, now_ns);
         if let Some(result) = usable(&step, &policy) {
             step.result = result;
             chain.services.push(step);
@@ -60,11 +69,13 @@ fn chain(asked: &ServiceEntry, entries: &[ServiceEntry], readings: &impl Reading
         let fallback = (policy.fallback != 0 && hop + 1 < MAX_FALLBACKS)
             .then(|| entries.iter().find(|other| other.id == policy.fallback))
             .flatten();
+        let why = reached(&step).or_else(|| full(&step)).map_or_else(
+            || "nothing is usable".to_owned(),
+            |limit| format!("a limit is reached, {}", limit.sentence()),
+        );
         step.result = match fallback {
-            Some(fallback) => format!("nothing is usable: the connection goes to {}", fallback.spec.name),
-            None => {
-                "nothing is usable and there is no further fallback: the connection is refused".to_owned()
-            }
+            Some(fallback) => format!("{why}: the connection goes to {}", fallback.spec.name),
+            None => format!("{why} and there is no further fallback: the connection is refused"),
         };
         chain.services.push(step);
         next = fallback;
@@ -73,14 +84,34 @@ fn chain(asked: &ServiceEntry, entries: &[ServiceEntry], readings: &impl Reading
     chain
 }
 
+/// The limit of the service itself that is used up. A client's may be used up for one and not for another.
+fn reached(step: &Step) -> Option<&LimitView> {
+    let of_service = |limit: &&LimitView| {
+        matches!(limit.limit, Limit::ServiceConnections | Limit::ServicePending) && limit.is_used_up()
+    };
+    step.limits.iter().find(of_service)
+}
+
+/// A limit of backends that one of them has used up.
+fn full(step: &Step) -> Option<&LimitView> {
+    let of_backend = |limit: &&LimitView| {
+        matches!(limit.limit, Limit::BackendConnections | Limit::BackendPending) && limit.is_used_up()
+    };
+    step.limits.iter().find(of_backend)
+}
+
 /// What happens where a service has something usable.
 fn usable(step: &Step, policy: &Policy) -> Option<String> {
+    if reached(step).is_some() {
+        return None;
+    }
     let takers = step.candidates.iter().filter(|candidate| candidate.takes).count();
     if takers > 0 {
         return Some(format!("the connection goes to one of {takers}, by {}", step.algorithm.name()));
     }
     let breaker = &policy.breaker;
     let panics = policy.fallback == 0
+        && full(step).is_none()
         && breaker.binds()
         && breaker.mode() != BreakerMode::ForcedOpen
         && ejection::panic(policy.ready_backends, 0, breaker.panic_percent);
@@ -90,7 +121,13 @@ fn usable(step: &Step, policy: &Policy) -> Option<String> {
     })
 }
 
-fn step(entry: &ServiceEntry, policy: &Policy, readings: &impl Readings, now_ns: u64) -> Step {
+fn step(
+    entry: &ServiceEntry,
+    policy: &Policy,
+    readings: &impl Readings,
+    clients: &Busiest,
+    now_ns: u64,
+) -> Step {
     let spec = &entry.spec;
     let candidates = entry.backends.iter().filter_map(|backend| {
         let (id, address) = (backend.id, backend.address());
@@ -104,6 +141,7 @@ fn step(entry: &ServiceEntry, policy: &Policy, readings: &impl Readings, now_ns:
         service: Arc::clone(&spec.name),
         algorithm: spec.policy.algorithm,
         breaker_mode: policy.breaker.mode(),
+        limits: limits::views(std::slice::from_ref(entry), &policy.limits, readings, clients),
         candidates: candidates.collect(),
         result: String::new(),
     }
@@ -123,6 +161,19 @@ fn judge(id: u32, policy: &Policy, readings: &impl Readings, now_ns: u64) -> (bo
     let backend = readings.backend(id);
     if backend.status != BackendStatus::Ready as u32 {
         return (false, "takes no new connections: it is draining, or its weight is 0".to_owned());
+    }
+    let (limits, state) = (&policy.limits.backend, readings.backend_state(id));
+    for (what, count, most) in [
+        ("connections", state.active, limits.max_connections),
+        ("connections in their handshake", state.pending, limits.max_pending),
+    ] {
+        if take(count, most).is_none() {
+            return (false, format!("it is full: {count} {what}, the limit is {most}"));
+        }
+    }
+    if take_token(state.rate, limits, now_ns).is_none() {
+        let per_second = limits.rate_per_second;
+        return (false, format!("it took its {per_second} new connections per second"));
     }
     let left_s = backend.verdict.until_ns().saturating_sub(now_ns).div_ceil(1_000_000_000);
     match backend.verdict.mode(now_ns) {
@@ -171,7 +222,9 @@ mod tests {
     use std::collections::BTreeMap;
 
     use agent_ebpf::abi::breaker::period_ticks;
-    use agent_ebpf::abi::{Backend, BackendState, BreakerPolicy, CellWord, Protocol, ServiceState, Verdict};
+    use agent_ebpf::abi::{
+        Backend, BackendState, BreakerPolicy, CellWord, ClientKey, Protocol, ServiceState, Usage, Verdict,
+    };
 
     use super::*;
     use crate::admin::view::Order;
@@ -205,6 +258,10 @@ mod tests {
     impl Readings for Kernel {
         fn policy(&self, service: u32) -> Option<Policy> {
             self.policies.get(&service).copied()
+        }
+
+        fn clients(&self) -> Vec<(ClientKey, Usage)> {
+            Vec::new()
         }
 
         fn service_state(&self, _service: u32) -> ServiceState {

@@ -5,8 +5,11 @@ use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::sync::Arc;
 
-use agent_ebpf::abi::{Backend, BackendState, BackendStatus, BreakerPolicy, Policy, ServiceState, Verdict};
+use agent_ebpf::abi::{
+    Backend, BackendState, BackendStatus, BreakerPolicy, ClientKey, Policy, ServiceState, Usage, Verdict,
+};
 
+use super::limits::{self, Busiest};
 use crate::admin::view::{
     BackendView, CellView, OrderError, OrderRequest, Ordered, ServiceCounters, ServiceView, ShareView,
 };
@@ -24,6 +27,8 @@ pub(super) trait Readings {
     fn backend(&self, id: u32) -> Backend;
     /// What is counted for a backend, and its breaker.
     fn backend_state(&self, id: u32) -> BackendState;
+    /// What every client uses of the limits of services; empty where it cannot be read.
+    fn clients(&self) -> Vec<(ClientKey, Usage)>;
 }
 
 impl Readings for Counters {
@@ -42,20 +47,33 @@ impl Readings for Counters {
     fn backend_state(&self, id: u32) -> BackendState {
         self.backend_state(id)
     }
+
+    fn clients(&self) -> Vec<(ClientKey, Usage)> {
+        Self::clients(self).unwrap_or_else(|error| {
+            tracing::warn!("{error}; what clients use of their limits is shown as 0");
+            Vec::new()
+        })
+    }
 }
 
 /// Every service that was asked for, in the order of names; not the test connection's.
 pub(super) fn views(entries: &[ServiceEntry], readings: &impl Readings, now_ns: u64) -> Vec<ServiceView> {
+    let clients = limits::clients(entries, readings);
     // In the order of names, so that the families of a service stand together.
     entries
         .chunk_by(|one, other| one.spec.name == other.spec.name)
         .filter(|families| families[0].spec.name.as_ref() != canary::NAME)
-        .filter_map(|families| view(families, readings, now_ns))
+        .filter_map(|families| view(families, readings, &clients, now_ns))
         .collect()
 }
 
 /// One service, from the entries of its address families.
-fn view(entries: &[ServiceEntry], readings: &impl Readings, now_ns: u64) -> Option<ServiceView> {
+fn view(
+    entries: &[ServiceEntry],
+    readings: &impl Readings,
+    clients: &Busiest,
+    now_ns: u64,
+) -> Option<ServiceView> {
     let spec = &entries.first()?.spec;
     let policy = entries.iter().find_map(|entry| readings.policy(entry.id));
     let breaker =
@@ -100,6 +118,7 @@ fn view(entries: &[ServiceEntry], readings: &impl Readings, now_ns: u64) -> Opti
             .collect(),
         breaker_mode: breaker.mode(),
         fallback: spec.policy.fallback.clone(),
+        limits: limits::views(entries, &spec.policy.limits, readings, clients),
         counters: counters(entries, readings),
         backends: backends.collect(),
     })
@@ -112,6 +131,7 @@ fn counters(entries: &[ServiceEntry], readings: &impl Readings) -> ServiceCounte
         selected: sum.selected + state.selected.saturating_sub(state.affine),
         affine: sum.affine + state.affine,
         no_backend: sum.no_backend + state.no_backend,
+        limited: sum.limited + state.refused_by_limit,
         passed: sum.passed + state.passed,
         fallback: sum.fallback + state.fallback,
         avoided: sum.avoided + state.avoided,
@@ -185,6 +205,10 @@ mod tests {
     impl Readings for Kernel {
         fn policy(&self, _service: u32) -> Option<Policy> {
             Some(Policy { breaker: BreakerPolicy::default(), ..Policy::default() })
+        }
+
+        fn clients(&self) -> Vec<(ClientKey, Usage)> {
+            Vec::new()
         }
 
         fn service_state(&self, service: u32) -> ServiceState {

@@ -101,6 +101,11 @@ fn without_effect(findings: &mut Findings, service: &Service) {
         let message = "does nothing for udp, which has no handshake; remove it";
         warn(service.connect_timeout_at, "connect_timeout", message);
     }
+    let scopes = [policy.limits.backend, policy.limits.service, policy.limits.client];
+    if is_udp && scopes.iter().any(|limits| limits.max_pending != 0) {
+        let message = "has `pending`, which does nothing for udp, which has no handshake; remove it";
+        warn(service.limits_at, "limits", message);
+    }
     let Some((breaker, at)) = &service.breaker else { return };
     if is_udp && breaker.decides() {
         let message = "does nothing for udp by itself, what becomes of datagrams is not seen; remove it";

@@ -9,6 +9,7 @@ use agent_ebpf::decide::breaker::{Signal, SignalSet};
 use crate::desired::PolicySpec;
 
 use super::breaker::{self, BreakerField};
+use super::limits::{CONNECTIONS, LimitField, LimitsField, RATE};
 use super::reader::Fields;
 use super::service::{AffinityField, BackendField, PolicyField, ServiceField};
 use super::value::{
@@ -23,6 +24,8 @@ pub fn reference() -> String {
     fields::<ServiceField>(&mut text, "`services[]`");
     fields::<PolicyField>(&mut text, "`services[].policy`");
     fields::<AffinityField>(&mut text, "`services[].policy.affinity`");
+    fields::<LimitsField>(&mut text, "`services[].policy.limits`");
+    fields::<LimitField>(&mut text, "`services[].policy.limits.backend`, `.service` and `.client`");
     fields::<BreakerField>(&mut text, "`services[].policy.breaker`");
     let title = "The values of `breaker`";
     table(&mut text, title, ["Field", "Value"], breaker::values());
@@ -144,6 +147,11 @@ fn limits() -> Vec<[String; 2]> {
                 show_duration(*CONNECT_TIMEOUT.end())
             ),
         ),
+        row(
+            "`limits.….connections`, `pending`",
+            format!("{} to {}, by default none", CONNECTIONS.start(), CONNECTIONS.end()),
+        ),
+        row("`limits.….rate`, `burst`", format!("{} to {}, by default none", RATE.start(), RATE.end())),
         row("services in a chain of fallbacks", format!("at most {MAX_FALLBACKS}, the first included")),
         row("each part of a service's name, a zone, a version", format!("1 to {MAX_LABEL} characters")),
         row("size of the file", format!("at most {} MiB", MAX_FILE_BYTES >> 20)),

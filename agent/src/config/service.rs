@@ -10,6 +10,7 @@ use agent_ebpf::abi::limits::{MAX_BACKENDS, MAX_FRONTENDS, MAX_SUBSETS};
 use crate::desired::{BackendSpec, PolicySpec, ServiceSpec, VersionShare};
 
 use super::breaker::{self, Breaker};
+use super::limits;
 use super::problem::Position;
 use super::reader::{Node, Reader, Stop, Text, fields};
 use super::value;
@@ -34,6 +35,7 @@ fields! {
         RefuseWith = "refuse_with": "What `connect()` fails with where nothing is usable.",
         ConnectTimeout = "connect_timeout": "How long a handshake may take; without it, as long as the kernel tries. TCP only.",
         Fallback = "fallback": "The service, as in `shop/payment-static`, that takes the connections where nothing of this one is usable. Of the same protocol, and with a frontend and a backend in each address family that has a frontend here.",
+        Limits = "limits": "How many connections may be open, waiting for their handshake, and new per second. Without it, any number.",
         Breaker = "breaker": "Takes backends out that fail, and brings them back. `{}` has the defaults; without it, none is taken out.",
     }
 }
@@ -85,6 +87,8 @@ pub(super) struct Service {
     pub(super) connect_timeout_at: Position,
     /// Where the fallback stands.
     pub(super) fallback_at: Position,
+    /// Where the limits stand.
+    pub(super) limits_at: Position,
     /// The breaker, and where it stands.
     pub(super) breaker: Option<(Breaker, Position)>,
     /// Every backend of the file is in `spec.backends`.
@@ -141,6 +145,7 @@ pub(super) fn read<'a>(
         shares: Vec::new(),
         connect_timeout_at: node.at,
         fallback_at: node.at,
+        limits_at: node.at,
         breaker: None,
         backends_whole: false,
     };
@@ -334,6 +339,10 @@ fn policy<'a>(
                 let checked = |text: &str| value::service_name(text).map(|()| text.into());
                 let wanted = "the name of a service, as in shop/payment";
                 service.spec.policy.fallback = one(reader, value, wanted, checked)?;
+            }
+            PolicyField::Limits => {
+                service.limits_at = value.at;
+                service.spec.policy.limits = limits::read(reader, &value)?;
             }
             PolicyField::Breaker => {
                 let at = value.at;

@@ -32,7 +32,7 @@ pub(super) const ATTACHMENTS: [Attachment; 10] = [
 pub(super) const SAMPLE_PROGRAM: &str = "segue_sample";
 
 /// Every map of the object that is pinned.
-pub(super) const MAPS: [&str; 16] = [
+pub(super) const MAPS: [&str; 17] = [
     "FRONTENDS",
     "SERVICES",
     "POLICIES",
@@ -41,6 +41,7 @@ pub(super) const MAPS: [&str; 16] = [
     "BACKEND_STATE",
     "SERVICE_STATE",
     "AFFINITY",
+    "CLIENTS",
     "WORKLOADS",
     "EDGES",
     "OUTCOMES",

@@ -10,6 +10,7 @@ mod connect;
 mod faults;
 mod getpeername;
 mod harness;
+mod limits;
 mod memory;
 mod metrics;
 mod programs_nobody_here_wrote;
