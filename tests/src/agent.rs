@@ -5,6 +5,7 @@ use std::fs;
 use std::io::{Read, Write};
 use std::net::TcpStream;
 use std::os::unix::fs::symlink;
+use std::os::unix::process::ExitStatusExt;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::Duration;
@@ -14,7 +15,7 @@ use serde_json::Value;
 use crate::exposition::Exposition;
 use crate::namespace::Namespace;
 use crate::program::{Finished, Program};
-use crate::wait::eventually;
+use crate::wait::{eventually, patient};
 use crate::world::{World, beside_test};
 
 /// Where the agent listens inside the namespace of its test.
@@ -83,6 +84,50 @@ impl<'w> Agent<'w> {
             let log = process.output();
             check(&log).map_err(|reason| format!("{reason}\n{log}"))
         });
+    }
+
+    /// Starts the agent again under strace, which kills it at its bpf(2) call of this number, counted from 1 on each
+    /// thread, before the kernel sees that call. Once it is ready all the same, `then` happens, and what that sets
+    /// off may still reach the call until `then` returns. Whether it was killed.
+    ///
+    /// # Panics
+    /// When it ends in another way, with its log.
+    pub fn die_at_call(&mut self, call: u32, then: impl FnOnce(&Self)) -> bool {
+        let run = self.run_command();
+        let mut command = Command::new("strace");
+        command.args(["-f", "-qqq", "-o", "/dev/null", "-e", "trace=bpf", "-e", "signal=none", "-e"]);
+        command
+            .arg(format!("inject=bpf:signal=KILL:when={call}"))
+            .arg(run.get_program())
+            .args(run.get_args());
+        self.process = None;
+        self.process = Some(self.world.start_outside(command));
+        let (namespace, mut died) = (self.world.namespace(), None);
+        eventually("the agent to die or to be ready", READY_LIMIT, || {
+            died = self.process.as_mut().and_then(Program::ended);
+            match (died, get(namespace, "/readyz")) {
+                (Some(_), _) | (None, Ok((200, _))) => Ok(()),
+                (None, Ok((code, body))) => Err(format!("/readyz says {code}: {body}")),
+                (None, Err(error)) => Err(error.to_string()),
+            }
+        });
+        if died.is_none() {
+            then(self);
+        }
+        let mut strace = self.process.take().expect("started above");
+        match died.or_else(|| strace.ended()) {
+            // strace ends as what it traces does.
+            Some(status) if status.signal() == Some(libc::SIGKILL) => true,
+            Some(status) => panic!("the agent ended with {status}:\n{}", strace.output()),
+            None => {
+                for traced in strace.children() {
+                    // SAFETY: kill takes integers; the child of a child of ours that has not ended.
+                    unsafe { libc::kill(traced, libc::SIGKILL) };
+                }
+                strace.wait(Duration::from_secs(10));
+                false
+            }
+        }
     }
 
     /// Runs a second agent on the same bpffs to its end; where it would listen differs from the first.
@@ -305,7 +350,7 @@ fn list(value: Value, field: &str) -> Vec<Value> {
 fn get(namespace: &Namespace, path: &str) -> std::io::Result<(u16, String)> {
     namespace.run(|| {
         let mut stream = TcpStream::connect(LISTEN)?;
-        stream.set_read_timeout(Some(Duration::from_secs(10)))?;
+        stream.set_read_timeout(Some(patient(Duration::from_secs(10))))?;
         stream.write_all(format!("GET {path} HTTP/1.0\r\nHost: localhost\r\n\r\n").as_bytes())?;
         let mut answer = String::new();
         stream.read_to_string(&mut answer)?;

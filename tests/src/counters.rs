@@ -3,7 +3,10 @@
 
 use std::mem::offset_of;
 
-use agent_ebpf::abi::{ABI_VERSION, FrontendKey, Protocol, ServiceState, Usage};
+use agent_ebpf::abi::{
+    ABI_VERSION, BackendState, CellWord, FrontendKey, Policy, Protocol, ServiceState, ServiceWord, Slot,
+    Subset, Usage,
+};
 use serde_json::Value;
 
 use crate::client::address;
@@ -22,16 +25,8 @@ pub fn service_state(world: &World, frontend: &str) -> ServiceState {
 /// # Panics
 /// As [`service_state`].
 pub fn service_state_of(world: &World, frontend: &str, protocol: Protocol) -> ServiceState {
-    let key = FrontendKey::new(address(frontend).into(), protocol as u8);
-    let mut bytes: Vec<u8> = key.address.words_be.iter().flat_map(|word| word.to_ne_bytes()).collect();
-    bytes.extend(key.port_be.to_ne_bytes());
-    bytes.extend([key.protocol, key._pad]);
-    let service = lookup(world, "FRONTENDS", &bytes);
-    let state = lookup(world, "SERVICE_STATE", &service);
-    let at = |offset: usize| {
-        let word = state[offset..offset + 8].try_into().expect("eight bytes");
-        u64::from_ne_bytes(word)
-    };
+    let state = lookup(world, "SERVICE_STATE", &service_id(world, frontend, protocol));
+    let at = |offset: usize| word(&state, offset);
     ServiceState {
         cursor: at(offset_of!(ServiceState, cursor)),
         selected: at(offset_of!(ServiceState, selected)),
@@ -55,6 +50,42 @@ pub fn service_state_of(world: &World, frontend: &str, protocol: Protocol) -> Se
         },
         limited: std::array::from_fn(|limit| at(offset_of!(ServiceState, limited) + 8 * limit)),
     }
+}
+
+/// The key of a service's first backend in `BACKEND_STATE`.
+///
+/// # Panics
+/// When there is no such frontend, or bpftool cannot read the maps.
+pub fn first_backend(world: &World, frontend: &str) -> Vec<u8> {
+    let service = lookup(world, "SERVICES", &service_id(world, frontend, Protocol::Tcp));
+    let policy = ServiceWord(word(&service, 0)).policy().expect("the service has a policy");
+    let policy = lookup(world, "POLICIES", &policy.to_ne_bytes());
+    let slot = offset_of!(Policy, subsets) + offset_of!(Subset, first_slot);
+    let slot = lookup(world, "SLOTS", &policy[slot..slot + 4]);
+    let backend = offset_of!(Slot, backend);
+    slot[backend..backend + 4].to_vec()
+}
+
+/// What the kernel keeps for the backend of this key: the breaker's cell, and the connections it counts.
+///
+/// # Panics
+/// When bpftool cannot read the map.
+pub fn cell_and_active(world: &World, backend: &[u8]) -> (CellWord, u64) {
+    let state = lookup(world, "BACKEND_STATE", backend);
+    (CellWord(word(&state, offset_of!(BackendState, cell))), word(&state, offset_of!(BackendState, active)))
+}
+
+/// The id of the service with this frontend, as bytes.
+fn service_id(world: &World, frontend: &str, protocol: Protocol) -> Vec<u8> {
+    let key = FrontendKey::new(address(frontend).into(), protocol as u8);
+    let mut bytes: Vec<u8> = key.address.words_be.iter().flat_map(|word| word.to_ne_bytes()).collect();
+    bytes.extend(key.port_be.to_ne_bytes());
+    bytes.extend([key.protocol, key._pad]);
+    lookup(world, "FRONTENDS", &bytes)
+}
+
+fn word(bytes: &[u8], offset: usize) -> u64 {
+    u64::from_ne_bytes(bytes[offset..offset + 8].try_into().expect("eight bytes"))
 }
 
 /// The bytes of one value of a pinned map.

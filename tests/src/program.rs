@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 
 use crate::cgroup;
 use crate::namespace::Handle;
-use crate::wait::eventually;
+use crate::wait::{eventually, patient};
 
 /// How long a program that should end by itself may take.
 const RUN_LIMIT: Duration = Duration::from_secs(20);
@@ -72,6 +72,16 @@ impl Program {
         self.child.id()
     }
 
+    /// The process ids of its children.
+    ///
+    /// # Panics
+    /// When procfs does not tell.
+    pub fn children(&self) -> Vec<libc::pid_t> {
+        let pid = self.child.id();
+        let list = std::fs::read_to_string(format!("/proc/{pid}/task/{pid}/children")).expect("procfs tells");
+        list.split_whitespace().map(|pid| pid.parse().expect("a pid")).collect()
+    }
+
     /// What it said so far on both outputs.
     pub fn output(&self) -> String {
         format!("{}{}", content(&self.stdout), content(&self.stderr))
@@ -105,7 +115,7 @@ impl Program {
     /// # Panics
     /// When it still runs after `limit`, with all it said.
     pub fn wait(&mut self, limit: Duration) -> ExitStatus {
-        let deadline = Instant::now() + limit;
+        let deadline = Instant::now() + patient(limit);
         let name = self.name.clone();
         eventually(&format!("{name} to end"), limit + Duration::from_secs(1), || match self.ended() {
             Some(status) => Ok(status),

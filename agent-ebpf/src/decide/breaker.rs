@@ -22,7 +22,7 @@ pub use change::{Change, Transition};
 pub use signal::{Signal, SignalSet};
 pub use window::{Totals, Verdict};
 
-#[cfg(test)]
-mod model;
+#[cfg(not(target_arch = "bpf"))]
+pub mod model;
 #[cfg(test)]
 mod tests;

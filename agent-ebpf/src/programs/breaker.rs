@@ -68,6 +68,9 @@ extern "C" fn segue_ask_cell(service: u32, id: u32, now_ns: u64, picky: u32) -> 
         }
         let (new, admission, change) = cell::admit(word, &policy.breaker, now_ticks);
         if new.0 == word.0 || maps::swap(&mut state.cell.0, word.0, new.0) {
+            if change.returns() {
+                forget_window(id);
+            }
             record(service, id, change, now);
             return judge(service, policy, new, admission, now_ticks, picky != 0);
         }

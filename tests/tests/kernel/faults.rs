@@ -1,11 +1,15 @@
 //! What goes wrong with backends, and what a client sees of it: one test per line of the table in docs/faults.md.
 
-use std::time::Duration;
+use std::process::Command;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant};
 
 use segue_tests::agent::SOON;
 use segue_tests::client::protocol::{Attempt, Family, Kind};
 use segue_tests::client::{Errno, tally};
 use segue_tests::counters::service_state;
+use segue_tests::kernel::refused_with;
+use segue_tests::program::Program;
 use segue_tests::server::Server;
 use segue_tests::service::{Service, config};
 use segue_tests::wait::{eventually, eventually_equal, let_pass};
@@ -24,7 +28,9 @@ const SHORT: &str =
     "consecutive_failures: 1, failure_ratio: 0%, open: 1s, open_max: 1s, jitter: 0%, slow_start: 0s";
 
 const REFUSED: Errno = Errno(libc::ECONNREFUSED);
-const NOTHING_USABLE: Errno = Errno(libc::EHOSTUNREACH);
+fn nothing_usable() -> Errno {
+    refused_with(libc::EHOSTUNREACH)
+}
 
 /// `shop/payment` over two addresses in turn.
 fn payment(addresses: [&str; 2], breaker: &str) -> Service {
@@ -117,6 +123,97 @@ fn a_black_hole_is_noticed_also_where_applications_give_up_first() {
     waiting.into_iter().for_each(|socket| client.close(socket));
     assert_eq!(service_state(&world, PAYMENT).opened, 1);
     assert_eq!(tally(&client.greetings(PAYMENT, 10)), [("n2", 10)].into());
+}
+
+/// An nginx of one process, and its queue as short as can be.
+fn nginx(world: &World) -> Program {
+    let config = world.directory().join("nginx.conf");
+    let text = "daemon off; master_process off; pid nginx.pid; error_log stderr; events {}
+                http { access_log off; server { listen 127.0.0.1:8081 backlog=1; return 200 n1; } }";
+    std::fs::write(&config, text).expect("a configuration file can be written");
+    let directory = format!("{}/", world.directory().display());
+    let mut command = Command::new("nginx");
+    command.args(["-e", "stderr", "-p", &directory, "-c", &config.to_string_lossy()]);
+    let program = world.start_outside(command);
+    world.await_listener(N1, &program);
+    program
+}
+
+#[test]
+#[ignore = "kernel tier: needs root and eBPF; run by cargo xtask test"]
+fn a_process_that_is_stopped_is_left_when_its_queue_is_full_and_returned_to_when_it_goes_on() {
+    let world = World::new();
+    let nginx = nginx(&world);
+    let n2 = world.http("n2", N2);
+    let _agent = world.agent(&[payment([N1, N2], SHORT).policy("connect_timeout: 1s")]);
+    let mut client = world.client();
+    nginx.signal(libc::SIGSTOP);
+    let attempts = client.connect_together(PAYMENT, 16);
+    // In turn: eight each. The kernel still shakes hands for the stopped one while there is room in its queue, which
+    // is for one more than the backlog says; no handshake tells that nobody will answer.
+    assert_eq!(errors(&attempts), [Errno(libc::ETIMEDOUT); 6]);
+    assert_eq!((n2.accepted(), service_state(&world, PAYMENT).opened), (8, 1));
+    assert_eq!(errors(&client.connect_together(PAYMENT, 8)), []);
+    nginx.signal(libc::SIGCONT);
+    eventually("the breaker to close", SOON, || {
+        let answer = world.run("curl", &["-sS", "--noproxy", "*", "--max-time", "10", "http://198.18.0.10/"]);
+        match service_state(&world, PAYMENT).closed {
+            1 => Ok(()),
+            closed => Err(format!("{closed}; {}", answer.expect_success())),
+        }
+    });
+}
+
+#[test]
+#[ignore = "kernel tier: needs root and eBPF; run by cargo xtask test"]
+fn a_backend_that_flaps_ten_times_a_second_costs_one_error_per_opening() {
+    let world = World::new();
+    let _n2 = world.tcp("n2", N2);
+    let _agent = world.agent(&[payment([N1, N2], SHORT)]);
+    let mut client = world.client();
+    let (namespace, flapping) = (world.namespace(), AtomicBool::new(true));
+    let (begin, mut attempts) = (Instant::now(), Vec::new());
+    std::thread::scope(|scope| {
+        scope.spawn(|| {
+            while flapping.load(Ordering::Relaxed) {
+                let n1 = Server::tcp(namespace, "n1", N1);
+                let_pass(Duration::from_millis(50));
+                drop(n1);
+                let_pass(Duration::from_millis(50));
+            }
+        });
+        while begin.elapsed() < Duration::from_secs(4) {
+            attempts.extend(client.attempts(PAYMENT, 50));
+        }
+        flapping.store(false, Ordering::Relaxed);
+    });
+    let failed = u64::try_from(errors(&attempts).len()).expect("a number of attempts");
+    let state = service_state(&world, PAYMENT);
+    // It may be gone between its handshake and its first byte; that is an error, too, and opens as a refusal does.
+    assert_eq!(failed, state.opened, "{state:?}");
+    // Open for a second each time.
+    assert!((1..=begin.elapsed().as_secs() + 1).contains(&failed), "{failed} of {}", attempts.len());
+}
+
+#[test]
+#[ignore = "kernel tier: needs root and eBPF; run by cargo xtask test"]
+fn when_all_are_back_at_once_all_get_connections_again_and_the_fallback_none() {
+    let world = World::new();
+    let fixed = world.tcp("static", FALLBACK);
+    let payment = payment([N1, N2], SHORT).policy("fallback: shop/payment-static");
+    let _agent = world.agent(&[payment, Service::tcp("shop/payment-static").at("198.18.0.11:80").to(&fixed)]);
+    let mut client = world.client();
+    assert_eq!(errors(&client.attempts(PAYMENT, 4)), [REFUSED; 2]);
+    assert_eq!(tally(&client.greetings(PAYMENT, 4)), [("static", 4)].into());
+    let _back = [world.tcp("n1", N1), world.tcp("n2", N2)];
+    eventually("both breakers to close", SOON, || {
+        assert_eq!(errors(&client.attempts(PAYMENT, 2)), []);
+        match service_state(&world, PAYMENT).closed {
+            2 => Ok(()),
+            closed => Err(format!("{closed} closed")),
+        }
+    });
+    assert_eq!(tally(&client.greetings(PAYMENT, 10)), [("n1", 5), ("n2", 5)].into());
 }
 
 #[test]
@@ -273,12 +370,12 @@ fn where_all_may_be_ejected_connections_are_refused_at_once_and_come_back_with_t
     let world = World::new();
     let _agent = world.agent(&[payment([N1, N2], &format!("{SHORT}, max_ejection: 100%, panic: 0%"))]);
     let mut client = world.client();
-    assert_eq!(errors(&client.attempts(PAYMENT, 6)), [&[REFUSED; 2][..], &[NOTHING_USABLE; 4]].concat());
+    assert_eq!(errors(&client.attempts(PAYMENT, 6)), [&[REFUSED; 2][..], &[nothing_usable(); 4]].concat());
     assert_eq!(service_state(&world, PAYMENT).no_backend, 4);
     let _servers = [world.tcp("n1", N1), world.tcp("n2", N2)];
     eventually("both breakers to close", SOON, || {
         let attempts = client.attempts(PAYMENT, 2);
-        assert!(errors(&attempts).iter().all(|errno| *errno == NOTHING_USABLE), "{attempts:?}");
+        assert!(errors(&attempts).iter().all(|errno| *errno == nothing_usable()), "{attempts:?}");
         match service_state(&world, PAYMENT).closed {
             2 => Ok(()),
             closed => Err(format!("{closed} closed; {attempts:?}")),

@@ -4,9 +4,11 @@
 
 mod balance;
 mod breaker;
+mod breaker_model;
 mod breaker_orders;
 mod config_live;
 mod connect;
+mod crash;
 mod faults;
 mod getpeername;
 mod harness;
@@ -17,5 +19,6 @@ mod programs_nobody_here_wrote;
 mod recvmsg;
 mod restart;
 mod sendmsg;
+mod soak;
 mod sock_ops;
 mod sock_release;

@@ -2,11 +2,13 @@
 
 use std::collections::BTreeSet;
 use std::fs;
+use std::path::Path;
 use std::process::Command;
 
 use segue_tests::agent::{Agent, SOON};
 use segue_tests::client::Errno;
 use segue_tests::exposition::Exposition;
+use segue_tests::kernel::refused_with;
 use segue_tests::server::Server;
 use segue_tests::service::Service;
 use segue_tests::wait::eventually;
@@ -25,7 +27,7 @@ fn busy_agent(world: &World) -> (Server, Agent<'_>) {
     let mut client = world.client();
     client.greetings(PAYMENT, 5);
     assert_eq!(client.connect_tcp("198.18.0.11:80").err(), Some(Errno(libc::ECONNREFUSED)));
-    assert_eq!(client.connect_tcp("198.18.0.12:80").err(), Some(Errno(libc::EHOSTUNREACH)));
+    assert_eq!(client.connect_tcp("198.18.0.12:80").err(), Some(refused_with(libc::EHOSTUNREACH)));
     eventually("the metrics to show five connections", SOON, || {
         match agent.metrics().sum("segue_tcp_connections_closed_total", &[("dst_service", "payment")]) {
             5.0 => Ok(()),
@@ -47,6 +49,17 @@ fn promtool_has_nothing_to_say() {
     let finished = world.start_outside(command).finish();
     assert_eq!((finished.stdout.as_str(), finished.stderr.as_str()), ("", ""), "{}", finished.status);
     assert!(finished.status.success());
+}
+
+#[test]
+#[ignore = "kernel tier: needs promtool; run by cargo xtask test"]
+fn the_alerts_fire_when_they_should() {
+    let rules = Path::new(env!("CARGO_MANIFEST_DIR")).join("../deploy/prometheus");
+    let mut command = Command::new("promtool");
+    command.args(["test", "rules", "segue-alerts.test.yaml"]).current_dir(rules);
+    let output = command.output().expect("promtool, which cargo xtask setup installs");
+    let said = String::from_utf8_lossy(&[output.stdout, output.stderr].concat()).into_owned();
+    assert!(output.status.success(), "{said}");
 }
 
 #[test]

@@ -1,5 +1,6 @@
 //! A breaker as one would write it with room to spare: plain structures, times that never wrap, every past
-//! connection remembered. The tests hold the packed words against it; it shares no arithmetic with them.
+//! connection remembered. The tests hold the packed words, and the programs in a kernel, against it; it shares no
+//! arithmetic with them and is not part of any program.
 
 #![expect(clippy::cast_possible_truncation, reason = "small counts")]
 
@@ -9,51 +10,74 @@ use crate::abi::breaker::TransitionReason::{self, *};
 use crate::abi::{BreakerMode, BreakerPolicy};
 
 /// A half-open period, by its place among all of them. No connection of another one may touch it.
-pub(super) type Period = usize;
+pub type Period = usize;
 
+/// Where a breaker is.
 #[derive(Clone, Debug, PartialEq)]
-pub(super) enum State {
-    /// `recovery_end`: when the slow start ends; `None` when nothing of the past is left.
+pub enum State {
+    /// Takes connections.
     Closed {
+        /// When the slow start ends; `None` when nothing of the past is left.
         recovery_end: Option<u64>,
+        /// Openings in a row when it closed.
         openings_then: u32,
+        /// How many of those time has forgiven.
         forgiven: u32,
     },
+    /// Takes none before this tick.
     Open {
+        /// The first tick that may probe.
         until: u64,
     },
+    /// Takes probes.
     HalfOpen {
+        /// Which half-open period it is.
         period: Period,
+        /// When it ends.
         until: u64,
+        /// Probes whose handshake is done, at most 31.
         established: u32,
+        /// Probes that proved good.
         succeeded: u32,
     },
 }
 
+/// One breaker and its past.
 #[derive(Clone, Debug)]
-pub(super) struct Model {
-    pub(super) policy: BreakerPolicy,
-    pub(super) state: State,
+pub struct Model {
+    /// What it goes by.
+    pub policy: BreakerPolicy,
+    /// Where it is.
+    pub state: State,
     /// Openings in a row when it was opened last.
-    pub(super) openings: u32,
-    pub(super) failures_in_row: u32,
+    pub openings: u32,
+    /// Failures since the last success, while closed.
+    pub failures_in_row: u32,
     /// Probes admitted and not given back, per period.
-    pub(super) admitted: Vec<u32>,
+    pub admitted: Vec<u32>,
     past: Vec<(u64, Verdict)>,
     steps: Vec<(BreakerState, BreakerState, TransitionReason)>,
 }
 
 /// What the model says to a connection.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Answer {
+pub enum Answer {
+    /// Go.
     Go,
+    /// Go, as a probe of this period.
     Probe(Period),
-    Refused { until: u64 },
+    /// Do not go; ask again at this tick.
+    Refused {
+        /// The tick.
+        until: u64,
+    },
+    /// Do not go: by order.
     Forced,
 }
 
 impl Model {
-    pub(super) fn new(policy: BreakerPolicy) -> Self {
+    /// A closed breaker without a past.
+    pub fn new(policy: BreakerPolicy) -> Self {
         Self {
             policy,
             state: State::Closed { recovery_end: None, openings_then: 0, forgiven: 0 },
@@ -65,7 +89,8 @@ impl Model {
         }
     }
 
-    pub(super) fn name(&self) -> BreakerState {
+    /// The state by name.
+    pub fn name(&self) -> BreakerState {
         match self.state {
             State::Closed { .. } => Closed,
             State::Open { .. } => Open,
@@ -74,7 +99,7 @@ impl Model {
     }
 
     /// The least and the most ticks it may stay open after so many openings in a row.
-    pub(super) fn open_bounds(&self, openings: u32) -> (f64, f64) {
+    pub fn open_bounds(&self, openings: u32) -> (f64, f64) {
         let doubled = f64::from(self.policy.open_base_ticks) * 2f64.powi(openings.min(31) as i32);
         let middle = doubled.min(f64::from(self.policy.open_cap_ticks));
         let reach = middle * f64::from(self.policy.jitter_percent) / 100.0;
@@ -83,7 +108,10 @@ impl Model {
 
     /// Lets time pass. `open_until` is when an opening that happens on the way ends: the one thing the model
     /// cannot know, because of the jitter; it is held against the bounds.
-    pub(super) fn advance(&mut self, now: u64, open_until: u64) {
+    ///
+    /// # Panics
+    /// When that is out of bounds.
+    pub fn advance(&mut self, now: u64, open_until: u64) {
         if let State::HalfOpen { until, established, succeeded, .. } = self.state
             && until <= now
         {
@@ -106,7 +134,11 @@ impl Model {
         }
     }
 
-    pub(super) fn admit(&mut self, now: u64, open_until: u64) -> Answer {
+    /// A connection asks.
+    ///
+    /// # Panics
+    /// As [`Self::advance`].
+    pub fn admit(&mut self, now: u64, open_until: u64) -> Answer {
         if let Some(answer) = self.obey(now) {
             return answer;
         }
@@ -134,7 +166,8 @@ impl Model {
         }
     }
 
-    pub(super) fn established(&mut self, now: u64, probe: Option<Period>) {
+    /// A probe has its handshake done.
+    pub fn established(&mut self, now: u64, probe: Option<Period>) {
         if let State::HalfOpen { period, until, established, .. } = &mut self.state
             && Some(*period) == probe
             && now < *until
@@ -143,7 +176,8 @@ impl Model {
         }
     }
 
-    pub(super) fn abandoned(&mut self, probe: Option<Period>) {
+    /// A connection is given up; a probe of this period gives its admission back.
+    pub fn abandoned(&mut self, probe: Option<Period>) {
         if let State::HalfOpen { period, .. } = self.state
             && Some(period) == probe
         {
@@ -152,7 +186,10 @@ impl Model {
     }
 
     /// A connection's end. The caller has already put it into the past with [`Self::remember`].
-    pub(super) fn report(
+    ///
+    /// # Panics
+    /// When it opens for longer or shorter than the policy allows.
+    pub fn report(
         &mut self,
         now: u64,
         open_until: u64,
@@ -212,17 +249,17 @@ impl Model {
     }
 
     /// Remembers how a connection did.
-    pub(super) fn remember(&mut self, now: u64, verdict: Verdict) {
+    pub fn remember(&mut self, now: u64, verdict: Verdict) {
         self.past.push((now, verdict));
     }
 
     /// Forgets how connections did.
-    pub(super) fn forget(&mut self) {
+    pub fn forget(&mut self) {
         self.past.clear();
     }
 
     /// Counts the remembered ends of this stretch of time and the nine before it.
-    pub(super) fn totals(&self, now: u64) -> Totals {
+    pub fn totals(&self, now: u64) -> Totals {
         let stretch = |at: u64| at / u64::from(self.policy.bucket_ticks);
         let count = |wanted: Verdict| {
             let recent = |at: u64| stretch(now) - stretch(at) < 10;
@@ -232,7 +269,10 @@ impl Model {
     }
 
     /// The change that all steps since the last call amount to.
-    pub(super) fn change(&mut self, capped: Option<TransitionReason>) -> Change {
+    ///
+    /// # Panics
+    /// When there were more than two.
+    pub fn change(&mut self, capped: Option<TransitionReason>) -> Change {
         let steps = std::mem::take(&mut self.steps);
         assert!(steps.len() <= 2, "{steps:?}");
         match (steps.first(), steps.last(), capped) {
