@@ -6,7 +6,8 @@ use core::ptr;
 use agent_ebpf::abi::limits;
 use agent_ebpf::abi::{
     AffinityKey, AffinityValue, Backend, BackendState, ClientKey, Connection, Datagrams, Edge, EdgeKey,
-    Event, FrontendKey, Hook, Loss, Outcome, Policy, ServiceState, ServiceWord, Settings, Slot, Usage,
+    Event, FailedOn, FrontendKey, Hook, Loss, Outcome, Policy, ServiceState, ServiceWord, Settings, Slot,
+    Usage,
 };
 use aya_ebpf::bindings::{BPF_F_MMAPABLE, BPF_F_NO_PREALLOC, BPF_NOEXIST, BPF_SK_STORAGE_GET_F_CREATE};
 use aya_ebpf::btf_maps::SkStorage;
@@ -49,6 +50,11 @@ static SERVICE_STATE: Array<ServiceState> = Array::with_max_entries(limits::MAX_
 static AFFINITY: LruHashMap<AffinityKey, AffinityValue> =
     LruHashMap::with_max_entries(limits::MAX_AFFINITIES, 0);
 
+/// Which backend a client failed on last. Kernel writes.
+#[map]
+static AVOIDANCES: LruHashMap<AffinityKey, FailedOn> =
+    LruHashMap::with_max_entries(limits::MAX_AVOIDANCES, 0);
+
 /// What each client uses of its limits. Kernel writes, agent removes those of dead cgroups and corrects drifted ones.
 #[map]
 static CLIENTS: HashMap<ClientKey, Usage> = HashMap::with_max_entries(limits::MAX_CLIENTS, BPF_F_NO_PREALLOC);
@@ -90,8 +96,8 @@ static DATAGRAMS: SkStorage<Datagrams> = SkStorage::new();
 /// An edge nobody counted on yet.
 static NEW_EDGE: Edge = Edge {
     opened: 0,
-    closed: [0; 5],
-    failed: [0; 8],
+    closed: [0; 6],
+    failed: [0; 9],
     sent_bytes: 0,
     received_bytes: 0,
     retransmits: 0,
@@ -252,6 +258,22 @@ pub(crate) fn set_affinity(key: &AffinityKey, value: &AffinityValue) {
     if AFFINITY.insert(key, value, 0).is_err() {
         lost(Loss::Affinity);
     }
+}
+
+/// Which backend a client failed on last.
+#[inline(always)]
+pub(crate) fn failed_on(key: &AffinityKey) -> FailedOn {
+    match AVOIDANCES.get_ptr(key) {
+        // SAFETY: the kernel gave a pointer to the value. Volatile: one load of a word another CPU may replace.
+        Some(failed) => unsafe { ptr::read_volatile(failed) },
+        None => FailedOn::NONE,
+    }
+}
+
+/// Remembers which backend a client failed on. Where there is no room, it may be given it again.
+#[inline(always)]
+pub(crate) fn set_failed_on(key: &AffinityKey, failed: FailedOn) {
+    let _ = AVOIDANCES.insert(key, &failed, 0);
 }
 
 /// Whether this cgroup is a workload's.

@@ -18,6 +18,7 @@ mod monotonic;
 mod probe;
 mod program_log;
 mod readers;
+mod sock_diag;
 mod tables;
 
 use std::io;
@@ -35,6 +36,7 @@ pub use monotonic::monotonic_ns;
 pub use probe::{Feature, Features};
 pub use program_log::ProgramLog;
 pub use readers::Readers;
+pub use sock_diag::{Fate, ResetSockets, SockDiag, describe as describe_socket};
 pub use tables::KernelTables;
 
 /// What can go wrong between the agent and the kernel.
@@ -249,9 +251,9 @@ pub trait Tables {
     /// Writes slots that no service word leads to.
     fn set_slots(&mut self, first: u32, slots: &[Slot]) -> Result<(), MapError>;
 
-    /// A backend, without an operator's order.
+    /// A backend, without an operator's order, and without what becomes of its connections.
     fn backend(&self, id: u32) -> Backend;
-    /// Writes a backend, but for an operator's order, which stays. Of one in use, only `version`, `status`, `zone`,
+    /// Writes a backend, but for those two, which stay. Of one in use, only `version`, `status`, `zone`,
     /// `next` and `weight` may differ.
     fn set_backend(&mut self, id: u32, backend: &Backend) -> Result<(), MapError>;
 

@@ -7,10 +7,12 @@ mod agent;
 mod balancing;
 mod breaker;
 mod connections;
+mod draining;
 mod kernel;
 mod limits;
 mod process;
 mod reference;
+mod rollout;
 mod sheet;
 mod text;
 
@@ -33,6 +35,8 @@ const SUBJECTS: &[(&str, &[&Metric])] = &[
     ("Load balancing", balancing::METRICS),
     ("Circuit breaking", breaker::METRICS),
     ("Limits on connections", limits::METRICS),
+    ("Draining", draining::METRICS),
+    ("Canaries", rollout::METRICS),
     ("Kernel side", kernel::METRICS),
     ("Agent", agent::METRICS),
     ("Process", process::METRICS),
@@ -103,12 +107,14 @@ impl Collector for Scrape {
             balancing::write(&mut sheet, &services)?;
             breaker::write(&mut sheet, &services)?;
             limits::write(&mut sheet, &services)?;
+            rollout::write(&mut sheet, &services)?;
         }
         if let Some(status) = self.read(2, self.observe.status()) {
             kernel::write_status(&mut sheet, &status)?;
             agent::write_status(&mut sheet, &status)?;
         }
         if let Some(counters) = self.read(3, self.observe.counters()) {
+            draining::write(&mut sheet, &counters)?;
             kernel::write_counters(&mut sheet, &counters)?;
             agent::write_counters(&mut sheet, &counters)?;
         }

@@ -33,6 +33,8 @@ named_enum! {
         Timeout = 3 => "timeout",
         /// None of these could be told.
         Other = 4 => "other",
+        /// Its backend was out for as long as the policy lets connections live.
+        Drained = 5 => "drained",
     }
 }
 
@@ -49,12 +51,14 @@ named_enum! {
         NoBackend = 3 => "no_backend",
         /// The application gave up, or no SYN could leave this host.
         Local = 4 => "local",
+        /// Its backend was out for as long as the policy lets connections live.
+        Drained = 5 => "drained",
         /// Refused before a SYN: every backend that might have taken it was at a limit.
-        BackendLimit = 5 => "backend_limit",
+        BackendLimit = 6 => "backend_limit",
         /// Refused before a SYN: the service was at a limit.
-        ServiceLimit = 6 => "service_limit",
+        ServiceLimit = 7 => "service_limit",
         /// Refused before a SYN: the client was at a limit.
-        ClientLimit = 7 => "client_limit",
+        ClientLimit = 8 => "client_limit",
     }
 }
 
@@ -77,9 +81,9 @@ pub struct Edge {
     /// Connections established.
     pub opened: u64,
     /// Connections ended, by [`CloseReason`].
-    pub closed: [u64; 5],
+    pub closed: [u64; 6],
     /// Connections not established, by [`ConnectFailure`].
-    pub failed: [u64; 8],
+    pub failed: [u64; 9],
     /// Payload bytes the backend acknowledged.
     pub sent_bytes: u64,
     /// Payload bytes received from the backend.
@@ -94,4 +98,4 @@ pub struct Edge {
     pub rtt: Histogram,
 }
 
-const _: () = assert!(size_of::<Edge>() == 8 * 17 + 3 * size_of::<Histogram>());
+const _: () = assert!(size_of::<Edge>() == 8 * 19 + 3 * size_of::<Histogram>());

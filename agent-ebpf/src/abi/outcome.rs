@@ -39,8 +39,10 @@ named_enum! {
         Released = 15 => "released",
         /// An open connection's bytes were counted.
         Sampled = 16 => "sampled",
+        /// An open connection was found that is due to be reset.
+        Due = 17 => "due",
         /// Refused: a limit on connections is reached.
-        Limited = 17 => "limited",
+        Limited = 18 => "limited",
     }
 }
 

@@ -1,14 +1,15 @@
 //! `connect()`: a service address becomes a backend's, and the socket remembers both.
 
 use agent_ebpf::abi::{
-    Backend, ConnectFailure, Connection, EventKind, FrontendKey, Hook, Limit, Outcome, Phase, Protocol,
+    ConnectFailure, Connection, EventKind, FrontendKey, Hook, Limit, Outcome, Phase, Protocol,
 };
 use aya_ebpf::macros::cgroup_sock_addr;
 use aya_ebpf::programs::SockAddrContext;
 
 use super::breaker::{self, Report};
+use super::datagrams;
 use super::limits;
-use super::select::{Caller, Found, Selection, refuse_as_asked, select};
+use super::select::{Found, Selection, refuse_as_asked, select};
 use super::sock_ops::{abandon, count_failure};
 use super::{ALLOW, REFUSE};
 use crate::context::{self, Family, Moment, Socket, SocketAddress, TcpCounts};
@@ -48,33 +49,48 @@ fn connect(call: &SocketAddress) -> Outcome {
     // A socket that connects again gives back what it held: a UDP socket may do so at any time, a TCP one after
     // a handshake that failed before its SYN left.
     let previous = maps::connection(socket);
+    if protocol == Protocol::Udp as u8 {
+        if let Some(previous) = &previous {
+            datagrams::keep_peer(socket, previous);
+        }
+    }
     let Some(service) = maps::service_of(&asked) else {
         if let Some(previous) = previous {
-            abandon(previous, Moment::now());
+            give_up(previous, Moment::now().ns);
             maps::forget_connection(socket);
+        }
+        if protocol == Protocol::Udp as u8 {
+            datagrams::forget(socket, &asked.endpoint());
         }
         return Outcome::Unmanaged;
     };
     let now = Moment::now();
     let previous = match previous {
         Some(previous) => {
-            abandon(previous, now);
+            give_up(previous, now.ns);
             Some(previous)
         }
         None => None,
     };
     let is_udp = protocol == Protocol::Udp as u8;
-    let caller = if is_udp { Caller::Connected } else { Caller::Handshake };
+    let caller = if is_udp { limits::CONNECTED } else { limits::HANDSHAKE };
     let selection = select(service, caller, now);
-    match (selection.found, selection.backend) {
-        (Found::Backend, Some(backend)) => {
-            take(call, socket, previous, service, &asked, &selection, backend, now)
+    match selection.found {
+        Found::Backend => {
+            let outcome = take(socket, &asked, &selection, previous, now.ns);
+            if matches!(outcome, Outcome::Selected | Outcome::Affine) {
+                if let Some(backend) = maps::backend(selection.id) {
+                    call.give_cookie();
+                    call.set_endpoint(&backend.endpoint);
+                }
+            }
+            outcome
         }
-        (Found::Nothing, _) => {
+        Found::Nothing => {
             refuse(service, &asked, selection.id, now.ns);
             if selection.id == limits::FREE { Outcome::NoBackend } else { Outcome::Limited }
         }
-        _ => {
+        Found::Inconsistent => {
             if let Some(state) = maps::service_state(service) {
                 maps::add(&mut state.passed, 1);
             }
@@ -83,19 +99,24 @@ fn connect(call: &SocketAddress) -> Outcome {
     }
 }
 
-/// Sends the connection to the backend, and remembers.
-#[inline(always)]
-#[expect(clippy::too_many_arguments, reason = "one step of `connect`, written apart to be read")]
+/// Gives back what a socket holds that connects again. Not a part of its caller, as [`take`].
+#[inline(never)]
+fn give_up(previous: &mut Connection, now_ns: u64) {
+    abandon(previous, Moment { ns: now_ns });
+}
+
+/// Counts the connection and lets the socket remember it. Not a part of its caller: its records would stand on the stack
+/// while a backend is chosen, and kernels before 6.8 round every frame up to 32 bytes.
+#[inline(never)]
 fn take(
-    call: &SocketAddress,
     socket: Socket,
-    previous: Option<&'static mut Connection>,
-    service: u32,
     asked: &FrontendKey,
     chosen: &Selection,
-    backend: &'static Backend,
-    now: Moment,
+    previous: Option<&'static mut Connection>,
+    now_ns: u64,
 ) -> Outcome {
+    let now = Moment { ns: now_ns };
+    let Some(backend) = maps::backend(chosen.id) else { return Outcome::Inconsistent };
     let protocol = asked.protocol;
     let is_udp = protocol == Protocol::Udp as u8;
     let mut connection = Connection {
@@ -113,7 +134,7 @@ fn take(
         state_at_close: 0,
         received_at_fin_low: 0,
         probe: chosen.probe,
-        _pad: 0,
+        user_timeout_ms: 0,
         client: chosen.place.client(chosen.client),
     };
     if !remember(socket, previous, &mut connection) {
@@ -124,8 +145,7 @@ fn take(
         breaker::report(&connection, Report::Abandoned, now);
         return Outcome::StorageFailed;
     }
-    reserve(service, chosen, is_udp, now);
-    call.set_endpoint(&connection.chosen);
+    reserve(chosen, is_udp, now);
     if is_udp {
         tell_opened(&connection, now.ns);
     }
@@ -152,7 +172,7 @@ fn remember(socket: Socket, previous: Option<&'static mut Connection>, connectio
 
 /// Counts a connection where it was sent, before it exists: load must show while handshakes are under way.
 #[inline(always)]
-fn reserve(service: u32, chosen: &Selection, is_udp: bool, now: Moment) {
+fn reserve(chosen: &Selection, is_udp: bool, now: Moment) {
     if let Some(state) = maps::backend_state(chosen.id) {
         maps::add(&mut state.selections, 1);
         if !chosen.place.is_counted() {
@@ -165,7 +185,7 @@ fn reserve(service: u32, chosen: &Selection, is_udp: bool, now: Moment) {
             maps::add(&mut state.pending, 1);
         }
     }
-    if let Some(state) = maps::service_state(service) {
+    if let Some(state) = maps::service_state(chosen.asked) {
         maps::add(&mut state.selected, 1);
         if chosen.affine {
             maps::add(&mut state.affine, 1);

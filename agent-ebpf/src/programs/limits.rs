@@ -6,10 +6,10 @@
 use agent_ebpf::abi::admission::{PER_BACKEND, PER_CLIENT, PER_SERVICE};
 use agent_ebpf::abi::connection::COUNTED_BY_SERVICE;
 use agent_ebpf::abi::limits::MAX_SWAP_TRIES;
-use agent_ebpf::abi::{Backend, ClientKey, Connection, Limit, Limits, Loss, Phase, RateWord};
+use agent_ebpf::abi::{ClientKey, Connection, Limit, Limits, Loss, Phase, Policy, RateWord};
 use agent_ebpf::decide::limits;
 
-use super::breaker::{self, Asking};
+use super::breaker::Asking;
 use super::select::segue_client;
 use crate::context::Moment;
 use crate::maps;
@@ -79,15 +79,28 @@ pub(crate) const fn is_clients(limit: u32) -> bool {
     limit > Limit::ClientConnections as u32
 }
 
-/// Takes a place for a connection under the limits of its client and of the service, or none under either. Gives
-/// the client as well, 0 where the service does not limit its clients.
+/// How a backend is asked for: no handshake follows.
+pub(crate) const CONNECTED: u32 = 0;
+/// A handshake follows.
+pub(crate) const HANDSHAKE: u32 = 1;
+/// A datagram of a socket that is not connected: no connection, which no limit holds for.
+pub(crate) const DATAGRAM: u32 = 2;
+/// Beside these: that a limit is reached is not counted, it was before.
+pub(crate) const QUIET: u32 = 4;
+
+/// The client whose limits a connection is under; 0 where the service does not limit its clients.
 #[inline(always)]
-pub(crate) fn enter(asking: &Asking) -> (Place, u64) {
-    if asking.is_datagram || asking.policy.limited & (PER_SERVICE | PER_CLIENT) == 0 {
-        return (Place::NONE, 0);
+pub(crate) fn client_of(policy: &Policy, caller: u32) -> u64 {
+    if caller & DATAGRAM == 0 && policy.limited & PER_CLIENT != 0 { segue_client() } else { 0 }
+}
+
+/// Takes a place for a connection under the limits of its client and of the service, or none under either.
+#[inline(always)]
+pub(crate) fn enter(service: u32, policy: &Policy, client: u64, caller: u32, now: Moment) -> Place {
+    if caller & DATAGRAM != 0 || policy.limited & (PER_SERVICE | PER_CLIENT) == 0 {
+        return Place::NONE;
     }
-    let client = if asking.policy.limited & PER_CLIENT != 0 { segue_client() } else { 0 };
-    (Place(segue_enter(asking.service, client, asking.now.ns, u32::from(asking.has_handshake))), client)
+    Place(segue_enter(service, client, now.ns, caller & HANDSHAKE))
 }
 
 /// See [`enter`].
@@ -167,8 +180,8 @@ extern "C" fn segue_leave(service: u32, client: u64, of_service: u32, what: u32)
 
 /// Gives back the places of a connection that does not go after all.
 #[inline(always)]
-pub(crate) fn leave(asking: &Asking, place: Place, client: u64) {
-    undo(asking.service, place.client(client), place.marks(), asking.has_handshake);
+pub(crate) fn leave(service: u32, place: Place, client: u64, caller: u32) {
+    undo(service, place.client(client), place.marks(), caller & HANDSHAKE != 0);
 }
 
 /// The same for one whose socket could not remember it.
@@ -199,69 +212,52 @@ pub(crate) fn established(connection: &Connection) {
     }
 }
 
-/// Whether [`admit`] counts a connection at the backend, which is otherwise done once it is certain that it goes.
+/// Whether [`enter_backend`] counts a connection at the backend, which is otherwise done once it is certain that it
+/// goes.
 #[inline(always)]
-pub(crate) fn counts_at_backend(asking: &Asking) -> bool {
-    !asking.is_datagram && asking.policy.limited & PER_BACKEND != 0
+pub(crate) fn counts_at_backend(policy: &Policy, caller: u32) -> bool {
+    caller & DATAGRAM == 0 && policy.limited & PER_BACKEND != 0
 }
 
-/// The largest answer of [`admit`] that is an admission: a probe.
-pub(crate) const ADMITTED_MAX: u64 = u32::MAX as u64;
-
-/// As [`breaker::admit`], under the limits of the backend: where one of these is in the way, the breaker is not asked,
-/// so that no probe is spent. An answer above [`ADMITTED_MAX`] is no admission; see [`limit_in`].
+/// Takes a place under the limits of a backend. Before its breaker is asked, so that no probe is spent on one that is
+/// full. [`FREE`], or the limit that is in the way as in [`Place::limit`].
 #[inline(always)]
-pub(crate) fn admit(asking: &Asking, id: u32, backend: &'static Backend, picky: bool) -> u64 {
-    if !counts_at_backend(asking) {
-        return breaker::admit(asking, id, backend, picky);
-    }
-    let limit = segue_enter_backend(asking.service, id, asking.now.ns, u32::from(asking.has_handshake));
-    if limit != FREE {
-        return (1 << 32) | u64::from(limit);
-    }
-    let answer = breaker::admit(asking, id, backend, picky);
-    if answer == breaker::REFUSED {
-        segue_leave_backend(asking.service, id, u32::from(asking.has_handshake));
-    }
-    answer
-}
-
-/// Takes a backend's place where its breaker is not believed. [`FREE`], or the limit that is in the way.
-#[inline(always)]
-pub(crate) fn enter_without_breaker(asking: &Asking, id: u32) -> u32 {
-    if !counts_at_backend(asking) {
+pub(crate) fn enter_backend(asking: &Asking, id: u32, caller: u32) -> u32 {
+    if !counts_at_backend(asking.policy, caller) {
         return FREE;
     }
-    segue_enter_backend(asking.service, id, asking.now.ns, u32::from(asking.has_handshake))
+    segue_enter_backend(asking.service, id, asking.now.ns, caller)
 }
 
-/// The limit an answer of [`admit`] names, or the one known before; [`FREE`] where it names none.
+/// Gives a backend back what [`enter_backend`] took, where its breaker refuses.
 #[inline(always)]
-pub(crate) const fn limit_in(answer: u64, before: u32) -> u32 {
-    if answer >> 32 == 1 { answer as u32 } else { before }
+pub(crate) fn leave_backend(asking: &Asking, id: u32, caller: u32) {
+    if counts_at_backend(asking.policy, caller) {
+        segue_leave_backend(asking.service, id, caller & HANDSHAKE);
+    }
 }
 
-/// Takes a place among a backend's connections. A number as in [`Place::limit`].
+/// See [`enter_backend`].
 #[unsafe(no_mangle)]
 #[inline(never)]
-extern "C" fn segue_enter_backend(service: u32, id: u32, now_ns: u64, has_handshake: u32) -> u32 {
+extern "C" fn segue_enter_backend(service: u32, id: u32, now_ns: u64, caller: u32) -> u32 {
     let (Some(policy), Some(state)) = (maps::policy_of(service), maps::backend_state(id)) else {
         return FREE;
     };
-    let is_first = maps::read(&state.pending) == 0;
+    let (is_first, has_handshake) = (maps::read(&state.pending) == 0, caller & HANDSHAKE != 0);
     let limits = &policy.limits.backend;
-    let kind =
-        take(&mut state.active, &mut state.pending, &mut state.rate, limits, now_ns, has_handshake != 0);
+    let kind = take(&mut state.active, &mut state.pending, &mut state.rate, limits, now_ns, has_handshake);
     if kind != FREE {
-        return reached(service, Limit::BackendConnections as u32 + kind);
+        let limit = Limit::BackendConnections as u32 + kind;
+        return if caller & QUIET != 0 { limit } else { reached(service, limit) };
     }
-    if is_first && has_handshake != 0 {
+    if is_first && has_handshake {
         state.progress_ticks = u64::from(Moment { ns: now_ns }.ticks());
     }
     FREE
 }
 
-/// Gives a backend back what [`admit`] took for a connection that does not go.
+/// Gives a backend back what [`enter_backend`] took for a connection that does not go.
 #[unsafe(no_mangle)]
 #[inline(never)]
 extern "C" fn segue_leave_backend(service: u32, id: u32, has_handshake: u32) -> u32 {
@@ -274,7 +270,7 @@ extern "C" fn segue_leave_backend(service: u32, id: u32, has_handshake: u32) -> 
     FREE
 }
 
-/// Gives a backend back what [`admit`] took for a connection that its socket could not remember.
+/// Gives a backend back what [`enter_backend`] took for a connection that its socket could not remember.
 #[inline(always)]
 pub(crate) fn undo_at_backend(service: u32, id: u32, has_handshake: bool) {
     segue_leave_backend(service, id, u32::from(has_handshake));

@@ -1,11 +1,13 @@
 //! Which backend a connection or datagram goes to: follows the tables and asks `decide` at each fork.
 
-use agent_ebpf::abi::limits::{MAX_CANDIDATES, MAX_CGROUP_LEVELS, MAX_FALLBACKS};
-use agent_ebpf::abi::{
-    AffinityKey, AffinityValue, Algorithm, Backend, BackendStatus, BreakerMode, Probe, Subset,
-};
-use agent_ebpf::decide::balance::{self, Side, peak_ewma};
-use agent_ebpf::decide::{affinity, split};
+use agent_ebpf::abi::admission::LIMITS;
+use agent_ebpf::abi::limits::{MAX_BACKENDS, MAX_CANDIDATES, MAX_CGROUP_LEVELS, MAX_FALLBACKS};
+use agent_ebpf::abi::{AffinityKey, AffinityValue, Algorithm, BackendStatus, Probe, Subset};
+use agent_ebpf::decide::balance::{self, Side, peak_ewma, random};
+use agent_ebpf::decide::breaker::avoidance::NOBODY;
+use agent_ebpf::decide::breaker::ejection;
+use agent_ebpf::decide::locality::{self, Window};
+use agent_ebpf::decide::{affinity, census, split};
 
 use super::breaker::{self, Asking};
 use super::limits::{self, Place};
@@ -18,19 +20,19 @@ use crate::maps;
 pub(crate) struct Selection {
     /// What was found.
     pub(crate) found: Found,
+    /// The service that was asked for.
+    pub(crate) asked: u32,
     /// The service the backend belongs to: the one asked for, or a fallback of it.
     pub(crate) service: u32,
-    /// The backend's id; where nothing was found, the limit that is in the way, as [`Place::limit`] gives it.
+    /// The backend's id; where nothing was found, the limit that is in the way, as in [`Place::limit`].
     pub(crate) id: u32,
-    /// The backend's record; `None` unless one was found.
-    pub(crate) backend: Option<&'static Backend>,
     /// Chosen by the client's affinity.
     pub(crate) affine: bool,
     /// What the backend's breaker admitted the connection as.
     pub(crate) probe: Probe,
     /// What was taken of the limits.
     pub(crate) place: Place,
-    /// The client, where the service limits its clients.
+    /// The client, where the service limits its clients; else 0.
     pub(crate) client: u64,
 }
 
@@ -50,56 +52,46 @@ impl Selection {
     const fn none(found: Found) -> Self {
         Self {
             found,
+            asked: 0,
             service: 0,
             id: 0,
-            backend: None,
             affine: false,
             probe: Probe::NONE,
             place: Place::NONE,
             client: 0,
         }
     }
-
-    #[inline(always)]
-    const fn of(service: u32, id: u32, backend: &'static Backend, probe: Probe) -> Self {
-        Self { service, id, backend: Some(backend), probe, ..Self::none(Found::Backend) }
-    }
 }
 
-/// What asks for a backend.
-#[derive(Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Caller {
-    /// A `connect()` that a handshake follows.
-    Handshake,
-    /// A `connect()` without one.
-    Connected,
-    /// A datagram of a socket that is not connected.
-    Datagram,
-}
-
-/// Selects a backend of a service, or of its fallbacks where nothing of it is usable.
+/// Selects a backend of a service, or of its fallbacks where nothing of it is usable. `caller` is how it is asked for,
+/// as in [`limits::HANDSHAKE`].
 #[inline(always)]
-pub(crate) fn select(requested: u32, caller: Caller, now: Moment) -> Selection {
+pub(crate) fn select(requested: u32, caller: u32, now: Moment) -> Selection {
     let mut service = requested;
     let mut limit = limits::FREE;
     let mut hop = 0;
     while hop < MAX_FALLBACKS {
         let Some(policy) = maps::policy_of(service) else { return Selection::none(Found::Inconsistent) };
-        let is_datagram = matches!(caller, Caller::Datagram);
-        let has_handshake = matches!(caller, Caller::Handshake);
-        let selection = select_within(&Asking { service, policy, now, is_datagram, has_handshake });
-        if !matches!(selection.found, Found::Nothing) {
-            return selection;
+        let client = limits::client_of(policy, caller);
+        let place = limits::enter(service, policy, client, caller, now);
+        let mut in_the_way = place.limit();
+        if in_the_way == limits::FREE {
+            let answer = segue_select(service, caller, now.ns);
+            if answer < NOTHING {
+                return found(requested, service, answer, place, client);
+            }
+            limits::leave(service, place, client, caller);
+            if answer == INCONSISTENT {
+                return Selection::none(Found::Inconsistent);
+            }
+            in_the_way = limit_in(answer);
         }
         // The first limit that was in the way is the reason; what a fallback lacked is not what was asked for.
         if limit == limits::FREE {
-            limit = selection.id;
+            limit = in_the_way;
         }
         // A client that has its share gets no more of it from the fallback, which others need.
-        if limits::is_clients(selection.id) {
-            break;
-        }
-        if policy.fallback == 0 {
+        if policy.fallback == 0 || limits::is_clients(in_the_way) {
             break;
         }
         if let Some(state) = maps::service_state(service) {
@@ -111,6 +103,22 @@ pub(crate) fn select(requested: u32, caller: Caller, now: Moment) -> Selection {
     Selection { id: limit, ..Selection::none(Found::Nothing) }
 }
 
+/// What an answer of [`segue_select`] names.
+#[inline(always)]
+fn found(asked: u32, service: u32, answer: u64, place: Place, client: u64) -> Selection {
+    let above = (answer >> 32) as u32;
+    Selection {
+        found: Found::Backend,
+        asked,
+        service,
+        id: above & MAX_ID,
+        affine: above & AFFINE != 0,
+        probe: Probe(answer as u32),
+        place: place.and(Place::at_backend(above & COUNTED != 0)),
+        client,
+    }
+}
+
 /// Makes the system call that is about to be refused fail with the errno that the service asked for names.
 #[inline(always)]
 pub(crate) fn refuse_as_asked(service: u32) {
@@ -119,71 +127,104 @@ pub(crate) fn refuse_as_asked(service: u32) {
     }
 }
 
-/// Selects among the service's own backends, within the limits of the service and of its client.
-#[inline(always)]
-fn select_within(asking: &Asking) -> Selection {
-    let (place, client) = limits::enter(asking);
-    if place.limit() != limits::FREE {
-        return Selection { id: place.limit(), ..Selection::none(Found::Nothing) };
+/// Set beside the id of a backend that was chosen by the client's affinity.
+const AFFINE: u32 = 1 << 30;
+/// Set beside the id of a backend at which the connection is counted already.
+const COUNTED: u32 = 1 << 29;
+/// The bits of an id beside these.
+const MAX_ID: u32 = COUNTED - 1;
+const _: () = assert!(MAX_BACKENDS <= COUNTED);
+
+/// Selects among the service's own backends: a taker as [`taken`] says, or [`NOTHING`], a limit ([`limited`]) or
+/// [`INCONSISTENT`]. A global function, so that what stands on its callers' stack is as little as can be.
+#[unsafe(no_mangle)]
+#[inline(never)]
+extern "C" fn segue_select(service: u32, caller: u32, now_ns: u64) -> u64 {
+    let Some(policy) = maps::policy_of(service) else { return INCONSISTENT };
+    let mut answer = segue_choose(service, caller, now_ns);
+    if answer >= NOTHING {
+        return answer;
     }
-    let selection = select_own(asking);
-    if matches!(selection.found, Found::Backend) {
-        return Selection { place: place.and(selection.place), client, ..selection };
+    if (answer >> 32) as u32 & AFFINE == 0 {
+        answer = segue_taker(service, answer as u32, (answer >> 32) as u32 | caller << CALLER, now_ns);
     }
-    limits::leave(asking, place, client);
-    selection
+    if policy.affinity_timeout_ms != 0 && answer < NOTHING {
+        segue_remember(service, (answer >> 32) as u32 & MAX_ID, now_ns);
+    }
+    answer
 }
 
-/// Selects among the service's own backends.
-#[inline(always)]
-fn select_own(asking: &Asking) -> Selection {
-    let Asking { service, policy, now, .. } = *asking;
-    let Some(algorithm) = policy.algorithm() else { return Selection::none(Found::Inconsistent) };
+/// Selects among the service's own backends. By the client's affinity: the id with [`AFFINE`] above and what it admits
+/// the connection as below. Else what the algorithm wants, below, and how backends are to be asked, above. Or
+/// [`NOTHING`] or [`INCONSISTENT`].
+///
+/// A global function, so that the verifier reads it once and not once per fallback; and apart from [`segue_taker`], so
+/// that their frames do not stand on the kernel's 512 bytes of stack together.
+#[unsafe(no_mangle)]
+#[inline(never)]
+extern "C" fn segue_choose(service: u32, caller: u32, now_ns: u64) -> u64 {
+    let Some(policy) = maps::policy_of(service) else { return INCONSISTENT };
+    let now = Moment { ns: now_ns };
+    let asking = &Asking { service, policy, now };
+    let Some(algorithm) = policy.algorithm() else { return INCONSISTENT };
     let has_affinity = policy.affinity_timeout_ms != 0;
     let client = if has_affinity || balance::needs_client(algorithm) { segue_client() } else { 0 };
     let key = AffinityKey { client, service, _pad: 0 };
     if has_affinity {
-        let selection = affine(asking, &key);
-        if let Some(backend) = selection.backend {
-            remember(&key, selection.id, backend, now);
-            return selection;
+        let answer = affine(asking, &key, caller);
+        if answer != NOTHING {
+            return answer | u64::from(AFFINE) << 32;
         }
     }
     let subset_draw = if policy.subset_count > 1 { context::draw() } else { 0 };
-    let Some(subset) = split::subset(policy, subset_draw) else {
-        return Selection::none(Found::Inconsistent);
-    };
+    let Some(subset) = split::subset(policy, subset_draw) else { return INCONSISTENT };
     if subset.slot_count == 0 {
-        return Selection::none(Found::Nothing);
+        return NOTHING;
     }
-    let Some(first) = first_choice(service, algorithm, subset, client, now) else {
-        return Selection::none(Found::Inconsistent);
-    };
-    let selection = one_that_takes(asking, first);
-    if has_affinity {
-        if let Some(backend) = selection.backend {
-            remember(&key, selection.id, backend, now);
+    let Some((window, how)) = window(asking, subset) else { return INCONSISTENT };
+    let Some(first) = first_choice(service, algorithm, window, client, now) else { return INCONSISTENT };
+    u64::from(how) << 32 | u64::from(first)
+}
+
+/// The slots the connection may take, by zone and health, and how backends are to be asked.
+#[inline(always)]
+fn window(asking: &Asking, subset: &Subset) -> Option<(Window, u32)> {
+    let policy = asking.policy;
+    let is_divided = locality::is_divided(subset);
+    let (mut how, mut share_permille) = (ANY, 1_000);
+    if is_divided || breaker::may_panic(policy) {
+        // From a random one on: of a very large service, a sample is counted.
+        let place = random::position(subset.slot_count, context::draw()).slot;
+        let from = maps::slot(subset.first_slot.wrapping_add(place))?.backend;
+        let census = breaker::census(asking, from);
+        let in_question = census.in_question();
+        if breaker::may_panic(policy)
+            && ejection::panic(in_question.total, in_question.healthy, policy.breaker.panic_percent)
+        {
+            how = PANIC;
+        } else if census.ejected() > 0 {
+            share_permille = locality::local_share_permille(census.near(), census.elsewhere());
         }
     }
-    selection
+    if !is_divided {
+        return Some((locality::window(subset, true), how));
+    }
+    let stays = locality::stays(share_permille, context::draw());
+    Some((locality::window(subset, stays), how | if stays { NEAR } else { ELSEWHERE }))
 }
 
 /// The backend the algorithm wants.
 #[inline(always)]
-fn first_choice(
-    service: u32,
-    algorithm: Algorithm,
-    subset: &Subset,
-    client: u64,
-    now: Moment,
-) -> Option<u32> {
+fn first_choice(service: u32, algorithm: Algorithm, window: Window, client: u64, now: Moment) -> Option<u32> {
     let cursor = if balance::needs_cursor(algorithm) { next_cursor(service) } else { 0 };
     let inputs = balance::Inputs { draw: context::draw(), client, cursor };
-    let one = at_position(algorithm, subset, &inputs)?;
+    let first = balance::position(algorithm, window.slot_count, &inputs)?;
+    let one = at_position(window, first)?;
     if !balance::compares(algorithm) {
         return Some(one);
     }
-    let other = at_position(algorithm, subset, &balance::Inputs { draw: context::draw(), ..inputs })?;
+    let second = balance::second_position(algorithm, window.slot_count, first, context::draw());
+    let other = at_position(window, second)?;
     let (left, right) = (load(one, now)?, load(other, now)?);
     match balance::compare(algorithm, left, right) {
         Side::Left => Some(one),
@@ -192,9 +233,8 @@ fn first_choice(
 }
 
 #[inline(always)]
-fn at_position(algorithm: Algorithm, subset: &Subset, inputs: &balance::Inputs) -> Option<u32> {
-    let position = balance::position(algorithm, subset.slot_count, inputs)?;
-    let slot = maps::slot(subset.first_slot.wrapping_add(position.slot))?;
+fn at_position(window: Window, position: balance::Position) -> Option<u32> {
+    let slot = maps::slot(window.first_slot.wrapping_add(position.slot))?;
     Some(balance::resolve(slot, position.coin))
 }
 
@@ -210,127 +250,188 @@ fn load(id: u32, now: Moment) -> Option<balance::Load> {
     })
 }
 
-/// As [`first_that_takes`], by way of a global function: what becomes of up to 32 backends is then for the verifier to
-/// follow once, and not once for each program and fallback.
+/// How backends are asked: which side of the zone's border may answer.
+const ANY: u32 = 0;
+/// Only those in the preferred zone.
+const NEAR: u32 = 1;
+/// Only the others.
+const ELSEWHERE: u32 = 2;
+/// Breakers are not believed.
+const PANIC: u32 = 4;
+/// The last time: nobody is avoided or declines, and where no breaker of those asked lets it pass, that is panic too.
+const LAST: u32 = 8;
+
+/// Refusals were counted in a lap before.
+const QUIET_LAP: u32 = 16;
+/// How a backend is asked for stands from this bit on, as in [`limits::HANDSHAKE`].
+const CALLER: u32 = 8;
+
+/// No backend took the connection. Between this and [`INCONSISTENT`], for a limit: see [`limited`].
+const NOTHING: u64 = u64::MAX - 16;
+/// The tables named something that is not there.
+const INCONSISTENT: u64 = u64::MAX;
+const _: () = assert!((LIMITS as u64) < INCONSISTENT - NOTHING);
+
+/// No backend took the connection, and this limit, if it is not [`limits::FREE`], was in the way.
 #[inline(always)]
-fn one_that_takes(asking: &Asking, first: u32) -> Selection {
-    let Asking { service, now, is_datagram, has_handshake, .. } = *asking;
-    let flags = u32::from(is_datagram) | u32::from(has_handshake) << 1;
-    let answer = segue_first_that_takes(service, first, now.ns, flags);
-    if answer & TAKEN != 0 {
-        let id = (answer >> 32) as u32 & MAX_ID;
-        let place = Place::at_backend(answer & COUNTED != 0);
-        return match maps::backend(id) {
-            Some(backend) => Selection { place, ..Selection::of(service, id, backend, Probe(answer as u32)) },
-            None => Selection::none(Found::Inconsistent),
-        };
-    }
-    if answer & INCONSISTENT != 0 {
-        return Selection::none(Found::Inconsistent);
-    }
-    Selection { id: answer as u32, ..Selection::none(Found::Nothing) }
+const fn limited(limit: u32) -> u64 {
+    NOTHING + limit as u64
 }
 
-/// In the answer of [`segue_first_that_takes`]: a backend was found, its id in the upper half, the probe in the lower.
-const TAKEN: u64 = 1 << 63;
-/// In that answer: the tables named something that is not there. With neither, the limit that is in the way.
-const INCONSISTENT: u64 = 1 << 62;
-/// In that answer, where one was found: the connection is counted there already.
-const COUNTED: u64 = 1 << 61;
-/// The bits of an id beside these.
-const MAX_ID: u32 = (1 << 29) - 1;
+/// The limit in such an answer.
+#[inline(always)]
+const fn limit_in(answer: u64) -> u32 {
+    (answer - NOTHING) as u32
+}
 
-/// See [`one_that_takes`].
+/// A backend took the connection: its id, whether it is counted there, and what it was admitted as.
+#[inline(always)]
+fn taken(asking: &Asking, id: u32, caller: u32, probe: u64) -> u64 {
+    let counted = if limits::counts_at_backend(asking.policy, caller) { COUNTED } else { 0 };
+    u64::from(id | counted) << 32 | probe
+}
+
+/// The first backend that takes the connection, from the algorithm's choice on and then round the others: first on
+/// the side of the border where it is to go, then on both, at last the one avoided too.
 #[unsafe(no_mangle)]
 #[inline(never)]
-extern "C" fn segue_first_that_takes(service: u32, first: u32, now_ns: u64, flags: u32) -> u64 {
+extern "C" fn segue_taker(service: u32, first: u32, how: u32, now_ns: u64) -> u64 {
     let Some(policy) = maps::policy_of(service) else { return INCONSISTENT };
-    let now = Moment { ns: now_ns };
-    let (is_datagram, has_handshake) = (flags & 1 != 0, flags & 2 != 0);
-    first_that_takes(&Asking { service, policy, now, is_datagram, has_handshake }, first)
+    let avoided = breaker::avoided(&Asking { service, policy, now: Moment { ns: now_ns } });
+    let mut answer = segue_go_round(service, first, avoided, how, now_ns);
+    let again = how & !(NEAR | ELSEWHERE) | QUIET_LAP;
+    if is_nothing(answer) && how & (NEAR | ELSEWHERE) != 0 {
+        answer = segue_go_round(service, first, avoided, again, now_ns);
+    }
+    if is_nothing(answer) {
+        answer = segue_go_round(service, first, NOBODY, again | LAST, now_ns);
+    }
+    if answer >= NOTHING {
+        return answer;
+    }
+    let id = (answer >> 32) as u32 & MAX_ID;
+    let Some(backend) = maps::backend(id) else { return INCONSISTENT };
+    if let Some(state) = maps::service_state(service) {
+        if first == avoided && id != avoided {
+            maps::add(&mut state.kept_away, 1);
+        }
+        if how & (NEAR | ELSEWHERE) != 0 {
+            let near = census::is_near(backend.zone, policy.zone) != 0;
+            maps::add(if near { &mut state.near } else { &mut state.overflowed }, 1);
+        }
+    }
+    answer
 }
 
 #[inline(always)]
-fn taken(asking: &Asking, id: u32, probe: u64) -> u64 {
-    let counted = if limits::counts_at_backend(asking) { COUNTED } else { 0 };
-    TAKEN | counted | u64::from(id) << 32 | probe
+const fn is_nothing(answer: u64) -> bool {
+    answer >= NOTHING && answer != INCONSISTENT
 }
 
-/// The first backend that takes the connection, from the algorithm's choice on and then round the others. Where
-/// none does and too few are healthy to believe it, the algorithm's choice. An answer as of [`segue_first_that_takes`].
-#[inline(always)]
-fn first_that_takes(asking: &Asking, first: u32) -> u64 {
-    let Asking { service, policy, .. } = *asking;
+/// Asks one backend of the ring after the other, once round: a taker as [`taken`] says, or [`NOTHING`], a limit
+/// ([`limited`]) or [`INCONSISTENT`]. A global function, which the verifier reads once.
+#[unsafe(no_mangle)]
+#[inline(never)]
+extern "C" fn segue_go_round(service: u32, first: u32, avoided: u32, how: u32, now_ns: u64) -> u64 {
+    let Some(policy) = maps::policy_of(service) else { return INCONSISTENT };
+    let asking = Asking { service, policy, now: Moment { ns: now_ns } };
+    let quiet = if how & (PANIC | QUIET_LAP) != 0 { breaker::QUIET } else { 0 };
+    let caller = how >> CALLER | if how & QUIET_LAP != 0 { limits::QUIET } else { 0 };
+    let mut limit = limits::FREE;
     let mut id = first;
     let mut turn = 0;
-    let mut limit = limits::FREE;
     while turn < MAX_CANDIDATES {
         let Some(backend) = maps::backend(id) else { return INCONSISTENT };
         if backend.service != service || backend.status == BackendStatus::Vacant as u32 {
             return INCONSISTENT;
         }
-        // A backend in slow start passes on some of what falls to it, but not what nobody else takes.
-        let picky = turn == 0 && policy.ready_backends > 1;
-        let answer = limits::admit(asking, id, backend, picky);
-        if answer <= limits::ADMITTED_MAX {
-            return taken(asking, id, answer);
+        let side = if census::is_near(backend.zone, policy.zone) != 0 { ELSEWHERE } else { NEAR };
+        if id != avoided && how & side == 0 {
+            let in_the_way = limits::enter_backend(&asking, id, caller);
+            if in_the_way == limits::FREE {
+                // A backend in slow start passes on some of what falls to it, but not what nobody else takes.
+                let is_picky = turn == 0 && policy.ready_backends > 1 && how & (LAST | PANIC) == 0;
+                let manner = quiet | if is_picky { breaker::PICKY } else { 0 };
+                let answer = breaker::admit(&asking, id, backend, manner);
+                if answer != breaker::REFUSED {
+                    return taken(&asking, id, caller, answer);
+                }
+                // Panic distrusts breakers, not an operator.
+                if how & PANIC != 0 && !breaker::is_ordered_away(&asking, backend) {
+                    panicked(service);
+                    return taken(&asking, id, caller, 0);
+                }
+                limits::leave_backend(&asking, id, caller);
+            } else {
+                limit = in_the_way;
+            }
         }
-        limit = limits::limit_in(answer, limit);
         id = backend.next;
         turn += 1;
         if id == first || turn >= policy.ready_backends {
             break;
         }
     }
-    // Once more without the slow start's modesty: the first choice may have passed for that alone.
-    let Some(backend) = maps::backend(first) else { return INCONSISTENT };
-    if policy.breaker.mode != BreakerMode::Off as u8 {
-        let answer = limits::admit(asking, first, backend, false);
-        if answer <= limits::ADMITTED_MAX {
-            return taken(asking, first, answer);
-        }
-        limit = limits::limit_in(answer, limit);
-    }
     // A backend that is full is a healthy one: then there is no panic.
-    if limit != limits::FREE {
-        return u64::from(limit);
+    if limit == limits::FREE && how & LAST != 0 && breaker::may_panic(policy) {
+        return panic(&asking, first, caller);
     }
-    // Panic distrusts breakers, not an operator.
-    if !breaker::is_ordered_away(asking, backend) && breaker::panics(asking) {
-        let limit = limits::enter_without_breaker(asking, first);
-        if limit != limits::FREE {
-            return u64::from(limit);
-        }
-        return taken(asking, first, u64::from(Probe::NONE.0));
-    }
-    u64::from(limits::FREE)
+    limited(limit)
 }
 
-/// The backend the client was given last, where that still holds and the backend takes it.
+/// Gives the connection to the algorithm's choice, whatever its breaker says.
 #[inline(always)]
-fn affine(asking: &Asking, key: &AffinityKey) -> Selection {
-    let none = Selection::none(Found::Nothing);
-    let Some(value) = maps::affinity(key) else { return none };
-    let Some(backend) = maps::backend(value.backend) else { return none };
-    if !affinity::holds(asking.policy, &value, backend, asking.now.ns) {
-        return none;
+fn panic(asking: &Asking, first: u32, caller: u32) -> u64 {
+    let Some(backend) = maps::backend(first) else { return INCONSISTENT };
+    if breaker::is_ordered_away(asking, backend) {
+        return NOTHING;
     }
-    let answer = limits::admit(asking, value.backend, backend, false);
-    if answer > limits::ADMITTED_MAX {
-        return none;
+    let limit = limits::enter_backend(asking, first, caller);
+    if limit != limits::FREE {
+        return limited(limit);
     }
-    let probe = Probe(answer as u32);
-    let place = Place::at_backend(limits::counts_at_backend(asking));
-    Selection { affine: true, place, ..Selection::of(asking.service, value.backend, backend, probe) }
+    panicked(asking.service);
+    taken(asking, first, caller, 0)
 }
 
-/// Not a part of its caller, whose stack is short.
+#[inline(always)]
+fn panicked(service: u32) {
+    if let Some(state) = maps::service_state(service) {
+        maps::add(&mut state.panicked, 1);
+    }
+}
+
+/// The backend the client was given last, where that still holds and the backend takes it; else [`NOTHING`].
+#[inline(always)]
+fn affine(asking: &Asking, key: &AffinityKey, caller: u32) -> u64 {
+    let Some(value) = maps::affinity(key) else { return NOTHING };
+    let Some(backend) = maps::backend(value.backend) else { return NOTHING };
+    if !affinity::holds(asking.policy, &value, backend, asking.now.ns) {
+        return NOTHING;
+    }
+    if value.backend == breaker::avoided(asking) {
+        return NOTHING;
+    }
+    if limits::enter_backend(asking, value.backend, caller) != limits::FREE {
+        return NOTHING;
+    }
+    let answer = breaker::admit(asking, value.backend, backend, 0);
+    if answer == breaker::REFUSED {
+        limits::leave_backend(asking, value.backend, caller);
+        return NOTHING;
+    }
+    taken(asking, value.backend, caller, answer)
+}
+
+/// Remembers which backend the client was given. A global function, as [`segue_choose`].
+#[unsafe(no_mangle)]
 #[inline(never)]
-fn remember(key: &AffinityKey, id: u32, backend: &Backend, now: Moment) {
-    maps::set_affinity(
-        key,
-        &AffinityValue { used_at_ns: now.ns, backend: id, generation: backend.generation },
-    );
+extern "C" fn segue_remember(service: u32, id: u32, now_ns: u64) -> u32 {
+    let Some(backend) = maps::backend(id) else { return 0 };
+    let key = AffinityKey { client: segue_client(), service, _pad: 0 };
+    let value = AffinityValue { used_at_ns: now_ns, backend: id, generation: backend.generation };
+    maps::set_affinity(&key, &value);
+    0
 }
 
 /// Takes the next position of a service's round. Two CPUs that ask in the same instant may get the same one:

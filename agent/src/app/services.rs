@@ -11,9 +11,12 @@ use agent_ebpf::abi::{
 
 use super::limits::{self, Busiest};
 use crate::admin::view::{
-    BackendView, CellView, OrderError, OrderRequest, Ordered, ServiceCounters, ServiceView, ShareView,
+    BackendView, CellView, LeftView, OrderError, OrderRequest, Ordered, ServiceCounters, ServiceView,
+    ShareView,
 };
 use crate::canary;
+use crate::desired::Departure;
+use crate::draining::Leaving;
 use crate::kernel::Counters;
 use crate::reconcile::ServiceEntry;
 
@@ -56,14 +59,22 @@ impl Readings for Counters {
     }
 }
 
+/// The backends that are out, by id.
+pub(super) type Out = BTreeMap<u32, Leaving>;
+
 /// Every service that was asked for, in the order of names; not the test connection's.
-pub(super) fn views(entries: &[ServiceEntry], readings: &impl Readings, now_ns: u64) -> Vec<ServiceView> {
+pub(super) fn views(
+    entries: &[ServiceEntry],
+    readings: &impl Readings,
+    leaving: &Out,
+    now_ns: u64,
+) -> Vec<ServiceView> {
     let clients = limits::clients(entries, readings);
     // In the order of names, so that the families of a service stand together.
     entries
         .chunk_by(|one, other| one.spec.name == other.spec.name)
         .filter(|families| families[0].spec.name.as_ref() != canary::NAME)
-        .filter_map(|families| view(families, readings, &clients, now_ns))
+        .filter_map(|families| view(families, readings, leaving, &clients, now_ns))
         .collect()
 }
 
@@ -71,6 +82,7 @@ pub(super) fn views(entries: &[ServiceEntry], readings: &impl Readings, now_ns: 
 fn view(
     entries: &[ServiceEntry],
     readings: &impl Readings,
+    leaving: &Out,
     clients: &Busiest,
     now_ns: u64,
 ) -> Option<ServiceView> {
@@ -84,7 +96,8 @@ fn view(
         .map(|backend| (backend.address(), backend.id))
         .collect();
     let backends = spec.backends.iter().map(|backend| {
-        let (state, verdict) = ids.get(&backend.address).map_or_else(
+        let id = ids.get(&backend.address);
+        let (state, verdict) = id.map_or_else(
             || (BackendState::default(), Verdict::NONE),
             |&id| (readings.backend_state(id), readings.backend(id).verdict),
         );
@@ -99,6 +112,7 @@ fn view(
             selections: state.selections,
             failures: state.failures,
             breaker: CellView::new(&state, &breaker, verdict, now_ns),
+            resets_in_ms: id.and_then(|id| leaving.get(id)?.resets_in_ms(now_ns)),
         }
     });
     Some(ServiceView {
@@ -116,12 +130,28 @@ fn view(
             .iter()
             .map(|share| ShareView { version: Arc::clone(&share.version), share: share.share })
             .collect(),
+        rollout: None,
         breaker_mode: breaker.mode(),
         fallback: spec.policy.fallback.clone(),
         limits: limits::views(entries, &spec.policy.limits, readings, clients),
         counters: counters(entries, readings),
         backends: backends.collect(),
+        left: left(entries, readings, leaving, now_ns),
     })
+}
+
+/// The backends that left a service and still have connections.
+fn left(entries: &[ServiceEntry], readings: &impl Readings, leaving: &Out, now_ns: u64) -> Vec<LeftView> {
+    let is_ours = |service: u32| entries.iter().any(|entry| entry.id == service);
+    let gone = leaving.iter().filter(|(_, backend)| backend.departure == Departure::Removed);
+    gone.filter(|(_, backend)| is_ours(backend.service))
+        .map(|(&id, backend)| LeftView {
+            address: backend.endpoint.into(),
+            active: readings.backend_state(id).active,
+            resets_in_ms: backend.resets_in_ms(now_ns),
+        })
+        .filter(|backend| backend.active > 0)
+        .collect()
 }
 
 /// What is counted for a service, its address families together.
@@ -142,6 +172,9 @@ fn counters(entries: &[ServiceEntry], readings: &impl Readings) -> ServiceCounte
         closed: sum.closed + state.closed,
         capped: sum.capped + state.capped,
         panicked: sum.panicked + state.panicked,
+        kept_away: sum.kept_away + state.kept_away,
+        near: sum.near + state.near,
+        overflowed: sum.overflowed + state.overflowed,
     })
 }
 
@@ -270,7 +303,7 @@ mod tests {
 
     #[test]
     fn a_service_of_two_families_is_one_view_with_the_sum_of_its_counters() {
-        let views = views(&entries(), &Kernel, NOW_NS);
+        let views = views(&entries(), &Kernel, &Out::new(), NOW_NS);
         assert_eq!(views.len(), 1);
         let counters = views[0].counters;
         assert_eq!((counters.selected, counters.affine), (10 - 3 + 20 - 3, 6));
@@ -282,7 +315,7 @@ mod tests {
 
     #[test]
     fn each_backend_shows_its_own_breaker_and_order() {
-        let view = views(&entries(), &Kernel, NOW_NS).remove(0);
+        let view = views(&entries(), &Kernel, &Out::new(), NOW_NS).remove(0);
         let in_force: Vec<&str> =
             view.backends.iter().map(|backend| backend.breaker.in_force(view.breaker_mode)).collect();
         assert_eq!(in_force, ["forced_open", "open", "closed"]);

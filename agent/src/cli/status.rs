@@ -46,6 +46,7 @@ pub async fn run(args: &StatusArgs) -> ExitCode {
 fn report(status: &Status, now: Timestamp) -> String {
     let mut text = summary(status, now);
     for (title, table) in [
+        ("Canaries", canaries(status)),
         ("Programs", programs(status)),
         ("Maps", maps(status)),
         ("Kernel features", features(status)),
@@ -103,6 +104,19 @@ fn summary(status: &Status, now: Timestamp) -> String {
     let following = if status.data_plane.following { "; connection events are on" } else { "" };
     line("heartbeat", &format!("{heartbeat}{following}"));
     text
+}
+
+fn canaries(status: &Status) -> Option<Table> {
+    let mut table = Table::new(&["SERVICE", "PHASE", "CANARY"]);
+    for rollout in &status.rollouts {
+        let style = if rollout.is_problem() { BAD } else { GOOD };
+        table.row([
+            rollout.service.as_ref().into(),
+            Cell::styled(rollout.phase.name(), style),
+            rollout.summary.as_str().into(),
+        ]);
+    }
+    (!status.rollouts.is_empty()).then_some(table)
 }
 
 fn programs(status: &Status) -> Option<Table> {
@@ -195,6 +209,10 @@ Segue 0.1.0  pid 4711, up 2 h 3 min, map layouts of version 1
   config     /etc/segue/segue.yaml; generation 7, applied 95 s ago
   test call  reached its backend, 12 s ago
   heartbeat  400 ms ago
+
+Canaries
+  SERVICE       PHASE        CANARY
+  shop/payment  progressing  v2 gets 10.0 % (step 2 of 3), does no worse than v1
 
 Programs
   PROGRAM   HOOK             ATTACHED  ID   RUNS  MEAN TIME
