@@ -9,7 +9,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use segue_agent::admin::view::{
-    Counters, Explanation, OrderError, OrderRequest, Ordered, Readiness, ServiceView, Status,
+    Counters, Explanation, OrderError, OrderRequest, Ordered, Readiness, RolloutError, RolloutRequest,
+    RolloutView, ServiceView, Status,
 };
 use segue_agent::admin::{Control, Observe, ObserveError, serve_admin};
 use segue_agent::flows::{EdgeView, Record};
@@ -53,13 +54,15 @@ const TOKENS: &[&str] = &[
     "Expect: 100-continue\r\n",
     "Upgrade: h2c\r\n",
     "/v1/flows/follow",
+    "/v1/rollout",
+    "\"order\":\"rollback\"",
     "PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n",
 ];
 
 /// How long an answer may take.
 const PATIENCE: Duration = Duration::from_secs(10);
 
-/// An agent that shows nothing and takes every order.
+/// An agent that shows nothing, takes every order about a breaker, and has no canary.
 struct Agent(Edges);
 
 impl Observe for Agent {
@@ -73,6 +76,10 @@ impl Observe for Agent {
 
     fn explain(&self, target: &str) -> Result<Explanation, ObserveError> {
         self.0.explain(target)
+    }
+
+    fn rollouts(&self) -> Vec<RolloutView> {
+        self.0.rollouts()
     }
 
     fn edges(&self) -> Result<Vec<EdgeView>, ObserveError> {
@@ -101,6 +108,10 @@ impl Control for Agent {
             backends: backend.iter().copied().collect(),
             ends_in_ms: *for_ms,
         })
+    }
+
+    fn steer(&self, request: &RolloutRequest) -> Result<RolloutView, RolloutError> {
+        Err(RolloutError::Unknown { service: request.service.clone() })
     }
 }
 

@@ -4,7 +4,7 @@
 use std::collections::HashSet;
 use std::sync::Arc;
 
-use segue_agent::admin::view::{Counters, Explanation, Readiness, ServiceView, Status};
+use segue_agent::admin::view::{Counters, Explanation, Readiness, RolloutView, ServiceView, Status};
 use segue_agent::admin::{Observe, ObserveError};
 use segue_agent::flows::{EdgeView, Record, Tally, identity, split_service_name};
 use segue_agent::metrics::{Exposition, Format};
@@ -36,6 +36,10 @@ impl Observe for Edges {
 
     fn explain(&self, target: &str) -> Result<Explanation, ObserveError> {
         Ok(Explanation { target: target.to_owned(), chains: Vec::new() })
+    }
+
+    fn rollouts(&self) -> Vec<RolloutView> {
+        Vec::new()
     }
 
     fn edges(&self) -> Result<Vec<EdgeView>, ObserveError> {

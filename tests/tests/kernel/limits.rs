@@ -284,6 +284,8 @@ fn a_full_backend_spends_no_probe_and_a_limit_can_be_lowered_below_what_is_in_us
     let agent = world.agent(&[with(3)]);
     let mut client = world.client();
     assert_eq!(connected(&client.connect_together(PAYMENT, 2)), 2);
+    // What is not accepted yet would be reset with the new ones.
+    eventually_equal("accepted connections", SOON, &2, || n1.open());
     n1.reset_new_connections(true);
     let _reset = client.attempts(PAYMENT, 1);
     eventually_equal("breakers that opened", SOON, &1, || service_state(&world, PAYMENT).opened);

@@ -18,6 +18,7 @@ mod harness;
 mod limits;
 mod memory;
 mod metrics;
+mod node_faults;
 mod programs_nobody_here_wrote;
 mod recvmsg;
 mod restart;
