@@ -424,12 +424,10 @@ fn tally(connection: &Connection, policy: &Policy, verdict: Verdict, now: Moment
 #[inline(always)]
 fn forget_window(id: u32) {
     let Some(state) = maps::backend_state(id) else { return };
-    // Of a zero it knows, the compiler would make a call, which takes a frame of the stack.
-    let empty = maps::unproven(0) as u64;
     let mut bucket = 0;
     while bucket < WINDOW_BUCKETS {
         if let Some(word) = state.window.get_mut(bucket) {
-            word.0 = empty;
+            word.0 = 0;
         }
         bucket += 1;
     }
@@ -495,11 +493,7 @@ pub(crate) fn signal_of_failure(failure: ConnectFailure) -> Option<Signal> {
         ConnectFailure::Refused => Some(Signal::Refused),
         ConnectFailure::Timeout => Some(Signal::Timeout),
         ConnectFailure::Unreachable => Some(Signal::Unreachable),
-        ConnectFailure::NoBackend
-        | ConnectFailure::Local
-        | ConnectFailure::Drained
-        | ConnectFailure::BackendLimit
-        | ConnectFailure::ServiceLimit
-        | ConnectFailure::ClientLimit => None,
+        ConnectFailure::NoBackend | ConnectFailure::Local | ConnectFailure::Drained => None,
+        ConnectFailure::BackendLimit | ConnectFailure::ServiceLimit | ConnectFailure::ClientLimit => None,
     }
 }
