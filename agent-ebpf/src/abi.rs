@@ -20,7 +20,7 @@ pub mod service;
 pub mod settings;
 
 pub use address::{Address, Endpoint, FrontendKey, Protocol};
-pub use admission::{Limits, RateWord};
+pub use admission::{ClientKey, Limit, Limits, RateWord, ServiceLimits, Usage};
 pub use affinity::{AffinityKey, AffinityValue, FailedOn};
 pub use breaker::{BreakerMode, BreakerPolicy, BreakerState, CellWord, Probe, TransitionReason, WindowWord};
 pub use connection::{Connection, Datagrams, Phase, Translation};

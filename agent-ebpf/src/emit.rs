@@ -15,8 +15,8 @@ pub(crate) fn outcome(hook: Hook, outcome: Outcome) {
 }
 
 /// Says in the agent's log that a connection was let through because the tables surprised a program. Rare by
-/// design, so it may cost something.
-#[inline(always)]
+/// design, so it may cost something; not a part of its caller, whose stack is short.
+#[inline(never)]
 pub(crate) fn surprise<C: EbpfContext>(context: &C, hook: Hook, outcome: Outcome) {
     warn!(context, "program {} let a call through untouched, outcome {}", hook as u8, outcome as u8);
 }

@@ -5,8 +5,9 @@ use core::ptr;
 
 use agent_ebpf::abi::limits;
 use agent_ebpf::abi::{
-    AffinityKey, AffinityValue, Backend, BackendState, Connection, Datagrams, Edge, EdgeKey, Event, FailedOn,
-    FrontendKey, Hook, Loss, Outcome, Policy, ServiceState, ServiceWord, Settings, Slot,
+    AffinityKey, AffinityValue, Backend, BackendState, ClientKey, Connection, Datagrams, Edge, EdgeKey,
+    Event, FailedOn, FrontendKey, Hook, Loss, Outcome, Policy, ServiceState, ServiceWord, Settings, Slot,
+    Usage,
 };
 use aya_ebpf::bindings::{BPF_F_MMAPABLE, BPF_F_NO_PREALLOC, BPF_NOEXIST, BPF_SK_STORAGE_GET_F_CREATE};
 use aya_ebpf::btf_maps::SkStorage;
@@ -54,6 +55,10 @@ static AFFINITY: LruHashMap<AffinityKey, AffinityValue> =
 static AVOIDANCES: LruHashMap<AffinityKey, FailedOn> =
     LruHashMap::with_max_entries(limits::MAX_AVOIDANCES, 0);
 
+/// What each client uses of its limits. Kernel writes, agent removes those of dead cgroups and corrects drifted ones.
+#[map]
+static CLIENTS: HashMap<ClientKey, Usage> = HashMap::with_max_entries(limits::MAX_CLIENTS, BPF_F_NO_PREALLOC);
+
 /// Workload cgroups: pods and units. Agent writes; the value says nothing yet.
 #[map]
 static WORKLOADS: HashMap<u64, u32> = HashMap::with_max_entries(limits::MAX_WORKLOADS, BPF_F_NO_PREALLOC);
@@ -92,7 +97,7 @@ static DATAGRAMS: SkStorage<Datagrams> = SkStorage::new();
 static NEW_EDGE: Edge = Edge {
     opened: 0,
     closed: [0; 6],
-    failed: [0; 6],
+    failed: [0; 9],
     sent_bytes: 0,
     received_bytes: 0,
     retransmits: 0,
@@ -118,6 +123,33 @@ pub(crate) fn add(counter: &mut u64, amount: u64) {
             options(nostack, preserves_flags),
         );
     }
+}
+
+/// Adds to a word that other CPUs may be adding to, and gives what it was before. Kernel 5.12.
+#[cfg(not(segue_no_compare_and_swap))]
+#[inline(always)]
+pub(crate) fn fetch_add(word: &mut u64, amount: u64) -> u64 {
+    let mut value = amount;
+    // SAFETY: an exclusive reference is a valid, aligned pointer; every concurrent writer uses atomic steps.
+    unsafe {
+        core::arch::asm!(
+            "{value} = atomic_fetch_add((u64 *)({word} + 0), {value})",
+            word = in(reg) ptr::from_mut(word),
+            value = inout(reg) value,
+            options(nostack, preserves_flags),
+        );
+    }
+    value
+}
+
+/// The same for kernels without that instruction: nothing that is added is lost, but two CPUs in the same instant may
+/// be told the same number.
+#[cfg(segue_no_compare_and_swap)]
+#[inline(always)]
+pub(crate) fn fetch_add(word: &mut u64, amount: u64) -> u64 {
+    let before = read(word);
+    add(word, amount);
+    before
 }
 
 /// The same number, of which the compiler knows nothing any more: it would leave out a bound check that it can prove
@@ -269,6 +301,29 @@ pub(crate) fn edge(key: &EdgeKey) -> Option<&'static mut Edge> {
             None
         }
     }
+}
+
+/// What a client uses of its limits.
+#[inline(always)]
+pub(crate) fn client(key: &ClientKey) -> Option<&'static mut Usage> {
+    // SAFETY: the kernel gave a pointer into the table; fields are only changed by `add` and `swap`.
+    CLIENTS.get_ptr_mut(key).map(|usage| unsafe { &mut *usage })
+}
+
+/// The same, made empty when it is not there yet. `None`, with a loss counted, where there is no room.
+#[inline(always)]
+pub(crate) fn client_or_new(key: &ClientKey) -> Option<&'static mut Usage> {
+    if let Some(found) = client(key) {
+        return Some(found);
+    }
+    let none = Usage { active: 0, pending: 0, rate: agent_ebpf::abi::RateWord(0) };
+    // NOEXIST: another CPU may have made the entry since, and counted in it.
+    let _ = CLIENTS.insert(key, &none, u64::from(BPF_NOEXIST));
+    let made = client(key);
+    if made.is_none() {
+        lost(Loss::Client);
+    }
+    made
 }
 
 /// A storage map as the helpers take it: the loader replaces the address of the definition by the map's.

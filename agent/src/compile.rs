@@ -318,6 +318,8 @@ fn policy(
         zone,
         join_ticks: join_ticks(&spec.policy),
         breaker: spec.policy.breaker.unwrap_or(BREAKER_OFF),
+        limited: spec.policy.limits.scopes(),
+        limits: spec.policy.limits,
         ..Policy::default()
     };
     let mut slots = Vec::new();

@@ -8,6 +8,7 @@ mod canary;
 mod check;
 mod draining;
 mod fallback;
+mod limits;
 mod problem;
 mod reader;
 mod reference;

@@ -8,7 +8,7 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
-use agent_ebpf::abi::{Algorithm, BreakerPolicy, Protocol};
+use agent_ebpf::abi::{Algorithm, BreakerPolicy, Protocol, ServiceLimits};
 use serde::{Deserialize, Serialize};
 
 /// A service's name, as in `shop/payment`.
@@ -65,6 +65,8 @@ pub struct PolicySpec {
     pub fallback: Option<ServiceName>,
     /// How long a handshake may take.
     pub connect_timeout: Option<Duration>,
+    /// How many connections may be open, waiting and new; all zero: any number.
+    pub limits: ServiceLimits,
     /// What becomes of the open connections of a backend that is out; `None`: they are kept.
     pub draining: Option<DrainingSpec>,
     /// The version of the split that is tried out, and when it must go; `None`: the split stays as it is.
@@ -162,7 +164,7 @@ pub struct VersionShare {
 }
 
 impl Default for PolicySpec {
-    /// `random`, no affinity, no split, no canary, no zone, no breaker, no fallback, EHOSTUNREACH (113 on every Linux architecture Segue
+    /// `random`, no affinity, no split, no canary, no zone, no breaker, no fallback, no limits, EHOSTUNREACH (113 on every Linux architecture Segue
     /// runs on).
     fn default() -> Self {
         Self {
@@ -175,6 +177,7 @@ impl Default for PolicySpec {
             slow_start: None,
             fallback: None,
             connect_timeout: None,
+            limits: ServiceLimits::default(),
             draining: None,
             canary: None,
         }

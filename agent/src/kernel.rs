@@ -27,7 +27,7 @@ use std::path::PathBuf;
 use agent_ebpf::abi::{Backend, BackendState, FrontendKey, Hook, Policy, ServiceWord, Slot};
 
 pub use cgroup::{Cgroup, mount_point};
-pub use counters::Counters;
+pub use counters::{Counters, Open};
 pub use data_plane::{DataPlane, Repair};
 pub use events::EventReader;
 pub use heap::trim_heap;

@@ -9,6 +9,7 @@ mod breaker;
 mod connections;
 mod draining;
 mod kernel;
+mod limits;
 mod process;
 mod reference;
 mod rollout;
@@ -33,6 +34,7 @@ const SUBJECTS: &[(&str, &[&Metric])] = &[
     ("Connections", connections::METRICS),
     ("Load balancing", balancing::METRICS),
     ("Circuit breaking", breaker::METRICS),
+    ("Limits on connections", limits::METRICS),
     ("Draining", draining::METRICS),
     ("Canaries", rollout::METRICS),
     ("Kernel side", kernel::METRICS),
@@ -104,6 +106,7 @@ impl Collector for Scrape {
         if let Some(services) = self.read(1, self.observe.services()) {
             balancing::write(&mut sheet, &services)?;
             breaker::write(&mut sheet, &services)?;
+            limits::write(&mut sheet, &services)?;
             rollout::write(&mut sheet, &services)?;
         }
         if let Some(status) = self.read(2, self.observe.status()) {

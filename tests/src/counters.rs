@@ -4,7 +4,7 @@
 use std::mem::offset_of;
 
 use agent_ebpf::abi::{
-    BackendState, CellWord, FrontendKey, Policy, Protocol, ServiceState, ServiceWord, Slot, Subset,
+    BackendState, CellWord, FrontendKey, Policy, Protocol, ServiceState, ServiceWord, Slot, Subset, Usage,
 };
 
 use crate::client::address;
@@ -16,7 +16,15 @@ use crate::world::World;
 /// # Panics
 /// When there is no such frontend, or the maps cannot be read.
 pub fn service_state(world: &World, frontend: &str) -> ServiceState {
-    let state = lookup(world, "SERVICE_STATE", &service_id(world, frontend, Protocol::Tcp));
+    service_state_of(world, frontend, Protocol::Tcp)
+}
+
+/// The same for a service of any protocol.
+///
+/// # Panics
+/// As [`service_state`].
+pub fn service_state_of(world: &World, frontend: &str, protocol: Protocol) -> ServiceState {
+    let state = lookup(world, "SERVICE_STATE", &service_id(world, frontend, protocol));
     let at = |offset: usize| word(&state, offset);
     ServiceState {
         cursor: at(offset_of!(ServiceState, cursor)),
@@ -33,6 +41,13 @@ pub fn service_state(world: &World, frontend: &str) -> ServiceState {
         closed: at(offset_of!(ServiceState, closed)),
         capped: at(offset_of!(ServiceState, capped)),
         panicked: at(offset_of!(ServiceState, panicked)),
+        refused_by_limit: at(offset_of!(ServiceState, refused_by_limit)),
+        usage: Usage {
+            active: at(offset_of!(ServiceState, usage) + offset_of!(Usage, active)),
+            pending: at(offset_of!(ServiceState, usage) + offset_of!(Usage, pending)),
+            ..Usage::default()
+        },
+        limited: std::array::from_fn(|limit| at(offset_of!(ServiceState, limited) + 8 * limit)),
         ejected: at(offset_of!(ServiceState, ejected)),
         kept_away: at(offset_of!(ServiceState, kept_away)),
         near: at(offset_of!(ServiceState, near)),

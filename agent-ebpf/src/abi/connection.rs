@@ -43,7 +43,8 @@ pub struct Connection {
     pub phase: u8,
     /// A protocol by number.
     pub protocol: u8,
-    /// [`CLOSED_BY_APPLICATION`], [`TIMED_OUT`], [`PROVED_GOOD`], [`TIME_LIMITED`] and [`RESET_BY_POLICY`].
+    /// [`CLOSED_BY_APPLICATION`], [`TIMED_OUT`], [`PROVED_GOOD`], [`TIME_LIMITED`], [`RESET_BY_POLICY`] and
+    /// [`COUNTED_BY_SERVICE`].
     pub marks: u8,
     /// The TCP state in which the application closed the socket.
     pub state_at_close: u8,
@@ -53,9 +54,11 @@ pub struct Connection {
     pub probe: Probe,
     /// The application's own `TCP_USER_TIMEOUT`, in milliseconds, while the handshake has a limit of ours.
     pub user_timeout_ms: u32,
+    /// The client whose limit it counts towards, as in `ClientKey`; 0: none's.
+    pub client: u64,
 }
 
-const _: () = assert!(size_of::<Connection>() == 88);
+const _: () = assert!(size_of::<Connection>() == 96);
 
 /// The application gave up its last handle of the socket.
 pub const CLOSED_BY_APPLICATION: u8 = 1;
@@ -70,6 +73,9 @@ pub const TIME_LIMITED: u8 = 8;
 
 /// Its backend is out for longer than the policy lets connections live: the agent was told to reset it.
 pub const RESET_BY_POLICY: u8 = 16;
+
+/// It counts towards the limits of its service.
+pub const COUNTED_BY_SERVICE: u8 = 32;
 
 /// One service an unconnected UDP socket talks to.
 #[repr(C)]

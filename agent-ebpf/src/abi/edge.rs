@@ -53,6 +53,12 @@ named_enum! {
         Local = 4 => "local",
         /// Its backend was out for as long as the policy lets connections live.
         Drained = 5 => "drained",
+        /// Refused before a SYN: every backend that might have taken it was at a limit.
+        BackendLimit = 6 => "backend_limit",
+        /// Refused before a SYN: the service was at a limit.
+        ServiceLimit = 7 => "service_limit",
+        /// Refused before a SYN: the client was at a limit.
+        ClientLimit = 8 => "client_limit",
     }
 }
 
@@ -77,7 +83,7 @@ pub struct Edge {
     /// Connections ended, by [`CloseReason`].
     pub closed: [u64; 6],
     /// Connections not established, by [`ConnectFailure`].
-    pub failed: [u64; 6],
+    pub failed: [u64; 9],
     /// Payload bytes the backend acknowledged.
     pub sent_bytes: u64,
     /// Payload bytes received from the backend.
@@ -92,4 +98,4 @@ pub struct Edge {
     pub rtt: Histogram,
 }
 
-const _: () = assert!(size_of::<Edge>() == 8 * 16 + 3 * size_of::<Histogram>());
+const _: () = assert!(size_of::<Edge>() == 8 * 19 + 3 * size_of::<Histogram>());

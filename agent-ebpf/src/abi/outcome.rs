@@ -41,6 +41,8 @@ named_enum! {
         Sampled = 16 => "sampled",
         /// An open connection was found that is due to be reset.
         Due = 17 => "due",
+        /// Refused: a limit on connections is reached.
+        Limited = 18 => "limited",
     }
 }
 
@@ -55,5 +57,9 @@ named_enum! {
         Affinity = 2 => "affinity",
         /// Not a loss: events that were written, so that written = read + in flight can be checked.
         EventWritten = 3 => "ring_written",
+        /// The table of clients was full: a connection was let through without counting towards its client's limits.
+        Client = 4 => "clients",
+        /// The bucket of a rate was changed by others so often that a connection was refused without a look.
+        Contended = 5 => "contended",
     }
 }

@@ -26,8 +26,12 @@ pub struct Sample {
     pub phase: u8,
     /// A `Protocol` by number.
     pub protocol: u8,
+    /// The marks of the connection, as in `Connection`.
+    pub marks: u8,
     /// Zero.
-    pub _pad: [u8; 6],
+    pub _pad: [u8; 5],
+    /// The client whose limit it counts towards; 0: none's.
+    pub client: u64,
 }
 
-const _: () = assert!(size_of::<Sample>() == 56);
+const _: () = assert!(size_of::<Sample>() == 64);

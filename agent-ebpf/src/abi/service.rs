@@ -1,6 +1,7 @@
 //! Services, policies, slots and backends: the tables the agent writes and the state the kernel keeps per entry.
 
 use super::address::Endpoint;
+use super::admission::{LIMITS, RateWord, ServiceLimits, Usage};
 use super::breaker::{BreakerMode, BreakerPolicy, CellWord, WindowWord};
 use super::drain::Drain;
 use super::limits::{MAX_SUBSETS, WINDOW_BUCKETS};
@@ -84,8 +85,8 @@ pub struct Policy {
     pub subset_count: u8,
     /// The errno an application gets where nothing is usable.
     pub refuse_errno: u8,
-    /// Zero.
-    pub _pad: u8,
+    /// Which of `limits` there are: a sum of [`PER_BACKEND`](super::admission::PER_BACKEND) and the like; 0: none.
+    pub limited: u8,
     /// The service that takes the connections where nothing of this one is usable. 0: none, refuse.
     pub fallback: u32,
     /// How long a handshake may take, in milliseconds. 0: as long as the kernel tries by itself.
@@ -100,9 +101,11 @@ pub struct Policy {
     pub subsets: [Subset; MAX_SUBSETS],
     /// When a backend is ejected and how it comes back.
     pub breaker: BreakerPolicy,
+    /// How many connections may be open, waiting and new.
+    pub limits: ServiceLimits,
 }
 
-const _: () = assert!(size_of::<Policy>() == 32 + 20 * MAX_SUBSETS + 48);
+const _: () = assert!(size_of::<Policy>() == 32 + 20 * MAX_SUBSETS + 48 + 48);
 
 impl Policy {
     /// The algorithm, or `None` for a number this build does not know.
@@ -231,11 +234,13 @@ pub struct BackendState {
     pub pending: u64,
     /// The tick of the last handshake that ended, well or not, or of the first of those that are under way.
     pub progress_ticks: u64,
+    /// The bucket of the limit on new connections.
+    pub rate: RateWord,
     /// The breaker's window: what became of connections, by bucket of time.
     pub window: [WindowWord; WINDOW_BUCKETS],
 }
 
-const _: () = assert!(size_of::<BackendState>() == 56 + 8 * WINDOW_BUCKETS);
+const _: () = assert!(size_of::<BackendState>() == 64 + 8 * WINDOW_BUCKETS);
 
 /// Value of `SERVICE_STATE`: what the kernel counts per service.
 #[repr(C)]
@@ -279,8 +284,13 @@ pub struct ServiceState {
     pub near: u64,
     /// Connections of a service that prefers a zone and has backends in it, that went elsewhere.
     pub overflowed: u64,
-    /// Zero.
-    pub _reserved: [u64; 3],
+    /// What is in use of the service's own limits.
+    pub usage: Usage,
+    /// Times each [`Limit`](super::Limit) was reached, by its number: of a backend's, times a full backend was passed
+    /// over; of the others, connections that the service did not take.
+    pub limited: [u64; LIMITS],
+    /// Connections refused because of a limit, of this service or of a fallback.
+    pub refused_by_limit: u64,
 }
 
-const _: () = assert!(size_of::<ServiceState>() == 176);
+const _: () = assert!(size_of::<ServiceState>() == 256);

@@ -1,6 +1,6 @@
 //! Limits on connections: how many at a time, how many waiting for their handshake, how many per second.
 //!
-//! Each function takes a word and gives the word that should replace it by compare-and-swap, or says no; so no
+//! Each function takes a word and gives the word that should replace it in one atomic step, or says no; so no
 //! limit is ever passed, however many CPUs ask at once. A caller that is refused by one limit gives back what it
 //! took from those before.
 
@@ -14,16 +14,12 @@ const SECOND: u64 = 16_000_000_000;
 /// has no multiplication that tells of an overflow.
 pub const MAX_BURST: u32 = 1 << 29;
 
-/// One more of at most `most` (0: no limit); `None` where that would be one too many.
+/// One more of at most `most` (0: no limit); `None` where that would be one too many. A count that drifted below zero
+/// (a giving back that was counted twice, before that was found and corrected) admits: it must not refuse everything.
 #[inline(always)]
 pub const fn take(count: u64, most: u32) -> Option<u64> {
-    if most != 0 && count >= most as u64 { None } else { Some(count.saturating_add(1)) }
-}
-
-/// One less.
-#[inline(always)]
-pub const fn give_back(count: u64) -> u64 {
-    count.saturating_sub(1)
+    let is_drifted = count > u64::MAX >> 1;
+    if most != 0 && count >= most as u64 && !is_drifted { None } else { Some(count.wrapping_add(1)) }
 }
 
 /// Takes one token of the bucket; `None` where there is none. The rate is never exceeded: the time between two
@@ -85,8 +81,13 @@ mod tests {
             count = taken;
         }
         assert_eq!(count, 7);
-        assert_eq!(take(give_back(count), 7), Some(7));
-        assert_eq!(give_back(0), 0);
+        assert_eq!(take(count - 1, 7), Some(7));
+    }
+
+    #[test]
+    fn a_count_that_drifted_below_zero_refuses_nobody() {
+        assert_eq!(take(u64::MAX, 7), Some(0));
+        assert_eq!(take(u64::MAX - 4, 7), Some(u64::MAX - 3));
     }
 
     #[test]

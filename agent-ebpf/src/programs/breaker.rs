@@ -494,5 +494,6 @@ pub(crate) fn signal_of_failure(failure: ConnectFailure) -> Option<Signal> {
         ConnectFailure::Timeout => Some(Signal::Timeout),
         ConnectFailure::Unreachable => Some(Signal::Unreachable),
         ConnectFailure::NoBackend | ConnectFailure::Local | ConnectFailure::Drained => None,
+        ConnectFailure::BackendLimit | ConnectFailure::ServiceLimit | ConnectFailure::ClientLimit => None,
     }
 }

@@ -1,14 +1,15 @@
 //! `connect()`: a service address becomes a backend's, and the socket remembers both.
 
 use agent_ebpf::abi::{
-    Backend, ConnectFailure, Connection, Endpoint, EventKind, FrontendKey, Hook, Outcome, Phase, Protocol,
+    ConnectFailure, Connection, EventKind, FrontendKey, Hook, Limit, Outcome, Phase, Protocol,
 };
 use aya_ebpf::macros::cgroup_sock_addr;
 use aya_ebpf::programs::SockAddrContext;
 
 use super::breaker::{self, Report};
 use super::datagrams;
-use super::select::{Found, Selection, select};
+use super::limits;
+use super::select::{Found, Selection, refuse_as_asked, select};
 use super::sock_ops::{abandon, count_failure};
 use super::{ALLOW, REFUSE};
 use crate::context::{self, Family, Moment, Socket, SocketAddress, TcpCounts};
@@ -33,7 +34,7 @@ fn run(hook: Hook, context: &SockAddrContext, family: Family) -> i32 {
     if matches!(outcome, Outcome::Inconsistent | Outcome::StorageFailed) {
         emit::surprise(context, hook, outcome);
     }
-    if matches!(outcome, Outcome::NoBackend) { REFUSE } else { ALLOW }
+    if matches!(outcome, Outcome::NoBackend | Outcome::Limited) { REFUSE } else { ALLOW }
 }
 
 #[inline(always)]
@@ -43,7 +44,8 @@ fn connect(call: &SocketAddress) -> Outcome {
         return Outcome::Unsupported;
     }
     let Some(socket) = call.socket() else { return Outcome::Unsupported };
-    let requested = call.endpoint();
+    // One record of what was asked for, handed on by reference: the stack is short.
+    let asked = FrontendKey::new(call.endpoint(), protocol);
     // A socket that connects again gives back what it held: a UDP socket may do so at any time, a TCP one after
     // a handshake that failed before its SYN left.
     let previous = maps::connection(socket);
@@ -52,34 +54,43 @@ fn connect(call: &SocketAddress) -> Outcome {
             datagrams::keep_peer(socket, previous);
         }
     }
-    let Some(service) = maps::service_of(&FrontendKey::new(requested, protocol)) else {
+    let Some(service) = maps::service_of(&asked) else {
         if let Some(previous) = previous {
-            abandon(previous, Moment::now());
+            give_up(previous, Moment::now().ns);
             maps::forget_connection(socket);
         }
         if protocol == Protocol::Udp as u8 {
-            datagrams::forget(socket, &requested);
+            datagrams::forget(socket, &asked.endpoint());
         }
         return Outcome::Unmanaged;
     };
     let now = Moment::now();
     let previous = match previous {
         Some(previous) => {
-            abandon(previous, now);
+            give_up(previous, now.ns);
             Some(previous)
         }
         None => None,
     };
-    let selection = select(service, now);
-    match (selection.found, selection.backend) {
-        (Found::Backend, Some(backend)) => {
-            take(call, socket, previous, service, &Asked { requested, protocol }, &selection, backend, now)
+    let is_udp = protocol == Protocol::Udp as u8;
+    let caller = if is_udp { limits::CONNECTED } else { limits::HANDSHAKE };
+    let selection = select(service, caller, now);
+    match selection.found {
+        Found::Backend => {
+            let outcome = take(socket, &asked, &selection, previous, now.ns);
+            if matches!(outcome, Outcome::Selected | Outcome::Affine) {
+                if let Some(backend) = maps::backend(selection.id) {
+                    call.give_cookie();
+                    call.set_endpoint(&backend.endpoint);
+                }
+            }
+            outcome
         }
-        (Found::Nothing, _) => {
-            refuse(service, requested, protocol, selection.errno, now);
-            Outcome::NoBackend
+        Found::Nothing => {
+            refuse(service, &asked, selection.id, now.ns);
+            if selection.id == limits::FREE { Outcome::NoBackend } else { Outcome::Limited }
         }
-        _ => {
+        Found::Inconsistent => {
             if let Some(state) = maps::service_state(service) {
                 maps::add(&mut state.passed, 1);
             }
@@ -88,29 +99,28 @@ fn connect(call: &SocketAddress) -> Outcome {
     }
 }
 
-/// What the application asked for.
-struct Asked {
-    requested: Endpoint,
-    protocol: u8,
+/// Gives back what a socket holds that connects again. Not a part of its caller, as [`take`].
+#[inline(never)]
+fn give_up(previous: &mut Connection, now_ns: u64) {
+    abandon(previous, Moment { ns: now_ns });
 }
 
-/// Sends the connection to the backend, and remembers.
-#[inline(always)]
-#[expect(clippy::too_many_arguments, reason = "one step of `connect`, written apart to be read")]
+/// Counts the connection and lets the socket remember it. Not a part of its caller: its records would stand on the stack
+/// while a backend is chosen, and kernels before 6.8 round every frame up to 32 bytes.
+#[inline(never)]
 fn take(
-    call: &SocketAddress,
     socket: Socket,
-    previous: Option<&'static mut Connection>,
-    service: u32,
-    asked: &Asked,
+    asked: &FrontendKey,
     chosen: &Selection,
-    backend: &'static Backend,
-    now: Moment,
+    previous: Option<&'static mut Connection>,
+    now_ns: u64,
 ) -> Outcome {
-    let Asked { requested, protocol } = *asked;
+    let now = Moment { ns: now_ns };
+    let Some(backend) = maps::backend(chosen.id) else { return Outcome::Inconsistent };
+    let protocol = asked.protocol;
     let is_udp = protocol == Protocol::Udp as u8;
     let mut connection = Connection {
-        requested,
+        requested: asked.endpoint(),
         chosen: backend.endpoint,
         service: chosen.service,
         backend: chosen.id,
@@ -120,23 +130,32 @@ fn take(
         started_at_ns: now.ns,
         phase: if is_udp { Phase::Established } else { Phase::Reserved } as u8,
         protocol,
-        marks: 0,
+        marks: chosen.place.marks(),
         state_at_close: 0,
         received_at_fin_low: 0,
         probe: chosen.probe,
         user_timeout_ms: 0,
+        client: chosen.place.client(chosen.client),
     };
     if !remember(socket, previous, &mut connection) {
+        if chosen.place.is_counted() {
+            limits::undo_at_backend(chosen.service, chosen.id, !is_udp);
+        }
+        limits::undo(chosen.service, connection.client, connection.marks, !is_udp);
         breaker::report(&connection, Report::Abandoned, now);
         return Outcome::StorageFailed;
     }
-    reserve(service, chosen, is_udp, now);
-    call.give_cookie();
-    call.set_endpoint(&connection.chosen);
+    reserve(chosen, is_udp, now);
     if is_udp {
-        emit::event(EventKind::Opened, 0, &connection, &TcpCounts::default(), now.ns);
+        tell_opened(&connection, now.ns);
     }
     if chosen.affine { Outcome::Affine } else { Outcome::Selected }
+}
+
+/// Apart from its caller for the same reason as [`refuse`].
+#[inline(never)]
+fn tell_opened(connection: &Connection, now_ns: u64) {
+    emit::event(EventKind::Opened, 0, connection, &TcpCounts::default(), now_ns);
 }
 
 /// Writes what the socket is to remember; in place where it remembered something before.
@@ -153,18 +172,20 @@ fn remember(socket: Socket, previous: Option<&'static mut Connection>, connectio
 
 /// Counts a connection where it was sent, before it exists: load must show while handshakes are under way.
 #[inline(always)]
-fn reserve(service: u32, chosen: &Selection, is_udp: bool, now: Moment) {
+fn reserve(chosen: &Selection, is_udp: bool, now: Moment) {
     if let Some(state) = maps::backend_state(chosen.id) {
-        maps::add(&mut state.active, 1);
         maps::add(&mut state.selections, 1);
-        if !is_udp {
+        if !chosen.place.is_counted() {
+            maps::add(&mut state.active, 1);
+        }
+        if !is_udp && !chosen.place.is_counted() {
             if state.pending == 0 {
                 state.progress_ticks = u64::from(now.ticks());
             }
             maps::add(&mut state.pending, 1);
         }
     }
-    if let Some(state) = maps::service_state(service) {
+    if let Some(state) = maps::service_state(chosen.asked) {
         maps::add(&mut state.selected, 1);
         if chosen.affine {
             maps::add(&mut state.affine, 1);
@@ -172,22 +193,26 @@ fn reserve(service: u32, chosen: &Selection, is_udp: bool, now: Moment) {
     }
 }
 
-#[inline(always)]
-fn refuse(service: u32, requested: Endpoint, protocol: u8, errno: u8, now: Moment) {
+/// Not a part of its caller: together their records are more than the stack of a program that calls others may be.
+#[inline(never)]
+fn refuse(service: u32, asked: &FrontendKey, limit: u32, now_ns: u64) {
+    let protocol = asked.protocol;
+    let is_limited = limit != limits::FREE;
     if let Some(state) = maps::service_state(service) {
-        maps::add(&mut state.no_backend, 1);
+        maps::add(if is_limited { &mut state.refused_by_limit } else { &mut state.no_backend }, 1);
     }
     let nowhere = Connection {
-        requested,
+        requested: asked.endpoint(),
         service,
         cgroup: context::current_cgroup(),
-        started_at_ns: now.ns,
+        started_at_ns: now_ns,
         protocol,
         ..Connection::default()
     };
+    let failure = if is_limited { Limit::failure(limit - 1) } else { ConnectFailure::NoBackend };
     if protocol == Protocol::Tcp as u8 {
-        count_failure(&nowhere, ConnectFailure::NoBackend, 0);
+        count_failure(&nowhere, failure, 0);
     }
-    emit::event(EventKind::Failed, ConnectFailure::NoBackend as u8, &nowhere, &TcpCounts::default(), now.ns);
-    context::refuse_with(errno);
+    emit::event(EventKind::Failed, failure as u8, &nowhere, &TcpCounts::default(), now_ns);
+    refuse_as_asked(service);
 }

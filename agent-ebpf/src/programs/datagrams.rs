@@ -36,8 +36,9 @@ pub(super) fn keep(datagrams: &mut Datagrams, translation: &Translation) {
     datagrams.next = (place + 1) % MAX_TRANSLATIONS as u32;
 }
 
-/// Keeps the peer of a socket that is about to connect elsewhere: where that fails, it stays the peer.
-#[inline(always)]
+/// Keeps the peer of a socket that is about to connect elsewhere: where that fails, it stays the peer. Not a part of its
+/// caller, whose stack is short.
+#[inline(never)]
 pub(super) fn keep_peer(socket: Socket, connection: &Connection) {
     let Some(datagrams) = maps::datagrams_or_new(socket) else { return };
     let translation = Translation {

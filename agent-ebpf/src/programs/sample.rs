@@ -33,7 +33,9 @@ extern "C" fn segue_sample(context: *mut RawVisit) -> i32 {
         retransmits: counts.retransmits,
         phase: connection.phase,
         protocol: connection.protocol,
-        _pad: [0; 6],
+        marks: connection.marks,
+        _pad: [0; 5],
+        client: connection.client,
     });
     emit::outcome(Hook::Sample, Outcome::Sampled);
     0

@@ -1,7 +1,8 @@
 //! Which backend a connection or datagram goes to: follows the tables and asks `decide` at each fork.
 
+use agent_ebpf::abi::admission::LIMITS;
 use agent_ebpf::abi::limits::{MAX_BACKENDS, MAX_CANDIDATES, MAX_CGROUP_LEVELS, MAX_FALLBACKS};
-use agent_ebpf::abi::{AffinityKey, AffinityValue, Algorithm, Backend, BackendStatus, Probe, Subset};
+use agent_ebpf::abi::{AffinityKey, AffinityValue, Algorithm, BackendStatus, Probe, Subset};
 use agent_ebpf::decide::balance::{self, Side, peak_ewma, random};
 use agent_ebpf::decide::breaker::avoidance::NOBODY;
 use agent_ebpf::decide::breaker::ejection;
@@ -9,6 +10,7 @@ use agent_ebpf::decide::locality::{self, Window};
 use agent_ebpf::decide::{affinity, census, split};
 
 use super::breaker::{self, Asking};
+use super::limits::{self, Place};
 use crate::context::{self, Moment};
 use crate::maps;
 
@@ -18,18 +20,20 @@ use crate::maps;
 pub(crate) struct Selection {
     /// What was found.
     pub(crate) found: Found,
+    /// The service that was asked for.
+    pub(crate) asked: u32,
     /// The service the backend belongs to: the one asked for, or a fallback of it.
     pub(crate) service: u32,
-    /// The backend's id.
+    /// The backend's id; where nothing was found, the limit that is in the way, as in [`Place::limit`].
     pub(crate) id: u32,
-    /// The backend's record; `None` unless one was found.
-    pub(crate) backend: Option<&'static Backend>,
     /// Chosen by the client's affinity.
     pub(crate) affine: bool,
     /// What the backend's breaker admitted the connection as.
     pub(crate) probe: Probe,
-    /// The errno the policy names, where nothing is usable.
-    pub(crate) errno: u8,
+    /// What was taken of the limits.
+    pub(crate) place: Place,
+    /// The client, where the service limits its clients; else 0.
+    pub(crate) client: u64,
 }
 
 /// What a [`Selection`] found.
@@ -37,7 +41,7 @@ pub(crate) struct Selection {
 pub(crate) enum Found {
     /// A backend.
     Backend,
-    /// The service is known and has nothing usable.
+    /// The service is known and has nothing usable, or nothing that is not at a limit.
     Nothing,
     /// The tables named something that is not there.
     Inconsistent,
@@ -46,46 +50,48 @@ pub(crate) enum Found {
 impl Selection {
     #[inline(always)]
     const fn none(found: Found) -> Self {
-        Self { found, service: 0, id: 0, backend: None, affine: false, probe: Probe::NONE, errno: 0 }
-    }
-
-    #[inline(always)]
-    const fn of(service: u32, id: u32, backend: &'static Backend, probe: Probe) -> Self {
-        let found = Found::Backend;
-        Self { found, service, id, backend: Some(backend), affine: false, probe, errno: 0 }
+        Self {
+            found,
+            asked: 0,
+            service: 0,
+            id: 0,
+            affine: false,
+            probe: Probe::NONE,
+            place: Place::NONE,
+            client: 0,
+        }
     }
 }
 
-/// Selects a backend of a service, or of its fallbacks where nothing of it is usable.
+/// Selects a backend of a service, or of its fallbacks where nothing of it is usable. `caller` is how it is asked for,
+/// as in [`limits::HANDSHAKE`].
 #[inline(always)]
-pub(crate) fn select(requested: u32, now: Moment) -> Selection {
+pub(crate) fn select(requested: u32, caller: u32, now: Moment) -> Selection {
     let mut service = requested;
-    let mut errno = 0;
+    let mut limit = limits::FREE;
     let mut hop = 0;
     while hop < MAX_FALLBACKS {
         let Some(policy) = maps::policy_of(service) else { return Selection::none(Found::Inconsistent) };
-        if hop == 0 {
-            errno = policy.refuse_errno;
-        }
-        let mut answer = segue_choose(service, now.ns);
-        if answer < INCONSISTENT {
-            if (answer >> 32) as u32 & AFFINE == 0 {
-                answer = segue_taker(service, answer as u32, (answer >> 32) as u32, now.ns);
+        let client = limits::client_of(policy, caller);
+        let place = limits::enter(service, policy, client, caller, now);
+        let mut in_the_way = place.limit();
+        if in_the_way == limits::FREE {
+            let answer = segue_select(service, caller, now.ns);
+            if answer < NOTHING {
+                return found(requested, service, answer, place, client);
             }
-            if policy.affinity_timeout_ms != 0 && answer < INCONSISTENT {
-                segue_remember(service, (answer >> 32) as u32 & !AFFINE, now.ns);
+            limits::leave(service, place, client, caller);
+            if answer == INCONSISTENT {
+                return Selection::none(Found::Inconsistent);
             }
+            in_the_way = limit_in(answer);
         }
-        if answer == INCONSISTENT {
-            return Selection::none(Found::Inconsistent);
+        // The first limit that was in the way is the reason; what a fallback lacked is not what was asked for.
+        if limit == limits::FREE {
+            limit = in_the_way;
         }
-        if answer != NOTHING {
-            let id = (answer >> 32) as u32 & !AFFINE;
-            let Some(backend) = maps::backend(id) else { return Selection::none(Found::Inconsistent) };
-            let affine = (answer >> 32) as u32 & AFFINE != 0;
-            return Selection { affine, ..Selection::of(service, id, backend, Probe(answer as u32)) };
-        }
-        if policy.fallback == 0 {
+        // A client that has its share gets no more of it from the fallback, which others need.
+        if policy.fallback == 0 || limits::is_clients(in_the_way) {
             break;
         }
         if let Some(state) = maps::service_state(service) {
@@ -94,12 +100,59 @@ pub(crate) fn select(requested: u32, now: Moment) -> Selection {
         service = policy.fallback;
         hop += 1;
     }
-    Selection { errno, ..Selection::none(Found::Nothing) }
+    Selection { id: limit, ..Selection::none(Found::Nothing) }
+}
+
+/// What an answer of [`segue_select`] names.
+#[inline(always)]
+fn found(asked: u32, service: u32, answer: u64, place: Place, client: u64) -> Selection {
+    let above = (answer >> 32) as u32;
+    Selection {
+        found: Found::Backend,
+        asked,
+        service,
+        id: above & MAX_ID,
+        affine: above & AFFINE != 0,
+        probe: Probe(answer as u32),
+        place: place.and(Place::at_backend(above & COUNTED != 0)),
+        client,
+    }
+}
+
+/// Makes the system call that is about to be refused fail with the errno that the service asked for names.
+#[inline(always)]
+pub(crate) fn refuse_as_asked(service: u32) {
+    if let Some(policy) = maps::policy_of(service) {
+        context::refuse_with(policy.refuse_errno);
+    }
 }
 
 /// Set beside the id of a backend that was chosen by the client's affinity.
 const AFFINE: u32 = 1 << 30;
-const _: () = assert!(MAX_BACKENDS <= AFFINE);
+/// Set beside the id of a backend at which the connection is counted already.
+const COUNTED: u32 = 1 << 29;
+/// The bits of an id beside these.
+const MAX_ID: u32 = COUNTED - 1;
+const _: () = assert!(MAX_BACKENDS <= COUNTED);
+
+/// Selects among the service's own backends: a taker as [`taken`] says, or [`NOTHING`], a limit ([`limited`]) or
+/// [`INCONSISTENT`]. A global function, so that what stands on its callers' stack is as little as can be.
+#[unsafe(no_mangle)]
+#[inline(never)]
+extern "C" fn segue_select(service: u32, caller: u32, now_ns: u64) -> u64 {
+    let Some(policy) = maps::policy_of(service) else { return INCONSISTENT };
+    let mut answer = segue_choose(service, caller, now_ns);
+    if answer >= NOTHING {
+        return answer;
+    }
+    if (answer >> 32) as u32 & AFFINE == 0 {
+        answer = segue_taker(service, answer as u32, (answer >> 32) as u32 | caller << CALLER, now_ns);
+    }
+    if policy.affinity_timeout_ms != 0 && answer < NOTHING {
+        segue_remember(service, (answer >> 32) as u32 & MAX_ID, now_ns);
+    }
+    answer
+}
 
 /// Selects among the service's own backends. By the client's affinity: the id with [`AFFINE`] above and what it admits
 /// the connection as below. Else what the algorithm wants, below, and how backends are to be asked, above. Or
@@ -109,7 +162,7 @@ const _: () = assert!(MAX_BACKENDS <= AFFINE);
 /// that their frames do not stand on the kernel's 512 bytes of stack together.
 #[unsafe(no_mangle)]
 #[inline(never)]
-extern "C" fn segue_choose(service: u32, now_ns: u64) -> u64 {
+extern "C" fn segue_choose(service: u32, caller: u32, now_ns: u64) -> u64 {
     let Some(policy) = maps::policy_of(service) else { return INCONSISTENT };
     let now = Moment { ns: now_ns };
     let asking = &Asking { service, policy, now };
@@ -118,7 +171,7 @@ extern "C" fn segue_choose(service: u32, now_ns: u64) -> u64 {
     let client = if has_affinity || balance::needs_client(algorithm) { segue_client() } else { 0 };
     let key = AffinityKey { client, service, _pad: 0 };
     if has_affinity {
-        let answer = affine(asking, &key);
+        let answer = affine(asking, &key, caller);
         if answer != NOTHING {
             return answer | u64::from(AFFINE) << 32;
         }
@@ -208,10 +261,35 @@ const PANIC: u32 = 4;
 /// The last time: nobody is avoided or declines, and where no breaker of those asked lets it pass, that is panic too.
 const LAST: u32 = 8;
 
-/// No backend took the connection.
-const NOTHING: u64 = u64::MAX;
+/// Refusals were counted in a lap before.
+const QUIET_LAP: u32 = 16;
+/// How a backend is asked for stands from this bit on, as in [`limits::HANDSHAKE`].
+const CALLER: u32 = 8;
+
+/// No backend took the connection. Between this and [`INCONSISTENT`], for a limit: see [`limited`].
+const NOTHING: u64 = u64::MAX - 16;
 /// The tables named something that is not there.
-const INCONSISTENT: u64 = u64::MAX - 1;
+const INCONSISTENT: u64 = u64::MAX;
+const _: () = assert!((LIMITS as u64) < INCONSISTENT - NOTHING);
+
+/// No backend took the connection, and this limit, if it is not [`limits::FREE`], was in the way.
+#[inline(always)]
+const fn limited(limit: u32) -> u64 {
+    NOTHING + limit as u64
+}
+
+/// The limit in such an answer.
+#[inline(always)]
+const fn limit_in(answer: u64) -> u32 {
+    (answer - NOTHING) as u32
+}
+
+/// A backend took the connection: its id, whether it is counted there, and what it was admitted as.
+#[inline(always)]
+fn taken(asking: &Asking, id: u32, caller: u32, probe: u64) -> u64 {
+    let counted = if limits::counts_at_backend(asking.policy, caller) { COUNTED } else { 0 };
+    u64::from(id | counted) << 32 | probe
+}
 
 /// The first backend that takes the connection, from the algorithm's choice on and then round the others: first on
 /// the side of the border where it is to go, then on both, at last the one avoided too.
@@ -221,16 +299,17 @@ extern "C" fn segue_taker(service: u32, first: u32, how: u32, now_ns: u64) -> u6
     let Some(policy) = maps::policy_of(service) else { return INCONSISTENT };
     let avoided = breaker::avoided(&Asking { service, policy, now: Moment { ns: now_ns } });
     let mut answer = segue_go_round(service, first, avoided, how, now_ns);
-    if answer == NOTHING && how & (NEAR | ELSEWHERE) != 0 {
-        answer = segue_go_round(service, first, avoided, how & PANIC | QUIET_LAP, now_ns);
+    let again = how & !(NEAR | ELSEWHERE) | QUIET_LAP;
+    if is_nothing(answer) && how & (NEAR | ELSEWHERE) != 0 {
+        answer = segue_go_round(service, first, avoided, again, now_ns);
     }
-    if answer == NOTHING {
-        answer = segue_go_round(service, first, NOBODY, how & PANIC | LAST | QUIET_LAP, now_ns);
+    if is_nothing(answer) {
+        answer = segue_go_round(service, first, NOBODY, again | LAST, now_ns);
     }
-    if answer >= INCONSISTENT {
+    if answer >= NOTHING {
         return answer;
     }
-    let id = (answer >> 32) as u32;
+    let id = (answer >> 32) as u32 & MAX_ID;
     let Some(backend) = maps::backend(id) else { return INCONSISTENT };
     if let Some(state) = maps::service_state(service) {
         if first == avoided && id != avoided {
@@ -244,17 +323,21 @@ extern "C" fn segue_taker(service: u32, first: u32, how: u32, now_ns: u64) -> u6
     answer
 }
 
-/// Refusals were counted in a lap before.
-const QUIET_LAP: u32 = 16;
+#[inline(always)]
+const fn is_nothing(answer: u64) -> bool {
+    answer >= NOTHING && answer != INCONSISTENT
+}
 
-/// Asks one backend of the ring after the other, once round. The taker's id and what it admits the connection as, in
-/// one word; [`NOTHING`] or [`INCONSISTENT`] else. A global function, which the verifier reads once.
+/// Asks one backend of the ring after the other, once round: a taker as [`taken`] says, or [`NOTHING`], a limit
+/// ([`limited`]) or [`INCONSISTENT`]. A global function, which the verifier reads once.
 #[unsafe(no_mangle)]
 #[inline(never)]
 extern "C" fn segue_go_round(service: u32, first: u32, avoided: u32, how: u32, now_ns: u64) -> u64 {
     let Some(policy) = maps::policy_of(service) else { return INCONSISTENT };
     let asking = Asking { service, policy, now: Moment { ns: now_ns } };
     let quiet = if how & (PANIC | QUIET_LAP) != 0 { breaker::QUIET } else { 0 };
+    let caller = how >> CALLER | if how & QUIET_LAP != 0 { limits::QUIET } else { 0 };
+    let mut limit = limits::FREE;
     let mut id = first;
     let mut turn = 0;
     while turn < MAX_CANDIDATES {
@@ -264,17 +347,23 @@ extern "C" fn segue_go_round(service: u32, first: u32, avoided: u32, how: u32, n
         }
         let side = if census::is_near(backend.zone, policy.zone) != 0 { ELSEWHERE } else { NEAR };
         if id != avoided && how & side == 0 {
-            // A backend in slow start passes on some of what falls to it, but not what nobody else takes.
-            let is_picky = turn == 0 && policy.ready_backends > 1 && how & (LAST | PANIC) == 0;
-            let answer =
-                breaker::admit(&asking, id, backend, quiet | if is_picky { breaker::PICKY } else { 0 });
-            if answer != breaker::REFUSED {
-                return u64::from(id) << 32 | answer;
-            }
-            // Panic distrusts breakers, not an operator.
-            if how & PANIC != 0 && !breaker::is_ordered_away(&asking, backend) {
-                panicked(service);
-                return u64::from(id) << 32;
+            let in_the_way = limits::enter_backend(&asking, id, caller);
+            if in_the_way == limits::FREE {
+                // A backend in slow start passes on some of what falls to it, but not what nobody else takes.
+                let is_picky = turn == 0 && policy.ready_backends > 1 && how & (LAST | PANIC) == 0;
+                let manner = quiet | if is_picky { breaker::PICKY } else { 0 };
+                let answer = breaker::admit(&asking, id, backend, manner);
+                if answer != breaker::REFUSED {
+                    return taken(&asking, id, caller, answer);
+                }
+                // Panic distrusts breakers, not an operator.
+                if how & PANIC != 0 && !breaker::is_ordered_away(&asking, backend) {
+                    panicked(service);
+                    return taken(&asking, id, caller, 0);
+                }
+                limits::leave_backend(&asking, id, caller);
+            } else {
+                limit = in_the_way;
             }
         }
         id = backend.next;
@@ -283,12 +372,26 @@ extern "C" fn segue_go_round(service: u32, first: u32, avoided: u32, how: u32, n
             break;
         }
     }
-    let Some(backend) = maps::backend(first) else { return INCONSISTENT };
-    if how & LAST != 0 && breaker::may_panic(policy) && !breaker::is_ordered_away(&asking, backend) {
-        panicked(service);
-        return u64::from(first) << 32;
+    // A backend that is full is a healthy one: then there is no panic.
+    if limit == limits::FREE && how & LAST != 0 && breaker::may_panic(policy) {
+        return panic(&asking, first, caller);
     }
-    NOTHING
+    limited(limit)
+}
+
+/// Gives the connection to the algorithm's choice, whatever its breaker says.
+#[inline(always)]
+fn panic(asking: &Asking, first: u32, caller: u32) -> u64 {
+    let Some(backend) = maps::backend(first) else { return INCONSISTENT };
+    if breaker::is_ordered_away(asking, backend) {
+        return NOTHING;
+    }
+    let limit = limits::enter_backend(asking, first, caller);
+    if limit != limits::FREE {
+        return limited(limit);
+    }
+    panicked(asking.service);
+    taken(asking, first, caller, 0)
 }
 
 #[inline(always)]
@@ -300,7 +403,7 @@ fn panicked(service: u32) {
 
 /// The backend the client was given last, where that still holds and the backend takes it; else [`NOTHING`].
 #[inline(always)]
-fn affine(asking: &Asking, key: &AffinityKey) -> u64 {
+fn affine(asking: &Asking, key: &AffinityKey, caller: u32) -> u64 {
     let Some(value) = maps::affinity(key) else { return NOTHING };
     let Some(backend) = maps::backend(value.backend) else { return NOTHING };
     if !affinity::holds(asking.policy, &value, backend, asking.now.ns) {
@@ -309,10 +412,15 @@ fn affine(asking: &Asking, key: &AffinityKey) -> u64 {
     if value.backend == breaker::avoided(asking) {
         return NOTHING;
     }
-    match breaker::admit(asking, value.backend, backend, 0) {
-        breaker::REFUSED => NOTHING,
-        answer => u64::from(value.backend) << 32 | answer,
+    if limits::enter_backend(asking, value.backend, caller) != limits::FREE {
+        return NOTHING;
     }
+    let answer = breaker::admit(asking, value.backend, backend, 0);
+    if answer == breaker::REFUSED {
+        limits::leave_backend(asking, value.backend, caller);
+        return NOTHING;
+    }
+    taken(asking, value.backend, caller, answer)
 }
 
 /// Remembers which backend the client was given. A global function, as [`segue_choose`].
@@ -344,7 +452,7 @@ fn next_cursor(service: u32) -> u64 {
 /// client; outside any known workload, the process' own cgroup. A global function, which the verifier reads once.
 #[unsafe(no_mangle)]
 #[inline(never)]
-extern "C" fn segue_client() -> u64 {
+pub(super) extern "C" fn segue_client() -> u64 {
     let mut level = 1;
     while level <= MAX_CGROUP_LEVELS {
         let cgroup = context::current_ancestor_cgroup(level);

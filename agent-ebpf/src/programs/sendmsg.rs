@@ -6,9 +6,10 @@ use aya_ebpf::macros::cgroup_sock_addr;
 use aya_ebpf::programs::SockAddrContext;
 
 use super::datagrams::keep;
-use super::select::{Found, Selection, select};
+use super::limits;
+use super::select::{Found, Selection, refuse_as_asked, select};
 use super::{ALLOW, REFUSE};
-use crate::context::{self, Family, Moment, SocketAddress};
+use crate::context::{Family, Moment, SocketAddress};
 use crate::{emit, maps};
 
 /// Attach point `cgroup/sendmsg4`, kernel 4.18.
@@ -46,8 +47,8 @@ fn send(call: &SocketAddress) -> Outcome {
         call.set_endpoint(&chosen);
         return Outcome::Followed;
     }
-    let selection = select(service, Moment::now());
-    match (selection.found, selection.backend) {
+    let selection = select(service, limits::DATAGRAM, Moment::now());
+    match (selection.found, maps::backend(selection.id)) {
         (Found::Backend, Some(backend)) => {
             let translation = Translation {
                 requested,
@@ -65,7 +66,7 @@ fn send(call: &SocketAddress) -> Outcome {
             if let Some(state) = maps::service_state(service) {
                 maps::add(&mut state.no_backend, 1);
             }
-            context::refuse_with(selection.errno);
+            refuse_as_asked(service);
             Outcome::NoBackend
         }
         _ => Outcome::Inconsistent,

@@ -11,6 +11,7 @@ use aya_ebpf::macros::sock_ops;
 use aya_ebpf::programs::SockOpsContext;
 
 use super::breaker::{self, Report};
+use super::limits;
 use crate::context::{Moment, TcpCounts, TcpEvent, TcpSocket};
 use crate::{emit, maps};
 
@@ -82,6 +83,7 @@ fn established(connection: &mut Connection, socket: &TcpSocket) -> Outcome {
         socket.set_user_timeout(connection.user_timeout_ms);
     }
     no_longer_pending(connection);
+    limits::established(connection);
     let slow = breaker::is_slow(connection, connect_ns);
     if slow {
         connection.marks |= PROVED_GOOD;
@@ -193,6 +195,7 @@ pub(crate) fn release(connection: &mut Connection) {
     if connection.phase != Phase::Established as u8 {
         no_longer_pending(connection);
     }
+    limits::release(connection);
     connection.phase = Phase::Released as u8;
     let Some(backend) = maps::backend(connection.backend) else { return };
     // The id may have a new owner by now, whose count this connection is not part of.

@@ -5,7 +5,7 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use agent_ebpf::abi::{
-    Algorithm, BackendStatus, BreakerMode, BreakerState, CloseReason, Histogram, Outcome, Protocol,
+    Algorithm, BackendStatus, BreakerMode, BreakerState, CloseReason, Histogram, Limit, Outcome, Protocol,
 };
 use jiff::Timestamp;
 use tokio::sync::broadcast;
@@ -249,10 +249,12 @@ impl Observe for Specimen {
             rollout: Some(rollout()),
             breaker_mode: BreakerMode::Enforce,
             fallback: Some("shop/payment-standby".into()),
+            limits: limits(),
             counters: ServiceCounters {
                 selected: 3_600,
                 affine: 3,
                 no_backend: 1,
+                limited: 7,
                 passed: 0,
                 fallback: 6,
                 avoided: 44,
@@ -287,6 +289,7 @@ impl Observe for Specimen {
             rollout: None,
             breaker_mode: BreakerMode::Off,
             fallback: None,
+            limits: Vec::new(),
             counters: ServiceCounters::default(),
             backends: Vec::new(),
             left: Vec::new(),
@@ -303,6 +306,7 @@ impl Observe for Specimen {
                 service: service.name,
                 algorithm: service.algorithm,
                 breaker_mode: service.breaker_mode,
+                limits: service.limits,
                 rollout: service.rollout.map(|rollout| rollout.summary),
                 candidates: vec![Candidate {
                     address: address("10.1.0.7:8443"),
@@ -391,6 +395,13 @@ impl Observe for Specimen {
     fn readiness(&self) -> Readiness {
         Readiness { ready: self.waiting_for.is_empty(), waiting_for: self.waiting_for.clone() }
     }
+}
+
+fn limits() -> Vec<LimitView> {
+    vec![
+        LimitView { limit: Limit::BackendConnections, most: 100, used: Some(12), reached: 3 },
+        LimitView { limit: Limit::ServiceRate, most: 500, used: None, reached: 4 },
+    ]
 }
 
 impl Control for Specimen {

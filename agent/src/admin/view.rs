@@ -4,6 +4,7 @@
 
 mod breaker;
 mod explain;
+mod limits;
 mod rollout;
 
 use std::net::SocketAddr;
@@ -18,6 +19,7 @@ pub use breaker::{
     CellView, DEFAULT_ORDER_MS, IN_FORCE, MAX_ORDER_MS, Order, OrderError, OrderRequest, OrderView, Ordered,
 };
 pub use explain::{Candidate, Chain, Explanation, Step};
+pub use limits::LimitView;
 pub use rollout::{RolloutError, RolloutRequest, RolloutView, Rollouts, SampleView};
 
 /// From which share of its entries in use a map is worth a warning.
@@ -237,6 +239,8 @@ pub struct ServiceView {
     pub breaker_mode: BreakerMode,
     /// The service that takes the connections where nothing of this one is usable; null where they are refused.
     pub fallback: Option<Arc<str>>,
+    /// The limits on connections that are set; empty: none.
+    pub limits: Vec<LimitView>,
     /// What the kernel counted.
     pub counters: ServiceCounters,
     /// The servers.
@@ -270,6 +274,8 @@ pub struct ServiceCounters {
     pub affine: u64,
     /// Refused: nothing was usable.
     pub no_backend: u64,
+    /// Refused: a limit was reached, of this service or of a fallback.
+    pub limited: u64,
     /// Let through untouched, because the tables surprised the program.
     pub passed: u64,
     /// Sent to the fallback: nothing of this service was usable.

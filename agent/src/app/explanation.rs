@@ -6,14 +6,16 @@ use std::sync::Arc;
 
 use agent_ebpf::abi::breaker::{TICK_SHIFT, remaining_ticks, ticks};
 use agent_ebpf::abi::limits::{MAX_CENSUS, MAX_FALLBACKS};
-use agent_ebpf::abi::{Backend, BackendStatus, BreakerMode, BreakerState, Policy};
+use agent_ebpf::abi::{Backend, BackendStatus, BreakerMode, BreakerState, Limit, Policy};
 use agent_ebpf::decide::breaker::cell::{self, Decision};
 use agent_ebpf::decide::breaker::{ejection, slow_start};
 use agent_ebpf::decide::census::{self, Census};
+use agent_ebpf::decide::limits::{take, take_token};
 use agent_ebpf::decide::locality::{self, Zone};
 
+use super::limits::{self, Busiest};
 use super::services::{Out, Readings};
-use crate::admin::view::{Candidate, Chain, Explanation, Step};
+use crate::admin::view::{Candidate, Chain, Explanation, LimitView, Step};
 use crate::compile::{Family, name_id};
 use crate::desired::ServiceSpec;
 use crate::reconcile::ServiceEntry;
@@ -31,11 +33,9 @@ pub(super) fn explain(
         Some(address) => entry.family == family_of(address) && entry.spec.frontends.contains(&address),
         None => *entry.spec.name == *target,
     };
-    let chains = entries
-        .iter()
-        .filter(is_meant)
-        .map(|entry| chain(entry, entries, readings, leaving, now_ns))
-        .collect();
+    let clients = limits::clients(entries, readings);
+    let at = At { entries, leaving, clients: &clients, now_ns };
+    let chains = entries.iter().filter(is_meant).map(|entry| chain(entry, &at, readings)).collect();
     Explanation { target: target.to_owned(), chains }
 }
 
@@ -44,13 +44,8 @@ fn family_of(address: SocketAddr) -> Family {
 }
 
 /// Follows a connection from the service it asks for through the fallbacks, as `select` does in the kernel.
-fn chain(
-    asked: &ServiceEntry,
-    entries: &[ServiceEntry],
-    readings: &impl Readings,
-    leaving: &Out,
-    now_ns: u64,
-) -> Chain {
+fn chain(asked: &ServiceEntry, at: &At<'_>, readings: &impl Readings) -> Chain {
+    let At { entries, now_ns, .. } = *at;
     let ip = if asked.family == Family::V4 { "ipv4" } else { "ipv6" };
     let family = format!("{} {ip}", asked.spec.protocol.name());
     let mut chain = Chain { family, services: Vec::new(), errno: None };
@@ -65,8 +60,7 @@ fn chain(
         }
         let census = census(entry, &policy, readings, now_ns);
         let in_panic = panic(&policy, census);
-        let at = At { now_ns, in_panic: in_panic.is_some() };
-        let mut step = step(entry, &policy, readings, leaving, &at);
+        let mut step = step(entry, &policy, readings, at, in_panic.is_some());
         step.locality = locality(entry, &policy, census, in_panic.is_some());
         if let Some(result) = usable(&step, in_panic) {
             step.result = result;
@@ -76,10 +70,12 @@ fn chain(
         let fallback = (policy.fallback != 0 && hop + 1 < MAX_FALLBACKS)
             .then(|| entries.iter().find(|other| other.id == policy.fallback))
             .flatten();
-        let why = if is_ordered_away(entry, readings, now_ns) {
-            "an operator's order keeps connections away from every backend"
+        let why = if let Some(limit) = reached(&step).or_else(|| full(&step)) {
+            format!("a limit is reached, {}", limit.sentence())
+        } else if is_ordered_away(entry, readings, now_ns) {
+            "an operator's order keeps connections away from every backend".to_owned()
         } else {
-            "nothing is usable"
+            "nothing is usable".to_owned()
         };
         step.result = match fallback {
             Some(fallback) => format!("{why}: the connection goes to {}", fallback.spec.name),
@@ -92,8 +88,27 @@ fn chain(
     chain
 }
 
+/// The limit of the service itself that is used up. A client's may be used up for one and not for another.
+fn reached(step: &Step) -> Option<&LimitView> {
+    let of_service = |limit: &&LimitView| {
+        matches!(limit.limit, Limit::ServiceConnections | Limit::ServicePending) && limit.is_used_up()
+    };
+    step.limits.iter().find(of_service)
+}
+
+/// A limit of backends that one of them has used up.
+fn full(step: &Step) -> Option<&LimitView> {
+    let of_backend = |limit: &&LimitView| {
+        matches!(limit.limit, Limit::BackendConnections | Limit::BackendPending) && limit.is_used_up()
+    };
+    step.limits.iter().find(of_backend)
+}
+
 /// What happens where a service has something usable.
 fn usable(step: &Step, in_panic: Option<Zone>) -> Option<String> {
+    if reached(step).is_some() {
+        return None;
+    }
     let takers = step.candidates.iter().filter(|candidate| candidate.takes).count();
     if takers == 0 {
         return None;
@@ -155,14 +170,22 @@ fn is_ordered_away(entry: &ServiceEntry, readings: &impl Readings, now_ns: u64) 
     ready.peek().is_some() && ready.all(away)
 }
 
-/// When a decision is explained, and whether the service is in panic then.
-struct At {
+/// What a decision is explained by, beside the kernel's readings.
+struct At<'a> {
+    entries: &'a [ServiceEntry],
+    leaving: &'a Out,
+    clients: &'a Busiest,
     now_ns: u64,
-    in_panic: bool,
 }
 
-fn step(entry: &ServiceEntry, policy: &Policy, readings: &impl Readings, leaving: &Out, at: &At) -> Step {
-    let At { now_ns, in_panic } = *at;
+fn step(
+    entry: &ServiceEntry,
+    policy: &Policy,
+    readings: &impl Readings,
+    at: &At<'_>,
+    in_panic: bool,
+) -> Step {
+    let At { leaving, clients, now_ns, .. } = *at;
     let spec = &entry.spec;
     let candidates = entry.backends.iter().filter_map(|backend| {
         let (id, address) = (backend.id, backend.address());
@@ -183,6 +206,7 @@ fn step(entry: &ServiceEntry, policy: &Policy, readings: &impl Readings, leaving
         service: Arc::clone(&spec.name),
         algorithm: spec.policy.algorithm,
         breaker_mode: policy.breaker.mode(),
+        limits: limits::views(std::slice::from_ref(entry), &policy.limits, readings, clients),
         locality: None,
         rollout: None,
         candidates: candidates.collect(),
@@ -221,6 +245,19 @@ fn judge(id: u32, policy: &Policy, readings: &impl Readings, now_ns: u64) -> (Ta
     let backend = readings.backend(id);
     if backend.status != BackendStatus::Ready as u32 {
         return (Taken::No, "takes no new connections: it is draining, or its weight is 0".to_owned());
+    }
+    let (limits, state) = (&policy.limits.backend, readings.backend_state(id));
+    for (what, count, most) in [
+        ("connections", state.active, limits.max_connections),
+        ("connections in their handshake", state.pending, limits.max_pending),
+    ] {
+        if take(count, most).is_none() {
+            return (Taken::No, format!("it is full: {count} {what}, the limit is {most}"));
+        }
+    }
+    if take_token(state.rate, limits, now_ns).is_none() {
+        let per_second = limits.rate_per_second;
+        return (Taken::No, format!("it took its {per_second} new connections per second"));
     }
     let left_s = backend.verdict.until_ns().saturating_sub(now_ns).div_ceil(1_000_000_000);
     match backend.verdict.mode(now_ns) {
@@ -274,7 +311,9 @@ mod tests {
     use std::collections::BTreeMap;
 
     use agent_ebpf::abi::breaker::period_ticks;
-    use agent_ebpf::abi::{BackendState, BreakerPolicy, CellWord, Protocol, ServiceState, Verdict};
+    use agent_ebpf::abi::{
+        BackendState, BreakerPolicy, CellWord, ClientKey, Protocol, ServiceState, Usage, Verdict,
+    };
 
     use super::*;
     use crate::admin::view::Order;
@@ -314,6 +353,10 @@ mod tests {
     impl Readings for Kernel {
         fn policy(&self, service: u32) -> Option<Policy> {
             self.policies.get(&service).copied()
+        }
+
+        fn clients(&self) -> Vec<(ClientKey, Usage)> {
+            Vec::new()
         }
 
         fn service_state(&self, _service: u32) -> ServiceState {

@@ -21,6 +21,7 @@ use tokio::sync::broadcast;
 use super::Options;
 use super::draining::Resets;
 use super::drift::Drift;
+use super::healing;
 use super::journal::Journal;
 use super::names::LiveNames;
 use super::rollouts::Rollouts;
@@ -71,6 +72,7 @@ pub(super) struct Observer {
     readiness: Readiness,
     followers: broadcast::Sender<Arc<Record>>,
     records_lost: AtomicU64,
+    client_entries: AtomicU64,
     heartbeat_ns: AtomicU64,
     untidy: AtomicBool,
     rollouts: Rollouts,
@@ -95,6 +97,7 @@ struct EdgeState {
     kernel_entries: u64,
     folded_at: Option<Duration>,
     drift: Drift,
+    clients: healing::Clients,
 }
 
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
@@ -132,6 +135,7 @@ impl Observer {
             readiness,
             followers: broadcast::channel(FOLLOW_QUEUE).0,
             records_lost: AtomicU64::new(0),
+            client_entries: AtomicU64::new(0),
             heartbeat_ns: AtomicU64::new(0),
             untidy: AtomicBool::new(false),
             rollouts: Rollouts::restored(&options.state),
@@ -297,20 +301,28 @@ impl Observer {
         state.accumulator.fold(now, edges, &mut names)
     }
 
-    /// Compares each backend's count of open connections with what the walk finds, and corrects one that was off
-    /// by the same number several times in a row; a connection that opens or closes meanwhile is off only once.
+    /// Compares counts of open connections with what the walk finds, and corrects those that were off by the same number
+    /// several times in a row; a connection that opens or closes meanwhile is off only once. Forgets clients that are
+    /// gone.
     pub(super) fn heal_drift(&self) {
-        let counters = lock(&self.counters);
-        let Some(Ok(samples)) = counters.samples() else { return };
         let mut state = lock(&self.edges);
-        let mut round = state.drift.round(samples.iter().map(|sample| sample.backend));
-        self.directory.each_backend(|backend| {
-            round.compare(backend, counters.backend_state(backend).active.cast_signed());
-        });
-        for (backend, difference) in round.wrong() {
-            counters.correct_active(backend, difference);
-            tracing::warn!(backend, difference, "corrected a count of open connections");
-            *lock(&self.record).repairs.entry("BACKEND_STATE").or_default() += 1;
+        let mut counters = lock(&self.counters);
+        let cgroups = lock(&self.cgroups);
+        let Some(Ok(samples)) = counters.samples() else { return };
+        let EdgeState { drift, clients, .. } = &mut *state;
+        let healed = healing::heal(&mut counters, &self.directory, &samples, drift);
+        let swept = clients.sweep(&mut counters, |client| cgroups.is_there(client));
+        drop((cgroups, counters, state));
+        match healed {
+            Ok(repairs) => {
+                let mut record = lock(&self.record);
+                repairs.into_iter().for_each(|map| *record.repairs.entry(map).or_default() += 1);
+            }
+            Err(error) => self.map_error(&error),
+        }
+        match swept {
+            Ok(entries) => self.client_entries.store(entries, Ordering::Relaxed),
+            Err(error) => self.map_error(&error),
         }
     }
 
@@ -354,6 +366,7 @@ impl Observer {
                 name: map.name.to_owned(),
                 entries: match map.name {
                     "EDGES" => edge_entries,
+                    "CLIENTS" => self.client_entries.load(Ordering::Relaxed),
                     "BACKEND_STATE" => used.get("BACKENDS").copied().unwrap_or_default(),
                     "SERVICE_STATE" => used.get("SERVICES").copied().unwrap_or_default(),
                     name => used.get(name).copied().unwrap_or(map.entries),

@@ -5,8 +5,11 @@ use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::sync::Arc;
 
-use agent_ebpf::abi::{Backend, BackendState, BackendStatus, BreakerPolicy, Policy, ServiceState, Verdict};
+use agent_ebpf::abi::{
+    Backend, BackendState, BackendStatus, BreakerPolicy, ClientKey, Policy, ServiceState, Usage, Verdict,
+};
 
+use super::limits::{self, Busiest};
 use crate::admin::view::{
     BackendView, CellView, LeftView, OrderError, OrderRequest, Ordered, ServiceCounters, ServiceView,
     ShareView,
@@ -27,6 +30,8 @@ pub(super) trait Readings {
     fn backend(&self, id: u32) -> Backend;
     /// What is counted for a backend, and its breaker.
     fn backend_state(&self, id: u32) -> BackendState;
+    /// What every client uses of the limits of services; empty where it cannot be read.
+    fn clients(&self) -> Vec<(ClientKey, Usage)>;
 }
 
 impl Readings for Counters {
@@ -45,6 +50,13 @@ impl Readings for Counters {
     fn backend_state(&self, id: u32) -> BackendState {
         self.backend_state(id)
     }
+
+    fn clients(&self) -> Vec<(ClientKey, Usage)> {
+        Self::clients(self).unwrap_or_else(|error| {
+            tracing::warn!("{error}; what clients use of their limits is shown as 0");
+            Vec::new()
+        })
+    }
 }
 
 /// The backends that are out, by id.
@@ -57,11 +69,12 @@ pub(super) fn views(
     leaving: &Out,
     now_ns: u64,
 ) -> Vec<ServiceView> {
+    let clients = limits::clients(entries, readings);
     // In the order of names, so that the families of a service stand together.
     entries
         .chunk_by(|one, other| one.spec.name == other.spec.name)
         .filter(|families| families[0].spec.name.as_ref() != canary::NAME)
-        .filter_map(|families| view(families, readings, leaving, now_ns))
+        .filter_map(|families| view(families, readings, leaving, &clients, now_ns))
         .collect()
 }
 
@@ -70,6 +83,7 @@ fn view(
     entries: &[ServiceEntry],
     readings: &impl Readings,
     leaving: &Out,
+    clients: &Busiest,
     now_ns: u64,
 ) -> Option<ServiceView> {
     let spec = &entries.first()?.spec;
@@ -119,6 +133,7 @@ fn view(
         rollout: None,
         breaker_mode: breaker.mode(),
         fallback: spec.policy.fallback.clone(),
+        limits: limits::views(entries, &spec.policy.limits, readings, clients),
         counters: counters(entries, readings),
         backends: backends.collect(),
         left: left(entries, readings, leaving, now_ns),
@@ -146,6 +161,7 @@ fn counters(entries: &[ServiceEntry], readings: &impl Readings) -> ServiceCounte
         selected: sum.selected + state.selected.saturating_sub(state.affine),
         affine: sum.affine + state.affine,
         no_backend: sum.no_backend + state.no_backend,
+        limited: sum.limited + state.refused_by_limit,
         passed: sum.passed + state.passed,
         fallback: sum.fallback + state.fallback,
         avoided: sum.avoided + state.avoided,
@@ -222,6 +238,10 @@ mod tests {
     impl Readings for Kernel {
         fn policy(&self, _service: u32) -> Option<Policy> {
             Some(Policy { breaker: BreakerPolicy::default(), ..Policy::default() })
+        }
+
+        fn clients(&self) -> Vec<(ClientKey, Usage)> {
+            Vec::new()
         }
 
         fn service_state(&self, service: u32) -> ServiceState {

@@ -5,7 +5,7 @@ use std::process::ExitCode;
 
 use super::client::{Client, ConnectArgs};
 use super::table::{BAD, Cell, DIM, GOOD, HEADING, Output, Table, print, print_json};
-use crate::admin::view::{Chain, Explanation};
+use crate::admin::view::{Chain, Explanation, LimitView};
 
 /// What to explain.
 #[derive(Clone, Debug, clap::Args)]
@@ -70,6 +70,10 @@ fn chain(chain: &Chain) -> String {
             step.algorithm.name(),
             step.breaker_mode.name()
         );
+        if !step.limits.is_empty() {
+            let limits: Vec<String> = step.limits.iter().map(LimitView::sentence).collect();
+            let _ = writeln!(text, "  limits: {}", limits.join(", "));
+        }
         if let Some(locality) = &step.locality {
             let _ = writeln!(text, "  {locality}");
         }
@@ -112,6 +116,7 @@ mod tests {
         let explanation = Specimen::default().explain("shop/payment").expect("a specimen");
         let expected = "\
 shop/payment (tcp ipv4, round_robin, breaker enforce)
+  limits: backend_connections 12 of 100, service_rate 500/s
   prefers zone eu-1a, where 1 of 2 are healthy: 70 % stay
   BACKEND        VERSION  ZONE   WEIGHT  TAKES  WHY
   10.1.0.7:8443  v2       eu-1a      10  no     its breaker is open, next probe in 8 s

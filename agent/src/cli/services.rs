@@ -85,7 +85,7 @@ fn overview(services: &[ServiceView]) -> String {
             sum(|backend| backend.active).into(),
             (service.counters.selected + service.counters.affine).into(),
             Cell::bad_count(sum(|backend| backend.failures)),
-            Cell::bad_count(service.counters.no_backend),
+            Cell::bad_count(service.counters.no_backend + service.counters.limited),
         ]);
     }
     table.to_string()
@@ -158,11 +158,17 @@ fn detail(service: &ServiceView) -> String {
     }
     let connections = format!(
         "{} by algorithm, {} by affinity, {} refused, {} untouched",
-        counters.selected, counters.affine, counters.no_backend, counters.passed
+        counters.selected,
+        counters.affine,
+        counters.no_backend + counters.limited,
+        counters.passed
     );
     line("connections", &connections);
     line("fallback", &fallback(service));
     line("breaker", &breaker(service));
+    if !service.limits.is_empty() {
+        line("limits", &limits(service));
+    }
     for (index, backend) in leaving(service).iter().enumerate() {
         line(if index == 0 { "leaving" } else { "" }, backend);
     }
@@ -259,6 +265,14 @@ fn breaker(service: &ServiceView) -> String {
     text
 }
 
+/// Each limit with what is used of it, and what came of all.
+fn limits(service: &ServiceView) -> String {
+    let limits = service.limits.iter();
+    let each: Vec<String> =
+        limits.map(|limit| format!("{}, reached {} times", limit.sentence(), limit.reached)).collect();
+    format!("{}; {} connections refused", each.join("; "), service.counters.limited)
+}
+
 /// Shares in percent.
 fn split(service: &ServiceView) -> String {
     let total: u64 = service.split.iter().map(|part| u64::from(part.share)).sum();
@@ -289,7 +303,7 @@ mod tests {
     fn the_overview_has_a_line_per_service() {
         let expected = "\
 SERVICE       PROTOCOL  FRONTEND           ALGORITHM    BACKENDS                     ACTIVE  SELECTED  FAILED  REFUSED
-shop/payment  tcp       10.96.0.10:443 +1  round_robin  1 ready, 1 open, 1 draining      12      3603       9        1
+shop/payment  tcp       10.96.0.10:443 +1  round_robin  1 ready, 1 open, 1 draining      12      3603       9        8
 dns           udp       10.96.0.53:53      maglev       0 ready                           0         0       0        0
 ";
         assert_eq!(plain(&overview(&services())), expected);
@@ -305,9 +319,10 @@ shop/payment
   affinity    10 min after the last connection
   split       v1 90 %, v2 10 %
   canary      v2 gets 10.0 % (step 2 of 3), does no worse than v1
-  connections 3600 by algorithm, 3 by affinity, 1 refused, 0 untouched
+  connections 3600 by algorithm, 3 by affinity, 8 refused, 0 untouched
   fallback    shop/payment-standby, took 6 connections
   breaker     enforce: opened 3, probed 2, closed 1; 44 connections sent elsewhere, 5 probes, 1 kept closed by the ejection cap, 2 sent to ejected backends in panic, 7 kept from the backend their client had failed on
+  limits      backend_connections 12 of 100, reached 3 times; service_rate 500/s, reached 4 times; 7 connections refused
   leaving     10.1.0.6:8443 draining, 4 connections open, those from before are reset in 21 s
               10.1.0.4:8443 removed, 2 connections open, kept
 

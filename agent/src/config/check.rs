@@ -110,6 +110,11 @@ fn without_effect(findings: &mut Findings, service: &Service) {
         let message = "does nothing for udp, which has no handshake; remove it";
         warn(service.connect_timeout_at, "connect_timeout", message);
     }
+    let scopes = [policy.limits.backend, policy.limits.service, policy.limits.client];
+    if is_udp && scopes.iter().any(|limits| limits.max_pending != 0) {
+        let message = "has `pending`, which does nothing for udp, which has no handshake; remove it";
+        warn(service.limits_at, "limits", message);
+    }
     if let Some(at) = service.ejected_at.filter(|_| service.breaker.is_none()) {
         let message = "names ejected, and without a breaker only an operator's order ejects; add a `breaker`, or \
                        remove it";

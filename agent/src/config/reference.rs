@@ -12,6 +12,7 @@ use super::breaker::{self, BreakerField};
 use super::canary::{self, CanaryField, GuardField};
 use super::check::{BACKENDS, FRONTENDS, SERVICES};
 use super::draining::{self, DrainingField};
+use super::limits::{CONNECTIONS, LimitField, LimitsField, RATE};
 use super::reader::Fields;
 use super::service::{AffinityField, BackendField, PolicyField, ServiceField};
 use super::value::{
@@ -26,6 +27,8 @@ pub fn reference() -> String {
     fields::<ServiceField>(&mut text, "`services[]`");
     fields::<PolicyField>(&mut text, "`services[].policy`");
     fields::<AffinityField>(&mut text, "`services[].policy.affinity`");
+    fields::<LimitsField>(&mut text, "`services[].policy.limits`");
+    fields::<LimitField>(&mut text, "`services[].policy.limits.backend`, `.service` and `.client`");
     fields::<DrainingField>(&mut text, "`services[].policy.draining`");
     let departures = Departure::ALL.iter().map(|departure| {
         let name = marked(departure.name(), draining::DEFAULT_ON.contains(departure));
@@ -167,6 +170,11 @@ fn limits() -> Vec<[String; 2]> {
                 show_duration(*CONNECT_TIMEOUT.end())
             ),
         ),
+        row(
+            "`limits.….connections`, `pending`",
+            format!("{} to {}, by default none", CONNECTIONS.start(), CONNECTIONS.end()),
+        ),
+        row("`limits.….rate`, `burst`", format!("{} to {}, by default none", RATE.start(), RATE.end())),
         on,
         reset_after,
         row("services in a chain of fallbacks", format!("at most {MAX_FALLBACKS}, the first included")),

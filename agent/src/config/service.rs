@@ -13,6 +13,7 @@ use super::breaker::{self, Breaker};
 use super::canary::{self, Canary};
 use super::check::{BACKENDS, FRONTENDS};
 use super::draining;
+use super::limits;
 use super::problem::Position;
 use super::reader::{Node, Reader, Stop, Text, fields};
 use super::value;
@@ -38,6 +39,7 @@ fields! {
         RefuseWith = "refuse_with": "What `connect()` fails with where nothing is usable.",
         ConnectTimeout = "connect_timeout": "How long a handshake may take; without it, as long as the kernel tries. TCP only.",
         Fallback = "fallback": "The service, as in `shop/payment-static`, that takes the connections where nothing of this one is usable. Of the same protocol, and with a frontend and a backend in each address family that has a frontend here.",
+        Limits = "limits": "How many connections may be open, waiting for their handshake, and new per second. Without it, any number.",
         Draining = "draining": "Resets the open connections of a backend that is out, after a while; without it, they are kept.",
         Locality = "locality": "`prefer_zone` keeps connections in the node's own zone (`segue run --zone`) down to 72% healthy backends there; of fewer, as much as they can carry. `any` (default) does not look at zones.",
         SlowStart = "slow_start": "How long the share of a backend that joins a running service grows to the whole; 0s: the whole at once. Without it, as long as the breaker's `slow_start`; without a breaker, 0s.",
@@ -92,6 +94,8 @@ pub(super) struct Service {
     pub(super) connect_timeout_at: Position,
     /// Where the fallback stands.
     pub(super) fallback_at: Position,
+    /// Where the limits stand.
+    pub(super) limits_at: Position,
     /// Where `draining.on` names `ejected`, if it does.
     pub(super) ejected_at: Option<Position>,
     /// The breaker, and where it stands.
@@ -152,6 +156,7 @@ pub(super) fn read<'a>(
         shares: Vec::new(),
         connect_timeout_at: node.at,
         fallback_at: node.at,
+        limits_at: node.at,
         ejected_at: None,
         breaker: None,
         canary: None,
@@ -353,6 +358,10 @@ fn policy<'a>(
                 let checked = |text: &str| value::service_name(text).map(|()| text.into());
                 let wanted = "the name of a service, as in shop/payment";
                 service.spec.policy.fallback = one(reader, value, wanted, checked)?;
+            }
+            PolicyField::Limits => {
+                service.limits_at = value.at;
+                service.spec.policy.limits = limits::read(reader, &value)?;
             }
             PolicyField::Draining => {
                 let draining = draining::read(reader, &value)?;

@@ -144,6 +144,11 @@ impl Cgroups {
         workload.kind == identity::WorkloadKind::Unknown || self.live.contains(workload)
     }
 
+    /// Whether this cgroup was there at the last scan.
+    pub fn is_there(&self, cgroup: u64) -> bool {
+        self.known.get(&cgroup).is_some_and(|known| known.gone_at.is_none())
+    }
+
     /// Cgroup ids looked for and never found, each counted once.
     pub fn unresolved(&self) -> u64 {
         self.unresolved

@@ -54,6 +54,10 @@ by_name! {
     connect_failure, ConnectFailure
 }
 by_name! {
+    /// `backend_connections`, `service_rate`, ….
+    limit, Limit
+}
+by_name! {
     /// `consecutive_failures`, `probes_succeeded`, ….
     transition_reason, TransitionReason
 }

@@ -5,8 +5,8 @@ use std::os::fd::{AsFd, OwnedFd};
 use std::sync::atomic::Ordering;
 
 use agent_ebpf::abi::{
-    Backend, BackendState, Drain, Edge, EdgeKey, Histogram, Hook, Loss, OpenSocket, Outcome, Policy, Sample,
-    ServiceState, ServiceWord, Settings, Verdict,
+    Backend, BackendState, ClientKey, Drain, Edge, EdgeKey, Histogram, Hook, Loss, OpenSocket, Outcome,
+    Policy, Sample, ServiceState, ServiceWord, Settings, Usage, Verdict,
 };
 use aya::maps::{HashMap, Map, MapData, PerCpuArray, PerCpuHashMap};
 
@@ -16,6 +16,15 @@ use super::hooks::{DRAIN_PROGRAM, SAMPLE_PROGRAM};
 use super::mapped::MappedArray;
 use super::tables::{Plain, errno_of};
 use super::{KernelError, MapError};
+
+/// Which open connections a count is of.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Open {
+    /// All of them.
+    All,
+    /// Those whose handshake is under way.
+    Pending,
+}
 
 /// Readers of the kernel-owned maps, and the two small maps that tell the programs what to send and who is who.
 pub struct Counters {
@@ -27,6 +36,7 @@ pub struct Counters {
     settings: MappedArray<Settings>,
     edges: PerCpuHashMap<MapData, Plain<EdgeKey>, Plain<Edge>>,
     edge_capacity: u32,
+    clients: HashMap<MapData, Plain<ClientKey>, Plain<Usage>>,
     outcomes: PerCpuArray<MapData, u64>,
     losses: PerCpuArray<MapData, u64>,
     workloads: HashMap<MapData, u64, u32>,
@@ -60,6 +70,7 @@ impl Counters {
             settings: data_plane.array("SETTINGS")?,
             edges: PerCpuHashMap::try_from(Map::PerCpuHashMap(edges)).map_err(typed("EDGES"))?,
             edge_capacity,
+            clients: HashMap::try_from(Map::HashMap(open("CLIENTS")?)).map_err(typed("CLIENTS"))?,
             outcomes: PerCpuArray::try_from(Map::PerCpuArray(open("OUTCOMES")?))
                 .map_err(typed("OUTCOMES"))?,
             losses: PerCpuArray::try_from(Map::PerCpuArray(open("LOSSES")?)).map_err(typed("LOSSES"))?,
@@ -181,11 +192,50 @@ impl Counters {
         Ok(bytes.chunks_exact(size_of::<T>()).map(decode).collect())
     }
 
-    /// Corrects the number of open connections of a backend by what the walk found. The one write of the agent
-    /// to a map of the kernel's: an atomic add to a counter that the programs change by atomic adds.
-    pub fn correct_active(&self, backend: u32, difference: i64) {
+    /// Corrects a backend's number of connections, or of those in their handshake, by what the walk found: an atomic
+    /// add to a counter that the programs change by atomic steps.
+    pub fn correct_backend(&self, backend: u32, kind: Open, difference: i64) {
         const ACTIVE: usize = std::mem::offset_of!(BackendState, active) / 8;
-        self.backend_state.word(backend, ACTIVE).fetch_add(difference.cast_unsigned(), Ordering::Relaxed);
+        const PENDING: usize = std::mem::offset_of!(BackendState, pending) / 8;
+        let word = if kind == Open::All { ACTIVE } else { PENDING };
+        self.backend_state.word(backend, word).fetch_add(difference.cast_unsigned(), Ordering::Relaxed);
+    }
+
+    /// The same for what a service uses of its limits.
+    pub fn correct_service(&self, service: u32, kind: Open, difference: i64) {
+        const USAGE: usize = std::mem::offset_of!(ServiceState, usage) / 8;
+        let word = USAGE + if kind == Open::All { 0 } else { std::mem::offset_of!(Usage, pending) / 8 };
+        self.service_state.word(service, word).fetch_add(difference.cast_unsigned(), Ordering::Relaxed);
+    }
+
+    /// What every client uses of its limits, in the order of keys.
+    pub fn clients(&self) -> Result<Vec<(ClientKey, Usage)>, MapError> {
+        let fail = |error| MapError { map: "CLIENTS", operation: "list", source: errno_of(error) };
+        let mut clients = Vec::new();
+        for entry in self.clients.iter() {
+            let (key, usage) = entry.map_err(fail)?;
+            clients.push((key.0, usage.0));
+        }
+        clients.sort_unstable_by_key(|(key, _)| *key);
+        Ok(clients)
+    }
+
+    /// Replaces what a client uses of its limits. Not one step: what a program counts in the same instant is lost, and
+    /// is corrected later.
+    pub fn correct_client(&mut self, key: &ClientKey, usage: &Usage) -> Result<(), MapError> {
+        /// Only an entry that is there (`BPF_EXIST`).
+        const EXIST: u64 = 2;
+        let fail = |error| MapError { map: "CLIENTS", operation: "write", source: errno_of(error) };
+        self.clients.insert(Plain(*key), Plain(*usage), EXIST).map_err(fail)
+    }
+
+    /// Forgets a client that is gone.
+    pub fn remove_client(&mut self, key: &ClientKey) -> Result<(), MapError> {
+        let fail = |error| MapError { map: "CLIENTS", operation: "remove", source: errno_of(error) };
+        match self.clients.remove(&Plain(*key)).map_err(fail) {
+            Err(error) if error.source.raw_os_error() == Some(libc::ENOENT) => Ok(()),
+            result => result,
+        }
     }
 
     /// Asks for every connection's opening and closing until this moment of the monotonic clock.

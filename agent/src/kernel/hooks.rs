@@ -33,7 +33,7 @@ pub(super) const SAMPLE_PROGRAM: &str = "segue_sample";
 pub(super) const DRAIN_PROGRAM: &str = "segue_drain";
 
 /// Every map of the object that is pinned.
-pub(super) const MAPS: [&str; 17] = [
+pub(super) const MAPS: [&str; 18] = [
     "FRONTENDS",
     "SERVICES",
     "POLICIES",
@@ -43,6 +43,7 @@ pub(super) const MAPS: [&str; 17] = [
     "SERVICE_STATE",
     "AFFINITY",
     "AVOIDANCES",
+    "CLIENTS",
     "WORKLOADS",
     "EDGES",
     "OUTCOMES",

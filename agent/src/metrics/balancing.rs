@@ -12,7 +12,7 @@ use crate::flows::split_service_name;
 const SELECTIONS: Metric = Metric::counter(
     "segue_lb_selections_total",
     &["dst_namespace", "dst_service", "dst_port", "policy", "outcome"],
-    "Connections to a service by what became of them: selected by the algorithm, affine (the client's last backend), panicked (an ejected backend, because too few were healthy), fallback (handed to the fallback service, which counts it, too), no_backend (refused), passed (untouched). Only services this node has used.",
+    "Connections to a service by what became of them: selected by the algorithm, affine (the client's last backend), panicked (an ejected backend, because too few were healthy), fallback (handed to the fallback service, which counts it, too), no_backend (refused), limited (refused, for a limit on connections), passed (untouched). Only services this node has used.",
 );
 const ZONES: Metric = Metric::counter(
     "segue_lb_zone_selections_total",
@@ -56,6 +56,7 @@ fn selections(service: &ServiceView) -> Vec<(Vec<Label<'_>>, u64)> {
         ("panicked", counters.panicked),
         ("fallback", counters.fallback),
         ("no_backend", counters.no_backend),
+        ("limited", counters.limited),
         ("passed", counters.passed),
     ];
     if by_outcome.iter().all(|(_, count)| *count == 0) {

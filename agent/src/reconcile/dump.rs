@@ -5,7 +5,10 @@ use std::collections::BTreeMap;
 use std::fmt::Write as _;
 use std::net::SocketAddr;
 
-use agent_ebpf::abi::{Backend, BackendStatus, FrontendKey, Policy, Protocol, ServiceWord, Slot, Subset};
+use agent_ebpf::abi::admission::{PER_BACKEND, PER_CLIENT, PER_SERVICE};
+use agent_ebpf::abi::{
+    Backend, BackendStatus, FrontendKey, Limits, Policy, Protocol, ServiceWord, Slot, Subset,
+};
 
 use super::Directory;
 use crate::compile::name_id;
@@ -46,6 +49,20 @@ fn section(out: &mut String, title: &str, entries: &[String]) {
     }
 }
 
+/// The limits a policy has, each scope as connections / pending / rate / burst; those of the other scopes are left out.
+fn limits(policy: &Policy) -> String {
+    let scopes = [
+        ("backend", PER_BACKEND, policy.limits.backend),
+        ("service", PER_SERVICE, policy.limits.service),
+        ("client", PER_CLIENT, policy.limits.client),
+    ];
+    let limited = scopes.iter().filter(|(_, bit, _)| policy.limited & bit != 0);
+    limited.fold(String::new(), |text, (scope, _, limits)| {
+        let Limits { max_connections, max_pending, rate_per_second, rate_burst } = limits;
+        format!("{text}, {scope} limits {max_connections}/{max_pending}/{rate_per_second}/{rate_burst}")
+    })
+}
+
 struct Dump<'a, T> {
     tables: &'a T,
     directory: &'a Directory,
@@ -82,7 +99,12 @@ impl<T: Tables> Dump<'_, T> {
             timeout_ms => format!(", affinity {timeout_ms} ms"),
         };
         let owner = if policy.service == id { "" } else { ", record of another service" };
-        let _ = writeln!(text, ": {algorithm}{affinity}, errno {}{owner}", policy.refuse_errno);
+        let _ = writeln!(
+            text,
+            ": {algorithm}{affinity}, errno {}{}{owner}",
+            policy.refuse_errno,
+            limits(&policy)
+        );
         let mut start = 0;
         for subset in policy.subsets.iter().take(usize::from(policy.subset_count)) {
             let end = u64::from(subset.share_end) + 1;

@@ -222,7 +222,7 @@ mod tests {
     #[test]
     fn what_says_nothing_about_a_backend_is_not_counted() {
         let mut edge = Edge { opened: 10, ..Edge::default() };
-        edge.failed = [1, 2, 4, 100, 100, 100];
+        edge.failed = [1, 2, 4, 100, 100, 100, 100, 100, 100];
         edge.closed = [1, 2, 4, 8, 16, 100];
         let counts = Counts::from(&edge);
         assert_eq!((counts.failed, counts.ended, counts.reset, counts.tried()), (7, 31, 12, 17));

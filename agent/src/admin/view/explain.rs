@@ -6,6 +6,7 @@ use std::sync::Arc;
 use agent_ebpf::abi::{Algorithm, BreakerMode};
 use serde::{Deserialize, Serialize};
 
+use super::LimitView;
 use crate::flows::named;
 
 /// The answer of `/v1/explain`.
@@ -39,6 +40,8 @@ pub struct Step {
     /// What its breakers may do.
     #[serde(with = "named::breaker_mode")]
     pub breaker_mode: BreakerMode,
+    /// Its limits on connections.
+    pub limits: Vec<LimitView>,
     /// What the preferred zone gets, in words; null where zones do not matter.
     pub locality: Option<String>,
     /// What becomes of its canary, in words; null where there is none.

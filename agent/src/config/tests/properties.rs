@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use agent_ebpf::abi::breaker::period_ticks;
 use agent_ebpf::abi::limits::MAX_FALLBACKS;
-use agent_ebpf::abi::{Algorithm, BreakerMode, BreakerPolicy, Protocol};
+use agent_ebpf::abi::{Algorithm, BreakerMode, BreakerPolicy, Limits, Protocol, ServiceLimits};
 use agent_ebpf::decide::breaker::SignalSet;
 use proptest::prelude::*;
 
@@ -112,6 +112,16 @@ fn any_breaker() -> impl Strategy<Value = BreakerPolicy> + Clone {
     )
 }
 
+fn any_limits() -> impl Strategy<Value = Limits> + Clone {
+    let number = || prop_oneof![Just(0), 1..=1_000_000_u32];
+    (number(), number(), number(), number()).prop_map(|(connections, pending, rate, burst)| Limits {
+        max_connections: connections,
+        max_pending: pending,
+        rate_per_second: rate,
+        rate_burst: if rate == 0 { 0 } else { burst },
+    })
+}
+
 fn any_draining() -> impl Strategy<Value = DrainingSpec> + Clone {
     let on = proptest::sample::subsequence(Departure::ALL, 1..=Departure::ALL.len());
     (on, 0..=43_200_000_u64).prop_map(|(on, ms)| DrainingSpec { on, reset_after: Duration::from_millis(ms) })
@@ -126,6 +136,11 @@ fn any_service() -> impl Strategy<Value = ServiceSpec> {
         proptest::option::of(any_breaker()),
         proptest::option::of((100..=120_000_u64).prop_map(Duration::from_millis)),
         proptest::option::of(any_draining()),
+        (any_limits(), any_limits(), any_limits()).prop_map(|(backend, service, client)| ServiceLimits {
+            backend,
+            service,
+            client,
+        }),
     );
     any::<bool>().prop_flat_map(move |ipv6| {
         let frontends = proptest::collection::btree_set(any_address(ipv6, 2), 1..4);
@@ -133,7 +148,8 @@ fn any_service() -> impl Strategy<Value = ServiceSpec> {
         let protocol = proptest::sample::select(Protocol::ALL);
         ("[a-z0-9]{1,8}(/[a-z0-9]{1,8})?", protocol, frontends, backends, policy.clone()).prop_map(
             |(name, protocol, frontends, mut backends, policy)| {
-                let (algorithm, affinity_timeout, refuse, share, breaker, connect_timeout, draining) = policy;
+                let (algorithm, affinity_timeout, refuse, share, breaker, connect_timeout, draining, limits) =
+                    policy;
                 backends.sort_by_key(|backend| backend.address);
                 backends.dedup_by_key(|backend| backend.address);
                 let version = backends.iter().find_map(|backend| backend.version.clone());
@@ -149,6 +165,7 @@ fn any_service() -> impl Strategy<Value = ServiceSpec> {
                         .map(|time| Duration::from_millis(u64::from(time.subsec_millis()))),
                     fallback: None,
                     connect_timeout,
+                    limits,
                     draining,
                     canary: None,
                 };
@@ -241,6 +258,27 @@ fn written_breaker(policy: &BreakerPolicy, has_fallback: bool, long: bool) -> St
         .fold("    breaker:\n".to_owned(), |text, (name, value)| text + &format!("      {name}: {value}\n"))
 }
 
+/// The limits as lines of a file; what is not limited is not written.
+fn written_limits(limits: &ServiceLimits) -> String {
+    let scopes = [("backend", limits.backend), ("service", limits.service), ("client", limits.client)];
+    let scopes = scopes.iter().filter(|(_, limits)| *limits != Limits::default());
+    let lines: String = scopes
+        .map(|(scope, limits)| {
+            let fields = [
+                ("connections", limits.max_connections, ""),
+                ("pending", limits.max_pending, ""),
+                ("rate", limits.rate_per_second, "/s"),
+                ("burst", limits.rate_burst, ""),
+            ];
+            let fields = fields.iter().filter(|(_, number, _)| *number != 0);
+            let fields: Vec<String> =
+                fields.map(|(name, number, unit)| format!("{name}: {number}{unit}")).collect();
+            format!("      {scope}: {{ {} }}\n", fields.join(", "))
+        })
+        .collect();
+    if lines.is_empty() { lines } else { format!("    limits:\n{lines}") }
+}
+
 /// The services as a file, in the long form where `long`.
 fn written(services: &[ServiceSpec], long: bool) -> String {
     let mut yaml = if services.is_empty() { "services: []\n".to_owned() } else { "services:\n".to_owned() };
@@ -265,6 +303,7 @@ fn written(services: &[ServiceSpec], long: bool) -> String {
         if let Some(timeout) = policy.connect_timeout {
             let _ = writeln!(yaml, "    connect_timeout: {}ms", timeout.as_millis());
         }
+        yaml += &written_limits(&policy.limits);
         if let Some(draining) = &policy.draining {
             let on: Vec<&str> = draining.on.iter().map(|departure| departure.name()).collect();
             let after_ms = draining.reset_after.as_millis();
