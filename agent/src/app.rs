@@ -1,12 +1,14 @@
 //! The composition root: builds every part in order and runs the one control loop. The only module that knows
 //! every other; it decides nothing about services.
 
+mod confinement;
 mod drift;
 mod duties;
 mod explanation;
 mod journal;
 mod names;
 mod observer;
+mod overhead;
 mod services;
 
 use std::net::SocketAddr;
@@ -26,6 +28,7 @@ use crate::kernel::{DataPlane, KernelTables, trim_heap};
 use crate::readiness::Readiness;
 use crate::reconcile::Reconciler;
 use crate::{admin, canary, clock, shutdown};
+pub use confinement::Beginnings;
 use duties::Duties;
 use observer::Observer;
 
@@ -61,7 +64,7 @@ const UPDATE_QUEUE: usize = 1_024;
 /// # Errors
 /// What keeps the agent from starting: no eBPF, another agent, a socket in use, a first configuration that cannot
 /// be used while nothing is pinned yet.
-pub async fn run(options: Options) -> anyhow::Result<()> {
+pub async fn run(options: Options, beginnings: Beginnings) -> anyhow::Result<()> {
     // Reading a large file takes as long as loading the programs: they go on side by side.
     let (updates, inbox) = mpsc::channel(UPDATE_QUEUE);
     let source = tokio::spawn(FileSource::new(options.config.clone()).run(updates));
@@ -75,7 +78,10 @@ pub async fn run(options: Options) -> anyhow::Result<()> {
     let mut reconciler = Reconciler::new(data_plane.tables()?);
     reconciler.adopt().context("cannot read the pinned maps")?;
     let readiness = Readiness::awaiting(&[CONFIGURATION, PROGRAMS, CANARY]);
-    let observer = Arc::new(Observer::new(data_plane, reconciler.directory(), readiness.clone(), &options)?);
+    let confinement = confinement::confine(beginnings.readers());
+    let guards = (confinement, beginnings.stopwatch);
+    let observer =
+        Arc::new(Observer::new(data_plane, reconciler.directory(), readiness.clone(), &options, guards)?);
 
     let (trigger, leaving) = shutdown::channel();
     let mut servers = tokio::task::JoinSet::new();
@@ -88,6 +94,7 @@ pub async fn run(options: Options) -> anyhow::Result<()> {
         servers.spawn(admin::serve_metrics(options.listen, observer, leaving.wait()));
     }
     let reader = tokio::spawn(duties::read_events(Arc::clone(&observer), observer.events()?));
+    let timer = tokio::spawn(duties::time_programs(Arc::clone(&observer)));
 
     let mut control = Control {
         reconciler,
@@ -104,6 +111,7 @@ pub async fn run(options: Options) -> anyhow::Result<()> {
     trigger.leave();
     source.abort();
     reader.abort();
+    timer.abort();
     program_log.abort();
     while servers.join_next().await.is_some() {}
     result
@@ -274,6 +282,7 @@ impl Control {
             if self.observer.programs().iter().any(|program| !program.attached) {
                 self.attach();
             }
+            self.observer.learn_neighbours();
         });
         if self.observer.test_connection().await {
             self.done(CANARY);

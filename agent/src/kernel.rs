@@ -15,9 +15,12 @@ mod kernel_types;
 mod layout;
 mod mapped;
 mod monotonic;
+mod privileges;
 mod probe;
 mod program_log;
 mod readers;
+mod seccomp;
+mod stopwatch;
 mod tables;
 
 use std::io;
@@ -32,9 +35,12 @@ pub use events::EventReader;
 pub use heap::trim_heap;
 pub use layout::{Unloaded, unload};
 pub use monotonic::monotonic_ns;
+pub use privileges::{Capability, ReaderPrivileges, drop_capabilities, forbid_new_privileges};
 pub use probe::{Feature, Features};
 pub use program_log::ProgramLog;
 pub use readers::Readers;
+pub use seccomp::confine_agent;
+pub use stopwatch::{Stopwatch, StopwatchError};
 pub use tables::KernelTables;
 
 /// What can go wrong between the agent and the kernel.
@@ -46,6 +52,12 @@ pub enum KernelError {
          CONFIG_CGROUP_BPF, and root with CAP_BPF, CAP_NET_ADMIN and CAP_PERFMON"
     )]
     NoEbpf(#[source] io::Error),
+    /// Loading would fail for want of capabilities.
+    #[error("{}; be root with them, or add them to CapabilityBoundingSet= of the unit", lacking(missing))]
+    Unprivileged {
+        /// Which.
+        missing: Vec<Capability>,
+    },
     /// No cgroup version 2 anywhere.
     #[error("cgroup version 2 is not mounted; mount it with `mount -t cgroup2 none /sys/fs/cgroup`")]
     NoCgroup2,
@@ -143,6 +155,15 @@ pub enum KernelError {
         /// Why not.
         source: io::Error,
     },
+}
+
+/// Each missing capability with what it is for.
+fn lacking(missing: &[Capability]) -> String {
+    let each: Vec<_> = missing
+        .iter()
+        .map(|capability| format!("{} is missing, which it takes to {}", capability.name, capability.purpose))
+        .collect();
+    each.join("; ")
 }
 
 /// One program of the data plane.

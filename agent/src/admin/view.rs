@@ -4,6 +4,7 @@
 
 mod breaker;
 mod explain;
+mod overhead;
 
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -17,6 +18,7 @@ pub use breaker::{
     CellView, DEFAULT_ORDER_MS, IN_FORCE, MAX_ORDER_MS, Order, OrderError, OrderRequest, OrderView, Ordered,
 };
 pub use explain::{Candidate, Chain, Explanation, Step};
+pub use overhead::{ConfinementView, OverheadView, ProgramCost};
 
 /// From which share of its entries in use a map is worth a warning.
 pub(crate) const MAP_ALMOST_FULL: f64 = 0.8;
@@ -55,6 +57,10 @@ pub struct Status {
     pub neighbours: Vec<NeighbourView>,
     /// What the kernel side knows of the agent.
     pub data_plane: DataPlaneView,
+    /// What the agent may do.
+    pub confinement: ConfinementView,
+    /// For how long the agent had program runs timed since it started, in milliseconds.
+    pub timed_ms: u64,
 }
 
 /// Whether the agent is ready to serve.
@@ -77,9 +83,9 @@ pub struct ProgramView {
     pub attached: bool,
     /// The kernel's id of the program; null where it is not loaded.
     pub id: Option<u32>,
-    /// How often it ran; null where the kernel does not count (`kernel.bpf_stats_enabled`).
+    /// How often it ran while runs were timed; null where that was never.
     pub runs: Option<u64>,
-    /// The time all runs took, in nanoseconds; null where the kernel does not count.
+    /// The time these runs took, in nanoseconds; null as above.
     pub run_time_ns: Option<u64>,
 }
 

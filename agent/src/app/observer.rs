@@ -13,19 +13,22 @@ use jiff::Timestamp;
 use tokio::sync::broadcast;
 
 use super::Options;
+use super::confinement::Confinement;
 use super::drift::Drift;
 use super::journal::Journal;
 use super::names::LiveNames;
+use super::overhead::Overhead;
 use super::{explanation, services};
 use crate::admin::view::{
-    CanaryState, CanaryView, ConfigView, Counters as CounterView, DataPlaneView, Explanation, FeatureView,
-    MapView, NeighbourView, OrderError, OrderRequest, Ordered, OutcomeCount, ProgramView,
-    Readiness as ReadinessView, ServiceView, Status,
+    CanaryState, CanaryView, ConfigView, ConfinementView, Counters as CounterView, DataPlaneView,
+    Explanation, FeatureView, MapView, NeighbourView, OrderError, OrderRequest, Ordered, OutcomeCount,
+    OverheadView, ProgramView, Readiness as ReadinessView, ServiceView, Status,
 };
 use crate::admin::{Control, Observe, ObserveError};
 use crate::flows::{Accumulator, Cgroups, EdgeView, OpenConnections, Record};
 use crate::kernel::{
-    Counters, DataPlane, EventReader, KernelError, MapError, ProgramStatus, Repair, mount_point,
+    Counters, DataPlane, EventReader, Feature, KernelError, MapError, ProgramStatus, Repair, Stopwatch,
+    mount_point,
 };
 use crate::readiness::Readiness;
 use crate::reconcile::{Directory, MapFill};
@@ -52,6 +55,8 @@ pub(super) struct Observer {
     records_lost: AtomicU64,
     heartbeat_ns: AtomicU64,
     untidy: AtomicBool,
+    overhead: Overhead,
+    neighbours: Mutex<Vec<NeighbourView>>,
     facts: Facts,
 }
 
@@ -63,6 +68,7 @@ struct Facts {
     mount: PathBuf,
     bpffs: PathBuf,
     adopted: bool,
+    confinement: Confinement,
 }
 
 /// Edges as last folded.
@@ -86,6 +92,7 @@ impl Observer {
         directory: Arc<Directory>,
         readiness: Readiness,
         options: &Options,
+        (confinement, stopwatch): (Confinement, Option<Stopwatch>),
     ) -> Result<Self, KernelError> {
         let mount = mount_point()?;
         let counters = data_plane.counters()?;
@@ -97,6 +104,7 @@ impl Observer {
                 mount: mount.clone(),
                 bpffs: options.bpffs.clone(),
                 adopted: data_plane.adopted(),
+                confinement,
             },
             data_plane: Mutex::new(data_plane),
             counters: Mutex::new(counters),
@@ -110,6 +118,8 @@ impl Observer {
             records_lost: AtomicU64::new(0),
             heartbeat_ns: AtomicU64::new(0),
             untidy: AtomicBool::new(false),
+            overhead: Overhead::new(stopwatch),
+            neighbours: Mutex::default(),
         })
     }
 
@@ -128,6 +138,15 @@ impl Observer {
 
     pub(super) fn programs(&self) -> Vec<ProgramStatus> {
         lock(&self.data_plane).programs()
+    }
+
+    /// Looks what others have attached to the same hooks. On the control thread only.
+    pub(super) fn learn_neighbours(&self) {
+        let found = lock(&self.data_plane).neighbours();
+        *lock(&self.neighbours) = found
+            .into_iter()
+            .map(|(hook, id, program)| NeighbourView { hook: hook.to_owned(), program, id })
+            .collect();
     }
 
     /// What the control loop did, to be added to.
@@ -308,10 +327,20 @@ where
 
 impl Observe for Observer {
     fn status(&self) -> Result<Status, ObserveError> {
-        let (programs, features, neighbours) = {
+        let (programs, mut features) = {
             let data_plane = lock(&self.data_plane);
-            (data_plane.programs(), data_plane.features().table(), data_plane.neighbours())
+            (data_plane.programs(), data_plane.features().table())
         };
+        features.push(Feature {
+            name: "run_times",
+            found: self.overhead.is_timed(),
+            without: "what the programs cost is not known; it takes CAP_SYS_ADMIN",
+        });
+        features.push(Feature {
+            name: "system_call_filter",
+            found: self.facts.confinement.filtered,
+            without: "the agent may make every system call its user may",
+        });
         let journal = lock(&self.record);
         let now_ns = clock::monotonic_ns();
         let heartbeat_ns = self.heartbeat_ns.load(Ordering::Relaxed);
@@ -350,15 +379,17 @@ impl Observe for Observer {
                 error: journal.error.clone(),
             },
             canary: journal.canary.clone(),
-            neighbours: neighbours
-                .into_iter()
-                .map(|(hook, id, program)| NeighbourView { hook: hook.to_owned(), program, id })
-                .collect(),
+            neighbours: lock(&self.neighbours).clone(),
             data_plane: DataPlaneView {
                 heartbeat_age_ms: (heartbeat_ns != 0)
                     .then(|| now_ns.saturating_sub(heartbeat_ns) / 1_000_000),
                 following: self.followers.receiver_count() > 0,
             },
+            confinement: ConfinementView {
+                capabilities: self.facts.confinement.capabilities.iter().map(ToString::to_string).collect(),
+                filtered: self.facts.confinement.filtered,
+            },
+            timed_ms: self.overhead.timed_ms(),
         };
         drop(journal);
         Ok(Status { maps: self.maps(), ..status })
@@ -413,6 +444,10 @@ impl Observe for Observer {
             config_apply_failures: journal.failures.iter().map(|(stage, count)| (*stage, *count)).collect(),
             repairs: journal.repairs.iter().map(|(map, count)| (*map, *count)).collect(),
         })
+    }
+
+    fn overhead(&self) -> OverheadView {
+        self.overhead.measure(|| self.programs())
     }
 
     fn follow(&self) -> broadcast::Receiver<Arc<Record>> {

@@ -14,6 +14,7 @@ use super::events::EventReader;
 use super::hooks::{ATTACHMENTS, Attachment, MAPS, SAMPLE_PROGRAM};
 use super::layout::{self, Layout};
 use super::mapped::MappedArray;
+use super::privileges;
 use super::probe::{self, Features};
 use super::program_log::ProgramLog;
 use super::tables::KernelTables;
@@ -40,6 +41,10 @@ impl DataPlane {
     /// Loads the programs into the kernel, with the maps that are pinned or new ones. Attaches nothing yet.
     pub fn load(cgroup: Option<&Path>, bpffs: &Path) -> Result<Self, KernelError> {
         let cgroup = Cgroup::open(cgroup)?;
+        let missing = privileges::missing();
+        if !missing.is_empty() {
+            return Err(KernelError::Unprivileged { missing });
+        }
         let mut features = probe::features().map_err(KernelError::NoEbpf)?;
         layout::ensure_bpffs(bpffs)?;
         let layout = Layout::new(bpffs);
@@ -218,18 +223,21 @@ impl DataPlane {
             .collect()
     }
 
-    /// Programs of others on the hooks Segue uses, on the managed cgroup itself: hook, id and name.
+    /// Programs of others on the hooks Segue uses, on the managed cgroup itself: hook, id and name. To be called on the
+    /// control thread: to ask takes a capability that no other has.
     pub fn neighbours(&self) -> Vec<(&'static str, u32, String)> {
         let ours: Vec<u32> = self.programs().iter().filter_map(|program| program.id).collect();
-        let mut neighbours = Vec::new();
-        for attachment in ATTACHMENTS {
-            for id in bpf::attached(self.cgroup.fd(), attachment.attach_type).unwrap_or_default() {
-                if !ours.contains(&id) {
-                    neighbours.push((attachment.hook.name(), id, bpf::program_name(id)));
+        privileges::as_network_admin(|| {
+            let mut neighbours = Vec::new();
+            for attachment in ATTACHMENTS {
+                for id in bpf::attached(self.cgroup.fd(), attachment.attach_type).unwrap_or_default() {
+                    if !ours.contains(&id) {
+                        neighbours.push((attachment.hook.name(), id, bpf::program_name(id)));
+                    }
                 }
             }
-        }
-        neighbours
+            neighbours
+        })
     }
 }
 

@@ -16,6 +16,8 @@ mod metrics;
 mod programs_nobody_here_wrote;
 mod recvmsg;
 mod restart;
+mod security;
+mod security_workloads;
 mod sendmsg;
 mod sock_ops;
 mod sock_release;
