@@ -7,8 +7,8 @@ use agent_ebpf::decide::flow;
 use aya_ebpf::bindings::{bpf_sock, bpf_sock_addr, bpf_sock_ops};
 use aya_ebpf::helpers::generated::{
     bpf_get_current_ancestor_cgroup_id, bpf_get_current_cgroup_id, bpf_get_prandom_u32, bpf_ktime_get_ns,
-    bpf_probe_read_kernel, bpf_seq_write, bpf_set_retval, bpf_setsockopt, bpf_sock_ops_cb_flags_set,
-    bpf_tcp_sock,
+    bpf_probe_read_kernel, bpf_seq_write, bpf_set_retval, bpf_setsockopt, bpf_skc_to_tcp_sock,
+    bpf_sock_ops_cb_flags_set, bpf_tcp_sock,
 };
 use aya_ebpf::programs::{SockAddrContext, SockContext, SockOpsContext};
 
@@ -29,6 +29,8 @@ static TCP_SRTT_OFFSET: u32 = 0;
 static TCP_RETRANSMITS_OFFSET: u32 = 0;
 #[unsafe(no_mangle)]
 static SOCKET_STATE_OFFSET: u32 = 0;
+#[unsafe(no_mangle)]
+static SOCKET_ERROR_OFFSET: u32 = 0;
 
 /// Which of the two forms of an address a context has.
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -263,6 +265,30 @@ impl TcpSocket {
         unsafe {
             bpf_setsockopt(self.raw.cast(), IPPROTO_TCP, TCP_USER_TIMEOUT, (&raw mut value).cast(), size)
         };
+    }
+
+    /// Whether the socket is known to have met no error so far: then whatever ends it is the application. Unknown, and
+    /// so false, where the kernel does not describe its types.
+    #[inline(always)]
+    pub(crate) fn met_no_error(&self) -> bool {
+        // SAFETY: a volatile read of a constant of this object; null-checked as the verifier demands, and the helper
+        // gives a pointer into which the verifier lets a program of ours read. It also removes the rest where the constant is
+        // zero. No helper reads for us here: a locked-down kernel has none.
+        unsafe {
+            let offset = (&raw const SOCKET_ERROR_OFFSET).read_volatile();
+            if offset == 0 {
+                return false;
+            }
+            let socket = (*self.raw).__bindgen_anon_2.sk;
+            if socket.is_null() {
+                return false;
+            }
+            let tcp = bpf_skc_to_tcp_sock(socket.cast());
+            if tcp.is_null() {
+                return false;
+            }
+            tcp.cast::<u32>().byte_add(offset as usize).read_volatile() == 0
+        }
     }
 
     /// What the socket counted so far; zeros where the kernel does not say.

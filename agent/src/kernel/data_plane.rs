@@ -59,15 +59,16 @@ impl DataPlane {
         let retval = u8::from(features.set_retval);
         let offsets = features
             .tcp_sock
-            .map(|at| [at.bytes_acked, at.bytes_received, at.srtt, at.retransmits, at.state]);
-        let [acked, received, srtt, retransmits, state] = offsets.unwrap_or_default();
+            .map(|at| [at.bytes_acked, at.bytes_received, at.srtt, at.retransmits, at.state, at.error]);
+        let [acked, received, srtt, retransmits, state, error] = offsets.unwrap_or_default();
         loader
             .override_global("HAS_SET_RETVAL", &retval, true)
             .override_global("TCP_BYTES_ACKED_OFFSET", &acked, true)
             .override_global("TCP_BYTES_RECEIVED_OFFSET", &received, true)
             .override_global("TCP_SRTT_OFFSET", &srtt, true)
             .override_global("TCP_RETRANSMITS_OFFSET", &retransmits, true)
-            .override_global("SOCKET_STATE_OFFSET", &state, true);
+            .override_global("SOCKET_STATE_OFFSET", &state, true)
+            .override_global("SOCKET_ERROR_OFFSET", &error, true);
         let mut ebpf = loader
             .load(if features.compare_and_swap { OBJECT } else { OBJECT_5_10 })
             .map_err(|source| KernelError::Load { source: Box::new(source) })?;
@@ -227,7 +228,7 @@ impl DataPlane {
     /// control thread: to ask takes a capability that no other has.
     pub fn neighbours(&self) -> Vec<(&'static str, u32, String)> {
         let ours: Vec<u32> = self.programs().iter().filter_map(|program| program.id).collect();
-        privileges::as_network_admin(|| {
+        privileges::switched_on(|| {
             let mut neighbours = Vec::new();
             for attachment in ATTACHMENTS {
                 for id in bpf::attached(self.cgroup.fd(), attachment.attach_type).unwrap_or_default() {

@@ -31,6 +31,10 @@ const BPF: Capability = Capability { number: 39, name: "CAP_BPF", purpose: "load
 /// What loading takes. Without all of them nothing loads.
 const TO_LOAD: [Capability; 3] = [BPF, NET_ADMIN, PERFMON];
 
+/// What the control thread keeps, where it was given it, for what it does now and then. An optional duty that takes more
+/// adds it here, and does its work in [`switched_on`].
+const NOW_AND_THEN: Set = Set::NONE.with(NET_ADMIN);
+
 /// A set of capabilities; bit *k* is number *k*.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 struct Set(u64);
@@ -159,7 +163,7 @@ impl ReaderPrivileges {
 
     /// Leaves the control thread these, and, switched off, what it needs now and then. Returns the names of all.
     pub fn settle_control(self) -> Vec<&'static str> {
-        report(keep(self.0, self.0.with(NET_ADMIN)));
+        report(keep(self.0, Set(self.0.0 | NOW_AND_THEN.0)));
         let held = held().map_or(Set::NONE, |held| held.permitted);
         [BPF, NET_ADMIN, PERFMON, SYS_ADMIN]
             .into_iter()
@@ -180,11 +184,12 @@ fn report(result: io::Result<()>) {
     }
 }
 
-/// Does something with the capability to administer the network switched on, where the calling thread has it.
-pub(super) fn as_network_admin<T>(act: impl FnOnce() -> T) -> T {
+/// Does something with what the control thread keeps switched on. Threads that are started meanwhile have it, too. On
+/// any other thread it changes nothing, since those have nothing to switch on.
+pub(super) fn switched_on<T>(act: impl FnOnce() -> T) -> T {
     let before = held();
     if let Ok(held) = before {
-        let effective = Set(held.effective.0 | held.permitted.and(Set::NONE.with(NET_ADMIN)).0);
+        let effective = Set(held.effective.0 | held.permitted.and(NOW_AND_THEN).0);
         report(hold(Held { effective, ..held }));
     }
     let result = act();
@@ -235,8 +240,8 @@ mod tests {
         let (during, after) = apart(|| {
             let had = held().expect("one's own").permitted;
             keep(Set::NONE, had).expect("fewer is always allowed");
-            let during = as_network_admin(|| held().expect("one's own").effective);
-            assert_eq!(during, had.and(Set::NONE.with(NET_ADMIN)));
+            let during = switched_on(|| held().expect("one's own").effective);
+            assert_eq!(during, had.and(NOW_AND_THEN));
             (during, held().expect("one's own").effective)
         });
         assert_eq!(after, Set::NONE, "{during:?}");
