@@ -72,6 +72,16 @@ impl Program {
         self.child.id()
     }
 
+    /// The process ids of its children.
+    ///
+    /// # Panics
+    /// When procfs does not tell.
+    pub fn children(&self) -> Vec<libc::pid_t> {
+        let pid = self.child.id();
+        let list = std::fs::read_to_string(format!("/proc/{pid}/task/{pid}/children")).expect("procfs tells");
+        list.split_whitespace().map(|pid| pid.parse().expect("a pid")).collect()
+    }
+
     /// What it said so far on both outputs.
     pub fn output(&self) -> String {
         format!("{}{}", content(&self.stdout), content(&self.stderr))

@@ -16,7 +16,7 @@ const LINKER: &str = "bpf-linker@0.13.0";
 const LINKER_LLVM: [u32; 3] = [21, 22, 23];
 
 /// Programs that tests, demo and benchmarks run, and the Debian package of each.
-const PROGRAMS: [(&str, &str); 13] = [
+const PROGRAMS: [(&str, &str); 14] = [
     ("nginx", "nginx-light"),
     ("redis-server", "redis-server"),
     ("redis-cli", "redis-tools"),
@@ -30,6 +30,7 @@ const PROGRAMS: [(&str, &str); 13] = [
     ("ip", "iproute2"),
     ("ps", "procps"),
     ("nsenter", "util-linux"),
+    ("strace", "strace"),
 ];
 
 /// How to set up.

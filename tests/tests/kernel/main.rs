@@ -8,6 +8,7 @@ mod breaker_model;
 mod breaker_orders;
 mod config_live;
 mod connect;
+mod crash;
 mod faults;
 mod getpeername;
 mod harness;

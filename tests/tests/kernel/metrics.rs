@@ -2,6 +2,7 @@
 
 use std::collections::BTreeSet;
 use std::fs;
+use std::path::Path;
 use std::process::Command;
 
 use segue_tests::agent::{Agent, SOON};
@@ -47,6 +48,17 @@ fn promtool_has_nothing_to_say() {
     let finished = world.start_outside(command).finish();
     assert_eq!((finished.stdout.as_str(), finished.stderr.as_str()), ("", ""), "{}", finished.status);
     assert!(finished.status.success());
+}
+
+#[test]
+#[ignore = "kernel tier: needs promtool; run by cargo xtask test"]
+fn the_alerts_fire_when_they_should() {
+    let rules = Path::new(env!("CARGO_MANIFEST_DIR")).join("../deploy/prometheus");
+    let mut command = Command::new("promtool");
+    command.args(["test", "rules", "segue-alerts.test.yaml"]).current_dir(rules);
+    let output = command.output().expect("promtool, which cargo xtask setup installs");
+    let said = String::from_utf8_lossy(&[output.stdout, output.stderr].concat()).into_owned();
+    assert!(output.status.success(), "{said}");
 }
 
 #[test]
