@@ -49,7 +49,8 @@ pub enum KernelError {
     /// The kernel refuses the simplest program.
     #[error(
         "the kernel refuses to load an eBPF program: {0}; Segue needs Linux 5.10 or later with CONFIG_BPF_SYSCALL and \
-         CONFIG_CGROUP_BPF, and root with CAP_BPF, CAP_NET_ADMIN and CAP_PERFMON"
+         CONFIG_CGROUP_BPF, and root with CAP_BPF, CAP_NET_ADMIN and CAP_PERFMON; before 5.11 also no limit on locked \
+         memory (LimitMEMLOCK=infinity)"
     )]
     NoEbpf(#[source] io::Error),
     /// Loading would fail for want of capabilities.
@@ -181,6 +182,8 @@ pub struct ProgramStatus {
     pub runs: Option<u64>,
     /// How long all runs took, in nanoseconds, where the kernel counts.
     pub run_time_ns: Option<u64>,
+    /// Instructions the verifier followed before it took the program, where the kernel says so.
+    pub verified_instructions: Option<u64>,
 }
 
 /// One map of the data plane.

@@ -15,7 +15,7 @@ use serde_json::Value;
 use crate::exposition::Exposition;
 use crate::namespace::Namespace;
 use crate::program::{Finished, Program};
-use crate::wait::eventually;
+use crate::wait::{eventually, patient};
 use crate::world::{World, beside_test};
 
 /// Where the agent listens inside the namespace of its test.
@@ -386,7 +386,7 @@ fn list(value: Value, field: &str) -> Vec<Value> {
 fn get(namespace: &Namespace, path: &str) -> std::io::Result<(u16, String)> {
     namespace.run(|| {
         let mut stream = TcpStream::connect(LISTEN)?;
-        stream.set_read_timeout(Some(Duration::from_secs(10)))?;
+        stream.set_read_timeout(Some(patient(Duration::from_secs(10))))?;
         stream.write_all(format!("GET {path} HTTP/1.0\r\nHost: localhost\r\n\r\n").as_bytes())?;
         let mut answer = String::new();
         stream.read_to_string(&mut answer)?;

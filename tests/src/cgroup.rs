@@ -106,8 +106,16 @@ fn sweep(mount: &Path) {
 }
 
 fn remove(cgroup: &Path) -> io::Result<()> {
-    fs::write(cgroup.join("cgroup.kill"), "1")?;
+    // Kernel 5.14; before, the processes are killed one by one until none is left.
+    let at_once = cgroup.join("cgroup.kill");
+    let has_kill = at_once.exists();
+    if has_kill {
+        fs::write(at_once, "1")?;
+    }
     eventually("the processes of a scratch cgroup to end", Duration::from_secs(10), || {
+        if !has_kill {
+            kill_each(cgroup);
+        }
         match fs::read_to_string(cgroup.join("cgroup.events")) {
             Ok(events) if events.contains("populated 0") => Ok(()),
             Ok(events) => Err(events),
@@ -115,6 +123,21 @@ fn remove(cgroup: &Path) -> io::Result<()> {
         }
     });
     remove_tree(cgroup)
+}
+
+/// Sends SIGKILL to what is in the cgroup and below at this moment.
+fn kill_each(cgroup: &Path) {
+    for pid in fs::read_to_string(cgroup.join("cgroup.procs")).unwrap_or_default().lines() {
+        if let Ok(pid) = pid.parse::<libc::pid_t>() {
+            // SAFETY: kill takes integers; a process of a scratch cgroup is one of its test's.
+            unsafe { libc::kill(pid, libc::SIGKILL) };
+        }
+    }
+    for entry in fs::read_dir(cgroup).into_iter().flatten().flatten() {
+        if entry.file_type().is_ok_and(|kind| kind.is_dir()) {
+            kill_each(&entry.path());
+        }
+    }
 }
 
 fn remove_tree(cgroup: &Path) -> io::Result<()> {

@@ -17,6 +17,7 @@ use serde::de::DeserializeOwned;
 
 use crate::namespace::Handle;
 use crate::program::spawn_inside;
+use crate::wait::patient;
 use crate::world::beside_test;
 
 /// How long one command may take before the test fails.
@@ -78,7 +79,7 @@ impl Client {
     pub fn ask<T: DeserializeOwned>(&mut self, command: &Command) -> Outcome<T> {
         let line = serde_json::to_string(command).expect("a command is plain data");
         writeln!(self.stdin, "{line}").expect("the client reads its commands");
-        let answer = self.answers.recv_timeout(ANSWER_LIMIT);
+        let answer = self.answers.recv_timeout(patient(ANSWER_LIMIT));
         let answer = answer.unwrap_or_else(|error| panic!("no answer from the client to {line}: {error}"));
         match serde_json::from_str(&answer).unwrap_or_else(|error| panic!("{error} in {answer} to {line}")) {
             Answer::Ok(value) => {
@@ -277,6 +278,13 @@ impl Client {
     #[track_caller]
     pub fn connect_together(&mut self, to: &str, count: u32) -> Vec<Attempt> {
         self.ask(&Command::ConnectTogether { to: address(to), count }).expect("a list of attempts")
+    }
+
+    /// Sends so many bytes on each connection of [`Self::connect_together`] to a server that echoes; how many did not
+    /// bring back the same.
+    #[track_caller]
+    pub fn exchange_together(&mut self, bytes: u32) -> u32 {
+        self.ask(&Command::ExchangeTogether { bytes }).expect("a number of connections")
     }
 
     /// Closes the connections of [`Self::connect_together`].

@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 
 use crate::cgroup;
 use crate::namespace::Handle;
-use crate::wait::eventually;
+use crate::wait::{eventually, patient};
 
 /// How long a program that should end by itself may take.
 const RUN_LIMIT: Duration = Duration::from_secs(20);
@@ -115,7 +115,7 @@ impl Program {
     /// # Panics
     /// When it still runs after `limit`, with all it said.
     pub fn wait(&mut self, limit: Duration) -> ExitStatus {
-        let deadline = Instant::now() + limit;
+        let deadline = Instant::now() + patient(limit);
         let name = self.name.clone();
         eventually(&format!("{name} to end"), limit + Duration::from_secs(1), || match self.ended() {
             Some(status) => Ok(status),

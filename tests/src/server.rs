@@ -13,6 +13,7 @@ use std::time::Duration;
 use crate::client::address;
 use crate::namespace::Namespace;
 use crate::sockopt;
+use crate::wait::patient;
 
 /// How often a UDP server looks whether it should end.
 const UDP_TICK: Duration = Duration::from_millis(50);
@@ -204,7 +205,7 @@ impl BlackHole {
             assert_eq!(unsafe { libc::listen(listener.as_raw_fd(), 0) }, 0);
             let mut waiting = Vec::new();
             for _ in 0..8 {
-                match TcpStream::connect_timeout(&at, Duration::from_millis(100)) {
+                match TcpStream::connect_timeout(&at, patient(Duration::from_millis(100))) {
                     Ok(stream) => waiting.push(stream),
                     Err(error) if error.kind() == io::ErrorKind::TimedOut => {
                         return Self { address: at, listener, waiting };

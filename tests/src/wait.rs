@@ -1,16 +1,34 @@
 //! Waiting for a condition with a deadline. Knows nothing of what is waited for.
 
 use std::fmt::Display;
+use std::sync::OnceLock;
 use std::time::{Duration, Instant};
 
 /// How often a condition is looked at.
 const INTERVAL: Duration = Duration::from_millis(20);
 
+/// How much longer than on an ordinary machine everything may take: `SEGUE_TEST_PATIENCE`, which is set where the
+/// processor is emulated.
+fn patience() -> u32 {
+    static PATIENCE: OnceLock<u32> = OnceLock::new();
+    *PATIENCE.get_or_init(|| {
+        let factor = std::env::var("SEGUE_TEST_PATIENCE").ok();
+        factor.and_then(|factor| factor.parse().ok()).filter(|&factor| factor > 0).unwrap_or(1)
+    })
+}
+
+/// A limit for something that should happen, as long as this machine deserves.
+pub fn patient(limit: Duration) -> Duration {
+    limit * patience()
+}
+
 /// Looks at a condition until it holds and returns what it gives.
 ///
 /// # Panics
-/// When it does not hold within `limit`: with `what` was waited for and the last reason why it did not hold.
+/// When it does not hold within the [`patient`] `limit`: with `what` was waited for and the last reason why it did
+/// not hold.
 pub fn eventually<T, E: Display>(what: &str, limit: Duration, mut check: impl FnMut() -> Result<T, E>) -> T {
+    let limit = patient(limit);
     let deadline = Instant::now() + limit;
     loop {
         match check() {

@@ -1,6 +1,8 @@
 //! What Debian's and Ubuntu's package lists say, and installing from them without starting the services that
 //! packages bring. It does not know what Segue needs.
 
+mod suite;
+
 use std::fs;
 use std::io;
 use std::os::unix::fs::PermissionsExt;
@@ -11,6 +13,8 @@ use std::time::{Duration, SystemTime};
 use anyhow::Context;
 
 use crate::step::Step;
+
+pub(crate) use suite::Suite;
 
 /// Older lists may name package versions the mirror no longer has.
 const LISTS_MAX_AGE: Duration = Duration::from_secs(24 * 3600);

@@ -11,9 +11,11 @@ mod host;
 mod node;
 mod reference;
 mod setup;
+mod soak;
 mod step;
 mod test;
 mod tidy;
+mod vm;
 
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -32,8 +34,12 @@ enum Command {
     Demo(demo::Arguments),
     /// Run the test tiers and the lints.
     Test(test::Arguments),
+    /// Restart, upgrade and kill agents under load, many times.
+    Soak(soak::Arguments),
     /// Measure, each thing against its control in the same run.
     Bench(bench::Arguments),
+    /// Run Segue on other kernels, in emulated machines.
+    Vm(vm::Arguments),
     /// Check the invariants of the source tree that no compiler checks.
     Tidy(tidy::Arguments),
     /// Rewrite the parts of docs/ that are made from the code.
@@ -47,6 +53,9 @@ enum Command {
     /// The benchmarks' client.
     #[command(hide = true)]
     BenchProbe,
+    /// The first process of the emulated machines.
+    #[command(hide = true)]
+    VmGuest(vm::GuestArguments),
 }
 
 fn main() -> ExitCode {
@@ -59,7 +68,10 @@ fn main() -> ExitCode {
         Command::DemoClient(arguments) => demo::run_client(&arguments),
         Command::Backends(arguments) => backends::run(&arguments),
         Command::Bench(arguments) => bench::run(&arguments),
+        Command::Soak(arguments) => soak::run(&arguments),
         Command::BenchProbe => bench::run_probe(),
+        Command::Vm(arguments) => vm::run(&arguments),
+        Command::VmGuest(arguments) => vm::run_guest(&arguments),
         Command::Reference => reference::run(),
     };
     match result {

@@ -102,6 +102,7 @@ fn program(name: &str, hook: &str, id: u32) -> ProgramView {
         id: Some(id),
         runs: Some(48_211),
         run_time_ns: Some(19_284_400),
+        verified_instructions: Some(2_113),
     }
 }
 

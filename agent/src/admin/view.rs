@@ -87,6 +87,10 @@ pub struct ProgramView {
     pub runs: Option<u64>,
     /// The time these runs took, in nanoseconds; null as above.
     pub run_time_ns: Option<u64>,
+    /// Instructions the kernel's verifier followed before it took the program; null before Linux 5.16, which does not
+    /// say.
+    #[serde(default)]
+    pub verified_instructions: Option<u64>,
 }
 
 /// One thing a kernel may or may not be able to do.

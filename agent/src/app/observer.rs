@@ -361,6 +361,7 @@ impl Observe for Observer {
                     id: program.id,
                     runs: program.runs,
                     run_time_ns: program.run_time_ns,
+                    verified_instructions: program.verified_instructions,
                 })
                 .collect(),
             features: features

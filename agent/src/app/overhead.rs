@@ -127,6 +127,7 @@ mod tests {
             hook: Hook::Connect4,
             id: Some(id),
             attached: true,
+            verified_instructions: None,
             runs,
             run_time_ns,
         }

@@ -20,6 +20,7 @@ const BPF_LINK_CREATE: i32 = 28;
 const BPF_LINK_UPDATE: i32 = 29;
 const BPF_ENABLE_STATS: i32 = 32;
 const BPF_ITER_CREATE: i32 = 33;
+const BPF_LINK_DETACH: i32 = 34;
 
 /// `enum bpf_attach_type`, `BPF_TRACE_ITER`.
 const ATTACH_TRACE_ITER: u32 = 28;
@@ -221,6 +222,8 @@ pub(super) struct ProgramInfo {
     /// 0 unless `kernel.bpf_stats_enabled` is on.
     pub(super) runs: u64,
     pub(super) run_time_ns: u64,
+    /// 0 before Linux 5.16.
+    pub(super) verified_instructions: u32,
 }
 
 /// What the kernel says of a loaded program.
@@ -251,7 +254,9 @@ pub(super) fn program(program: BorrowedFd<'_>) -> io::Result<ProgramInfo> {
         _tags: u64,
         run_time_ns: u64,
         runs: u64,
-        _rest: [u64; 4],
+        _recursion_misses: u64,
+        verified_instructions: u32,
+        _rest: [u32; 5],
     }
     const _: () = assert!(std::mem::offset_of!(Info, run_time_ns) == 192);
     let mut info = Info::default();
@@ -267,6 +272,7 @@ pub(super) fn program(program: BorrowedFd<'_>) -> io::Result<ProgramInfo> {
         name: String::from_utf8_lossy(&info.name[..length]).into_owned(),
         runs: info.runs,
         run_time_ns: info.run_time_ns,
+        verified_instructions: info.verified_instructions,
     })
 }
 
@@ -301,6 +307,21 @@ pub(super) fn describe_map(map: BorrowedFd<'_>) -> io::Result<(u64, u64)> {
         line.and_then(|value| value.trim().parse().ok()).unwrap_or_default()
     };
     Ok((field("max_entries"), field("memlock")))
+}
+
+/// Detaches the program of a link at once, whoever else still holds the link.
+pub(super) fn detach_link(link: BorrowedFd<'_>) -> io::Result<()> {
+    Attr::default().u32(0, fd_word(link)).call(BPF_LINK_DETACH).map(drop)
+}
+
+/// Takes away the limit on the memory this process may lock (`RLIMIT_MEMLOCK`). Fails where it may not raise it.
+pub(super) fn lift_memory_limit() -> io::Result<()> {
+    let unlimited = libc::rlimit { rlim_cur: libc::RLIM_INFINITY, rlim_max: libc::RLIM_INFINITY };
+    // SAFETY: reads a valid structure that outlives the call.
+    if unsafe { libc::setrlimit(libc::RLIMIT_MEMLOCK, &raw const unlimited) } == 0 {
+        return Ok(());
+    }
+    Err(io::Error::last_os_error())
 }
 
 /// Tries to load a `connect4` program of these instructions. The kernel's answer says whether it has what they

@@ -209,6 +209,10 @@ impl DataPlane {
             }),
             runs: counted.map(|ours| ours.runs),
             run_time_ns: counted.map(|ours| ours.run_time_ns),
+            verified_instructions: ours
+                .as_ref()
+                .map(|ours| u64::from(ours.verified_instructions))
+                .filter(|&count| count > 0),
         }
     }
 

@@ -2,13 +2,14 @@
 
 use std::fs::{self, File};
 use std::io;
-use std::os::fd::AsRawFd;
+use std::os::fd::{AsFd, AsRawFd};
 use std::os::unix::fs::{DirBuilderExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 
 use agent_ebpf::abi::{ABI_VERSION, Hook};
 
 use super::KernelError;
+use super::bpf;
 use super::hooks::ATTACHMENTS;
 
 /// The directory `<bpffs>/segue` and what is under it.
@@ -134,6 +135,9 @@ pub(super) fn remove_version(version: &Path, unloaded: &mut Unloaded) -> Result<
     for attachment in ATTACHMENTS.iter().rev() {
         let pin = links.join(attachment.hook.name());
         if pin.exists() {
+            // Removing the pin detaches too, but some kernels (seen on 6.12) do so a moment later only. What cannot be
+            // detached by hand, such as a link whose cgroup is gone, goes with its pin.
+            let _ = bpf::open_pin(&pin).and_then(|link| bpf::detach_link(link.as_fd()));
             remove(&pin, |path| fs::remove_file(path))?;
             unloaded.links += 1;
         }

@@ -51,7 +51,13 @@ const NOTHING: [u64; 2] = [instruction(0xb7, 0, 1), instruction(0x95, 0, 0)];
 
 /// Asks the kernel. An error is the kernel's answer to the simplest program there is: eBPF cannot be used here.
 pub(super) fn features() -> std::io::Result<Features> {
-    bpf::try_load(&NOTHING)?;
+    if let Err(error) = bpf::try_load(&NOTHING) {
+        // Before 5.11 what a user has loaded counts as locked memory, also what an agent before this one left behind.
+        if error.raw_os_error() != Some(libc::EPERM) || bpf::lift_memory_limit().is_err() {
+            return Err(error);
+        }
+        bpf::try_load(&NOTHING)?;
+    }
     Ok(Features {
         set_retval: bpf::try_load(&SET_RETVAL).is_ok(),
         compare_and_swap: bpf::try_load(&COMPARE_AND_SWAP).is_ok(),

@@ -80,6 +80,9 @@ pub enum Command {
     /// So many threads at once: connect, and keep the connection until `ReleaseTogether`. Answers as `Greetings`
     /// does, with no name.
     ConnectTogether { to: SocketAddr, count: u32 },
+    /// Sends so many bytes on each connection that `ConnectTogether` keeps, and answers with how many brought back
+    /// other bytes, or none.
+    ExchangeTogether { bytes: u32 },
     /// Closes what `ConnectTogether` keeps.
     ReleaseTogether,
     /// Greets again and again on a thread, at most `count` times, with a pause between two.

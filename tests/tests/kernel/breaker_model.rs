@@ -17,6 +17,7 @@ use proptest::test_runner::{Config, RngAlgorithm, TestRng, TestRunner};
 use segue_tests::agent::SOON;
 use segue_tests::client::{Client, Errno, Socket};
 use segue_tests::counters::{cell_and_active, first_backend};
+use segue_tests::kernel::refused_with;
 use segue_tests::server::Server;
 use segue_tests::service::Service;
 use segue_tests::wait::{eventually, let_pass};
@@ -251,7 +252,7 @@ impl Pair<'_> {
             (Answer::Probe(period), Err(Errno(libc::ECONNREFUSED)), false) => {
                 self.report(at, Some(period), Verdict::Failed);
             }
-            (Answer::Refused { .. }, Err(Errno(libc::EHOSTUNREACH)), _) => {}
+            (Answer::Refused { .. }, Err(errno), _) if errno == refused_with(libc::EHOSTUNREACH) => {}
             differs => panic!("{differs:?} in {:?}", self.model.state),
         }
     }

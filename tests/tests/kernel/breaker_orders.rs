@@ -1,7 +1,8 @@
 //! An operator's orders: they take effect at the next connection, hold without an agent, and end by themselves.
 
 use segue_tests::agent::{Agent, SOON};
-use segue_tests::client::{Errno, tally};
+use segue_tests::client::tally;
+use segue_tests::kernel::refused_with;
 use segue_tests::server::Server;
 use segue_tests::service::{Service, config};
 use segue_tests::wait::{eventually, eventually_equal};
@@ -38,7 +39,7 @@ fn a_backend_ordered_out_gets_no_connection_until_the_order_is_taken_back() {
     assert_eq!(in_force(&agent), ["forced_open", "closed"]);
     assert_eq!(tally(&client.greetings(PAYMENT, 10)), [("n2", 10)].into());
     agent.breaker(&["open", "shop/payment"]).expect_success();
-    assert_eq!(client.connect_tcp(PAYMENT).err(), Some(Errno(libc::EHOSTUNREACH)));
+    assert_eq!(client.connect_tcp(PAYMENT).err(), Some(refused_with(libc::EHOSTUNREACH)));
     let explanation = agent.explain(PAYMENT);
     assert_eq!(explanation["chains"][0]["errno"], libc::EHOSTUNREACH, "{explanation}");
     agent.breaker(&["auto", "shop/payment"]).expect_success();
@@ -78,7 +79,7 @@ fn an_order_ends_by_itself_without_an_agent() {
     let mut client = world.client();
     agent.breaker(&["open", "shop/payment", "--for", "3s"]).expect_success();
     agent.kill();
-    assert_eq!(client.connect_tcp(PAYMENT).err(), Some(Errno(libc::EHOSTUNREACH)));
+    assert_eq!(client.connect_tcp(PAYMENT).err(), Some(refused_with(libc::EHOSTUNREACH)));
     eventually("the order to end", SOON, || {
         client.connect_tcp(PAYMENT).map_err(|error| format!("{error:?}"))
     });

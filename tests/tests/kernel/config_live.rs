@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use segue_tests::agent::{Agent, ConfigMapMount, SOON};
 use segue_tests::client::{Client, Errno, tally};
+use segue_tests::kernel::refused_with;
 use segue_tests::server::Server;
 use segue_tests::service::{Service, config};
 use segue_tests::wait::{eventually, eventually_equal};
@@ -149,7 +150,7 @@ fn a_service_scaled_to_zero_is_refused_and_back_again_served() {
     let agent = world.agent(&[payment(&servers)]);
     let mut client = world.client();
     agent.replace(&config(&[payment(&[])]));
-    eventually_equal("the errno of a connect", SOON, &Some(Errno(libc::EHOSTUNREACH)), || {
+    eventually_equal("the errno of a connect", SOON, &Some(refused_with(libc::EHOSTUNREACH)), || {
         client.connect_tcp(PAYMENT).err()
     });
     agent.replace(&config(&[payment(&servers[..1])]));

@@ -5,6 +5,7 @@ use std::time::Duration;
 use segue_tests::agent::{Agent, SOON};
 use segue_tests::client::protocol::{Command, Family, Kind};
 use segue_tests::client::{Errno, tally};
+use segue_tests::kernel::refused_with;
 use segue_tests::server::Server;
 use segue_tests::service::Service;
 use segue_tests::wait::eventually_equal;
@@ -137,10 +138,10 @@ fn a_service_without_backends_is_refused_at_once_with_the_errno_of_its_policy() 
     let datagrams = Service::udp("shop/mute").at("198.18.0.22:53").policy("refuse_with: ENETUNREACH");
     let agent = world.agent(&[by_default, refused, datagrams]);
     let mut client = world.client();
-    assert_eq!(client.connect_tcp("198.18.0.20:80").err(), Some(Errno(libc::EHOSTUNREACH)));
-    assert_eq!(client.connect_tcp("[fd00:5e::20]:80").err(), Some(Errno(libc::EHOSTUNREACH)));
-    assert_eq!(client.connect_tcp("198.18.0.21:80").err(), Some(Errno(libc::ECONNREFUSED)));
-    assert_eq!(client.connect_udp("198.18.0.22:53").err(), Some(Errno(libc::ENETUNREACH)));
+    assert_eq!(client.connect_tcp("198.18.0.20:80").err(), Some(refused_with(libc::EHOSTUNREACH)));
+    assert_eq!(client.connect_tcp("[fd00:5e::20]:80").err(), Some(refused_with(libc::EHOSTUNREACH)));
+    assert_eq!(client.connect_tcp("198.18.0.21:80").err(), Some(refused_with(libc::ECONNREFUSED)));
+    assert_eq!(client.connect_udp("198.18.0.22:53").err(), Some(refused_with(libc::ENETUNREACH)));
     assert_eq!(agent.active("shop/empty"), 0);
 }
 
@@ -245,8 +246,7 @@ fn a_udp_socket_may_connect_again_to_another_service_to_none_and_to_nothing() {
 #[ignore = "kernel tier: needs root and eBPF; run by cargo xtask test"]
 fn a_blocking_connect_into_a_black_hole_ends_as_without_segue() {
     let world = World::new();
-    world.namespace().sysctl("net/ipv4/tcp_syn_retries", "1");
-    world.namespace().sysctl("net/ipv4/tcp_syn_linear_timeouts", "0");
+    world.namespace().retry_syn_once();
     let _hole = world.black_hole("127.0.0.1:8089");
     let agent = world.agent(&[Service::tcp("shop/hole").at("198.18.0.40:80").to_address("127.0.0.1:8089")]);
     let mut client = world.client();

@@ -1,7 +1,7 @@
 //! The agent is killed between any two of its bpf(2) calls: at a first start, at a start that takes over, and while it
 //! applies a changed configuration. Connections go on as if nothing was, and the next agent finds its way.
 //!
-//! `SEGUE_SOAK` in the environment, as `cargo xtask soak` sets it, takes every call; without it one in some is taken.
+//! With `SEGUE_SOAK` in the environment, as `cargo xtask soak` sets it, every call is taken; without it one in some.
 
 use std::time::Duration;
 

@@ -8,6 +8,7 @@ use segue_tests::agent::SOON;
 use segue_tests::client::protocol::{Attempt, Family, Kind};
 use segue_tests::client::{Errno, tally};
 use segue_tests::counters::service_state;
+use segue_tests::kernel::refused_with;
 use segue_tests::program::Program;
 use segue_tests::server::Server;
 use segue_tests::service::{Service, config};
@@ -27,7 +28,9 @@ const SHORT: &str =
     "consecutive_failures: 1, failure_ratio: 0%, open: 1s, open_max: 1s, jitter: 0%, slow_start: 0s";
 
 const REFUSED: Errno = Errno(libc::ECONNREFUSED);
-const NOTHING_USABLE: Errno = Errno(libc::EHOSTUNREACH);
+fn nothing_usable() -> Errno {
+    refused_with(libc::EHOSTUNREACH)
+}
 
 /// `shop/payment` over two addresses in turn.
 fn payment(addresses: [&str; 2], breaker: &str) -> Service {
@@ -367,12 +370,12 @@ fn where_all_may_be_ejected_connections_are_refused_at_once_and_come_back_with_t
     let world = World::new();
     let _agent = world.agent(&[payment([N1, N2], &format!("{SHORT}, max_ejection: 100%, panic: 0%"))]);
     let mut client = world.client();
-    assert_eq!(errors(&client.attempts(PAYMENT, 6)), [&[REFUSED; 2][..], &[NOTHING_USABLE; 4]].concat());
+    assert_eq!(errors(&client.attempts(PAYMENT, 6)), [&[REFUSED; 2][..], &[nothing_usable(); 4]].concat());
     assert_eq!(service_state(&world, PAYMENT).no_backend, 4);
     let _servers = [world.tcp("n1", N1), world.tcp("n2", N2)];
     eventually("both breakers to close", SOON, || {
         let attempts = client.attempts(PAYMENT, 2);
-        assert!(errors(&attempts).iter().all(|errno| *errno == NOTHING_USABLE), "{attempts:?}");
+        assert!(errors(&attempts).iter().all(|errno| *errno == nothing_usable()), "{attempts:?}");
         match service_state(&world, PAYMENT).closed {
             2 => Ok(()),
             closed => Err(format!("{closed} closed; {attempts:?}")),

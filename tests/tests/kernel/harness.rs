@@ -54,8 +54,7 @@ fn a_server_can_reset_its_connections() {
 #[ignore = "kernel tier: needs root and eBPF; run by cargo xtask test"]
 fn a_black_hole_never_answers_a_syn() {
     let world = World::new();
-    world.namespace().sysctl("net/ipv4/tcp_syn_retries", "1");
-    world.namespace().sysctl("net/ipv4/tcp_syn_linear_timeouts", "0");
+    world.namespace().retry_syn_once();
     let _hole = world.black_hole("127.0.0.1:8089");
     let mut client = world.client();
     assert_eq!(client.connect_tcp("127.0.0.1:8089").err(), Some(Errno(libc::ETIMEDOUT)));

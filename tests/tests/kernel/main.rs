@@ -20,5 +20,6 @@ mod restart;
 mod security;
 mod security_workloads;
 mod sendmsg;
+mod soak;
 mod sock_ops;
 mod sock_release;

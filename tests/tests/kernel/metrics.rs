@@ -8,6 +8,7 @@ use std::process::Command;
 use segue_tests::agent::{Agent, SOON};
 use segue_tests::client::Errno;
 use segue_tests::exposition::Exposition;
+use segue_tests::kernel::refused_with;
 use segue_tests::server::Server;
 use segue_tests::service::Service;
 use segue_tests::wait::eventually;
@@ -26,7 +27,7 @@ fn busy_agent(world: &World) -> (Server, Agent<'_>) {
     let mut client = world.client();
     client.greetings(PAYMENT, 5);
     assert_eq!(client.connect_tcp("198.18.0.11:80").err(), Some(Errno(libc::ECONNREFUSED)));
-    assert_eq!(client.connect_tcp("198.18.0.12:80").err(), Some(Errno(libc::EHOSTUNREACH)));
+    assert_eq!(client.connect_tcp("198.18.0.12:80").err(), Some(refused_with(libc::EHOSTUNREACH)));
     eventually("the metrics to show five connections", SOON, || {
         match agent.metrics().sum("segue_tcp_connections_closed_total", &[("dst_service", "payment")]) {
             5.0 => Ok(()),

@@ -5,6 +5,7 @@ use std::collections::BTreeSet;
 use segue_tests::agent::SOON;
 use segue_tests::client::protocol::{Family, Kind};
 use segue_tests::client::{Client, Errno, Socket};
+use segue_tests::kernel::refused_with;
 use segue_tests::server::Server;
 use segue_tests::service::{Service, config};
 use segue_tests::wait::eventually;
@@ -114,7 +115,11 @@ fn a_datagram_to_a_service_without_backends_is_refused_with_the_errno_of_its_pol
         [(Family::V4, "198.18.0.20:53"), (Family::V6, "[fd00:5e::20]:53"), (Family::V6, "198.18.0.20:53")]
     {
         let socket = client.open(family, Kind::Datagram);
-        assert_eq!(client.send_to(&socket, "?", to), Err(Errno(libc::ECONNREFUSED)), "{family:?} to {to}");
+        assert_eq!(
+            client.send_to(&socket, "?", to),
+            Err(refused_with(libc::ECONNREFUSED)),
+            "{family:?} to {to}"
+        );
     }
 }
 

@@ -3,6 +3,7 @@
 use segue_tests::agent::{Agent, SOON};
 use segue_tests::client::Errno;
 use segue_tests::client::protocol::{Command, Family, Kind};
+use segue_tests::kernel::refused_with;
 use segue_tests::server::Server;
 use segue_tests::service::Service;
 use segue_tests::wait::{eventually, eventually_equal};
@@ -140,8 +141,7 @@ fn a_closed_port_is_a_failure_by_refusal() {
 #[ignore = "kernel tier: needs root and eBPF; run by cargo xtask test"]
 fn a_port_that_never_answers_is_a_failure_by_timeout() {
     let world = World::new();
-    world.namespace().sysctl("net/ipv4/tcp_syn_retries", "1");
-    world.namespace().sysctl("net/ipv4/tcp_syn_linear_timeouts", "0");
+    world.namespace().retry_syn_once();
     let _hole = world.black_hole("127.0.0.1:8089");
     let agent = world.agent(&[Service::tcp("shop/payment").at(PAYMENT).to_address("127.0.0.1:8089")]);
     let mut client = world.client();
@@ -167,7 +167,7 @@ fn a_service_without_backends_is_a_failure_by_no_backend() {
     let world = World::new();
     let agent = world.agent(&[Service::tcp("shop/payment").at(PAYMENT)]);
     let mut client = world.client();
-    assert_eq!(client.connect_tcp(PAYMENT).err(), Some(Errno(libc::EHOSTUNREACH)));
+    assert_eq!(client.connect_tcp(PAYMENT).err(), Some(refused_with(libc::EHOSTUNREACH)));
     settles_at(&agent, FAILED, "no_backend");
 }
 

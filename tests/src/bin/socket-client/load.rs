@@ -1,6 +1,6 @@
 //! Connections one after the other: connect, hear the server's name, close.
 
-use std::io::{self, BufRead, BufReader};
+use std::io::{self, BufRead, BufReader, Read, Write};
 use std::net::{SocketAddr, TcpStream, UdpSocket};
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::sync::{Arc, Barrier};
@@ -8,6 +8,7 @@ use std::thread::JoinHandle;
 use std::time::Duration;
 
 use segue_tests::client::protocol::Attempt;
+use segue_tests::wait::patient;
 
 /// How long one answer may take.
 const PATIENCE: Duration = Duration::from_secs(5);
@@ -55,13 +56,43 @@ pub(crate) fn crowd(to: SocketAddr, threads: u32, each: u32) -> Vec<Attempt> {
 }
 
 /// Connects on so many threads at the same moment; what is open then, and how each went.
-pub(crate) fn connect_together(to: SocketAddr, count: u32) -> (Vec<TcpStream>, Vec<Attempt>) {
-    let mut streams = Vec::new();
+pub(crate) fn connect_together(to: SocketAddr, count: u32) -> (Vec<Held>, Vec<Attempt>) {
+    let mut held = Vec::new();
     let attempts = side_by_side(count, || TcpStream::connect(to))
         .into_iter()
-        .map(|connected| attempt(|| connected.map(|stream| streams.push(stream)).map(|()| String::new())))
+        .map(|connected| {
+            attempt(|| {
+                held.push(Held { stream: BufReader::new(connected?), greeted: false, sent: 0 });
+                Ok(String::new())
+            })
+        })
         .collect();
-    (streams, attempts)
+    (held, attempts)
+}
+
+/// A connection that is kept.
+pub(crate) struct Held {
+    stream: BufReader<TcpStream>,
+    /// Whether the server's name was read.
+    greeted: bool,
+    /// Bytes sent so far; where in the pattern the next begin.
+    sent: usize,
+}
+
+/// Sends so many bytes and receives as many, which must be the same.
+pub(crate) fn exchange(held: &mut Held, bytes: u32) -> io::Result<()> {
+    held.stream.get_ref().set_read_timeout(Some(PATIENCE))?;
+    if !held.greeted {
+        held.stream.read_line(&mut String::new())?;
+        held.greeted = true;
+    }
+    // 251 is prime: no buffer's length hides bytes that are lost or come twice.
+    let pattern: Vec<u8> = (0..251).cycle().skip(held.sent % 251).take(bytes as usize).collect();
+    held.sent += pattern.len();
+    held.stream.get_mut().write_all(&pattern)?;
+    let mut echo = vec![0; pattern.len()];
+    held.stream.read_exact(&mut echo)?;
+    if echo == pattern { Ok(()) } else { Err(io::ErrorKind::InvalidData.into()) }
 }
 
 fn side_by_side<T: Send>(threads: u32, action: impl Fn() -> T + Sync) -> Vec<T> {
@@ -78,7 +109,7 @@ fn side_by_side<T: Send>(threads: u32, action: impl Fn() -> T + Sync) -> Vec<T> 
 
 pub(crate) fn greet(to: SocketAddr) -> io::Result<String> {
     let stream = TcpStream::connect(to)?;
-    stream.set_read_timeout(Some(PATIENCE))?;
+    stream.set_read_timeout(Some(patient(PATIENCE)))?;
     let mut line = String::new();
     BufReader::new(stream).read_line(&mut line)?;
     Ok(line.trim_end().to_owned())
@@ -86,7 +117,7 @@ pub(crate) fn greet(to: SocketAddr) -> io::Result<String> {
 
 pub(crate) fn question(to: SocketAddr) -> io::Result<String> {
     let socket = UdpSocket::bind(if to.is_ipv4() { "0.0.0.0:0" } else { "[::]:0" })?;
-    socket.set_read_timeout(Some(PATIENCE))?;
+    socket.set_read_timeout(Some(patient(PATIENCE)))?;
     socket.connect(to)?;
     socket.send(b"?")?;
     let mut answer = [0; 512];

@@ -6,7 +6,6 @@ mod socket;
 
 use std::collections::HashMap;
 use std::io::{self, BufRead, Write};
-use std::net::TcpStream;
 use std::os::fd::{AsRawFd, FromRawFd, IntoRawFd, OwnedFd, RawFd};
 use std::os::unix::net::UnixStream;
 use std::os::unix::process::CommandExt;
@@ -21,7 +20,7 @@ use serde_json::{Value, json};
 struct Client {
     sockets: HashMap<String, OwnedFd>,
     load: Option<Load>,
-    together: Vec<TcpStream>,
+    together: Vec<load::Held>,
     holder: Option<libc::pid_t>,
 }
 
@@ -68,6 +67,11 @@ impl Client {
                 let (streams, attempts) = load::connect_together(to, count);
                 self.together.extend(streams);
                 Ok(json!(attempts))
+            }
+            Command::ExchangeTogether { bytes } => {
+                let wrong =
+                    self.together.iter_mut().filter_map(|held| load::exchange(held, bytes).err()).count();
+                Ok(json!(wrong))
             }
             Command::ReleaseTogether => {
                 self.together.clear();

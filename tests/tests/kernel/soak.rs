@@ -1,0 +1,131 @@
+//! Restarts and upgrades under load: connections are made without a pause and others are held open with their bytes
+//! checked, while agents are killed, ended and replaced.
+//!
+//! `SEGUE_SOAK` in the environment, as `cargo xtask soak` sets it, is the number of cycles; without it there are few.
+
+use std::time::{Duration, Instant};
+
+use agent_ebpf::abi::ABI_VERSION;
+use segue_tests::agent::{Agent, SOON};
+use segue_tests::client::Client;
+use segue_tests::counters::service_state;
+use segue_tests::server::Server;
+use segue_tests::service::Service;
+use segue_tests::wait::{eventually, eventually_equal};
+use segue_tests::world::World;
+
+const PAYMENT: &str = "198.18.0.10:80";
+const DEAD: &str = "127.0.0.1:8089";
+
+/// How often to do it, and how many connections to hold meanwhile.
+fn cycles_and_held() -> (u32, u32) {
+    match std::env::var("SEGUE_SOAK").ok().and_then(|cycles| cycles.parse().ok()) {
+        Some(cycles) => (cycles, 1_000),
+        None => (3, 200),
+    }
+}
+
+fn servers(world: &World) -> Vec<Server> {
+    vec![world.tcp("n1", "127.0.0.1:8081"), world.tcp("n2", "127.0.0.1:8082")]
+}
+
+/// Clients that connect without a pause, and one that holds connections.
+struct Load {
+    loops: Vec<Client>,
+    holder: Client,
+    begin: Instant,
+}
+
+impl Load {
+    fn start(world: &World, held: u32) -> Self {
+        let mut holder = world.client();
+        let attempts = holder.connect_together(PAYMENT, held);
+        assert!(attempts.iter().all(Result::is_ok), "{attempts:?}");
+        assert_eq!(holder.exchange_together(1_000), 0);
+        let mut loops = vec![world.client(), world.client(), world.client()];
+        for client in &mut loops {
+            client.start_load(PAYMENT, 10_000_000, Duration::ZERO);
+            client.await_load(20);
+        }
+        Self { loops, holder, begin: Instant::now() }
+    }
+
+    /// Every connection that is held still has its bytes, and new ones go on.
+    fn go_on(&mut self, cycle: u32) {
+        assert_eq!(self.holder.exchange_together(1_000), 0, "connections stalled or reset in cycle {cycle}");
+        self.loops.iter_mut().for_each(|client| client.await_load(20));
+    }
+
+    fn end(mut self, what: &str) -> Client {
+        let elapsed = self.begin.elapsed().as_secs_f64();
+        let attempts: Vec<_> = self.loops.iter_mut().flat_map(Client::stop_load).collect();
+        let failed: Vec<_> = attempts.iter().filter_map(|attempt| attempt.as_ref().err()).collect();
+        assert!(failed.is_empty(), "{} of {} connections failed: {failed:?}", failed.len(), attempts.len());
+        #[expect(clippy::cast_precision_loss, reason = "a rate to be read")]
+        let rate = attempts.len() as f64 / elapsed;
+        println!("{what}: {} connections, {rate:.0} a second, none failed", attempts.len());
+        self.holder
+    }
+}
+
+#[test]
+#[ignore = "kernel tier: needs root and eBPF; run by cargo xtask test"]
+fn no_connection_fails_and_nothing_is_forgotten_over_many_restarts() {
+    let (cycles, held) = cycles_and_held();
+    let world = World::new();
+    let servers = servers(&world);
+    let policy = "breaker: { consecutive_failures: 1, failure_ratio: 0%, open: 1h, open_max: 1h }";
+    let service = Service::tcp("shop/payment").at(PAYMENT).policy("algorithm: round_robin").policy(policy);
+    let service = servers.iter().fold(service.to_address(DEAD), Service::to);
+    let mut agent = world.agent(&[service]);
+    let mut client = world.client();
+    eventually("the dead backend's breaker to open", SOON, || match service_state(&world, PAYMENT).opened {
+        1 => Ok(()),
+        _ => Err(format!("{:?}", client.attempts(PAYMENT, 1))),
+    });
+    let mut load = Load::start(&world, held);
+    for cycle in 0..cycles {
+        let end = if cycle % 3 == 2 { Agent::terminate } else { Agent::kill };
+        end(&mut agent);
+        load.go_on(cycle);
+        agent.restart();
+        load.go_on(cycle);
+        assert_eq!(agent.backend("shop/payment", DEAD, "selections"), 1, "the breaker stayed open");
+    }
+    let mut holder = load.end(&format!("{cycles} restarts, {held} connections held"));
+    eventually_equal("connections counted", SOON, &u64::from(held), || agent.active("shop/payment"));
+    holder.release_together();
+    eventually_equal("connections counted", SOON, &0, || agent.active("shop/payment"));
+}
+
+/// To the agent, pins under another number are those of an agent with other layouts, older or newer.
+fn renumber_pins(world: &World, number: u32) {
+    let pin = |number: u32| world.bpffs().join(format!("segue/abi{number}")).to_string_lossy().into_owned();
+    world.run_outside("mv", &[&pin(ABI_VERSION), &pin(number)]);
+}
+
+/// The numbers of the layouts that are pinned.
+fn pinned_layouts(world: &World) -> Vec<String> {
+    let pins = world.bpffs().join("segue").to_string_lossy().into_owned();
+    world.run_outside("ls", &[&pins]).lines().map(str::to_owned).collect()
+}
+
+#[test]
+#[ignore = "kernel tier: needs root and eBPF; run by cargo xtask test"]
+fn no_connection_fails_at_upgrades_to_other_layouts_and_back() {
+    let (cycles, held) = cycles_and_held();
+    let world = World::new();
+    let servers = servers(&world);
+    let service = Service::tcp("shop/payment").at(PAYMENT).policy("algorithm: round_robin");
+    let mut agent = world.agent(&[servers.iter().fold(service, Service::to)]);
+    let mut load = Load::start(&world, held);
+    for cycle in 0..cycles {
+        agent.kill();
+        renumber_pins(&world, if cycle % 2 == 0 { ABI_VERSION + 1 } else { ABI_VERSION - 1 });
+        load.go_on(cycle);
+        agent.restart();
+        load.go_on(cycle);
+        assert_eq!(pinned_layouts(&world), [format!("abi{ABI_VERSION}")], "the others' pins are removed");
+    }
+    load.end(&format!("{cycles} upgrades, {held} connections held"));
+}

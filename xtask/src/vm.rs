@@ -1,0 +1,236 @@
+//! `cargo xtask vm`: boots other kernels and runs Segue on them: the agent on the root cgroup, as in production, and
+//! the kernel tier. What is checked in the guest is `guest`'s business.
+
+mod budget;
+mod guest;
+mod image;
+mod kernels;
+mod machine;
+mod report;
+
+use std::path::{Path, PathBuf};
+use std::process::{ExitStatus, Stdio};
+use std::time::Duration;
+
+use anyhow::{Context, bail};
+use clap::ValueEnum;
+
+pub(crate) use guest::{Arguments as GuestArguments, run as run_guest};
+use image::Image;
+pub(crate) use kernels::Series;
+use machine::Accelerator;
+use report::Outcome;
+
+use crate::{build, host, workspace};
+
+/// Modules that the tests or the agent may need, in the order in which they can be loaded.
+const MODULES: [&str; 4] = ["inet_diag", "tcp_diag", "udp_diag", "veth"];
+
+/// Programs the kernel tier runs, as far as this machine has them.
+const PROGRAMS: [&str; 14] = [
+    "sh",
+    "sleep",
+    "find",
+    "ip",
+    "nginx",
+    "redis-server",
+    "redis-cli",
+    "dnsmasq",
+    "dig",
+    "nc",
+    "curl",
+    "bpftool",
+    "cat",
+    "nft",
+];
+
+/// Parts of Python's library that no test needs.
+const PYTHON_WITHOUT: [&str; 8] =
+    ["__pycache__", "test", "tests", "idlelib", "lib2to3", "tkinter", "ensurepip", "dist-packages"];
+
+/// What to boot, and what to run there.
+#[derive(clap::Args)]
+pub(crate) struct Arguments {
+    /// Which kernels.
+    #[arg(long, value_enum, default_value_t = Series::All)]
+    kernel: Series,
+    /// Run only tests whose name contains this; may be given again.
+    #[arg(long)]
+    test: Vec<String>,
+    /// Only load the programs and run the pass at the root cgroup.
+    #[arg(long, conflicts_with = "test")]
+    no_tests: bool,
+    /// How much longer tests may wait than on an ordinary machine; by itself 1 with KVM and 8 without.
+    #[arg(long)]
+    patience: Option<u32>,
+    /// Minutes after which a guest is given up.
+    #[arg(long, default_value_t = 40)]
+    limit_minutes: u64,
+    /// Write what the verifier processed into the budget instead of comparing.
+    #[arg(long)]
+    bless: bool,
+    /// How to print the table.
+    #[arg(short, long, value_enum, default_value_t = Format::Table)]
+    output: Format,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+enum Format {
+    Table,
+    Json,
+}
+
+/// Runs the matrix. An error where anything failed or a program is over its budget.
+pub(crate) fn run(arguments: &Arguments) -> anyhow::Result<()> {
+    let outcomes = matrix(arguments)?;
+    match arguments.output {
+        Format::Table => print!("{}", report::table(&outcomes)),
+        Format::Json => println!("{}", serde_json::to_string_pretty(&report::json(&outcomes))?),
+    }
+    let mut problems = report::problems(&outcomes);
+    let path = workspace().join(budget::FILE);
+    if arguments.bless {
+        budget::bless(&path, &outcomes)?;
+    } else {
+        problems.extend(budget::check(&path, &outcomes)?);
+    }
+    problems.iter().for_each(|problem| eprintln!("{problem}"));
+    if !problems.is_empty() {
+        bail!("{} problems", problems.len());
+    }
+    Ok(())
+}
+
+fn matrix(arguments: &Arguments) -> anyhow::Result<Vec<Outcome>> {
+    if std::env::consts::ARCH != "x86_64" {
+        bail!("the kernels of the matrix are for x86-64, and so must be what runs on them");
+    }
+    let scratch = kernels::cache()?.join("guest");
+    std::fs::create_dir_all(&scratch).with_context(|| format!("cannot make {}", scratch.display()))?;
+    let programs = build_programs(!arguments.no_tests)?;
+    let mut accelerator = None;
+    let mut outcomes = Vec::new();
+    for series in Series::EACH {
+        if arguments.kernel != Series::All && arguments.kernel != series {
+            continue;
+        }
+        let kernel = kernels::kernel(series)?;
+        let root = scratch.join(format!("{}.cpio", series.name()));
+        write_image(&programs, &kernel.modules, &scratch, &root)?;
+        let accelerator = match accelerator {
+            Some(known) => known,
+            None => *accelerator.insert(Accelerator::find(kernels::emulator()?, &kernel.image, &root)),
+        };
+        let patience = arguments.patience.unwrap_or(if accelerator == Accelerator::Kvm { 1 } else { 8 });
+        let mut words = vec![format!("--patience={patience}")];
+        if arguments.no_tests {
+            words.push("--no-tests".into());
+        }
+        words.extend(arguments.test.iter().cloned());
+        eprintln!("vm: Linux {} (its console: {})", series.name(), root.with_extension("log").display());
+        let said = machine::boot(
+            kernels::emulator()?,
+            accelerator,
+            &kernel.image,
+            &root,
+            &words,
+            Duration::from_secs(60 * arguments.limit_minutes),
+        )?;
+        outcomes.push(Outcome::read(series.name(), &said));
+    }
+    Ok(outcomes)
+}
+
+/// What was built here and runs there.
+struct Programs {
+    segue: PathBuf,
+    xtask: PathBuf,
+    client: Option<PathBuf>,
+    tests: Option<PathBuf>,
+}
+
+fn build_programs(tests: bool) -> anyhow::Result<Programs> {
+    // With optimisations, as in production: an emulated processor feels the difference.
+    build::segue(true)?;
+    let segue = build::binary(true);
+    let xtask = std::env::current_exe().context("no path of this program")?;
+    if !tests {
+        return Ok(Programs { segue, xtask, client: None, tests: None });
+    }
+    let mut command = build::cargo();
+    command
+        .args(["test", "--no-run", "--package", "segue-tests", "--test", "kernel"])
+        .arg("--message-format=json-render-diagnostics")
+        .stderr(Stdio::inherit());
+    let output = command.output().context("cannot run cargo")?;
+    expect(output.status, "building the kernel tier")?;
+    let text = String::from_utf8_lossy(&output.stdout);
+    let tests = executable(&text, "kernel").context("cargo names no program of the kernel tier")?;
+    let client = build::binary(false).with_file_name("socket-client");
+    Ok(Programs { segue, xtask, client: Some(client), tests: Some(tests) })
+}
+
+fn expect(status: ExitStatus, what: &str) -> anyhow::Result<()> {
+    if !status.success() {
+        bail!("{what} failed ({status})");
+    }
+    Ok(())
+}
+
+/// The program of the target `name`, as cargo's messages say.
+fn executable(messages: &str, name: &str) -> Option<PathBuf> {
+    let parsed = messages.lines().filter_map(|line| serde_json::from_str::<serde_json::Value>(line).ok());
+    parsed
+        .filter(|message| message["target"]["name"] == name)
+        .find_map(|message| message["executable"].as_str().map(PathBuf::from))
+}
+
+fn write_image(programs: &Programs, modules: &Path, scratch: &Path, to: &Path) -> anyhow::Result<()> {
+    let mut image = Image::new();
+    image.stripped(&programs.segue, guest::SEGUE, scratch)?;
+    image.stripped(&programs.xtask, "/init", scratch)?;
+    if let (Some(client), Some(tests)) = (&programs.client, &programs.tests) {
+        image.stripped(client, "/target/debug/socket-client", scratch)?;
+        image.stripped(tests, guest::TESTS, scratch)?;
+        for name in PROGRAMS {
+            if let Some(program) = host::program(name) {
+                image.program(&program, &format!("/usr/bin/{name}"))?;
+            }
+        }
+        add_python(&mut image)?;
+    } else if let Some(ip) = host::program("ip") {
+        image.program(&ip, "/usr/bin/ip")?;
+    }
+    for (place, name) in MODULES.into_iter().enumerate() {
+        image.module(modules, name, place)?;
+    }
+    image.write(to)
+}
+
+/// Adds the system's Python with its library.
+fn add_python(image: &mut Image) -> anyhow::Result<()> {
+    let python = Path::new("/usr/bin/python3");
+    let Ok(output) = std::process::Command::new(python)
+        .args(["-c", "import sysconfig; print(sysconfig.get_path('stdlib'))"])
+        .output()
+    else {
+        return Ok(());
+    };
+    image.program(python, "/usr/bin/python3")?;
+    let library = String::from_utf8_lossy(&output.stdout).trim().to_owned();
+    image.tree(Path::new(&library), &|name| PYTHON_WITHOUT.contains(&name) || name.starts_with("config-"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_program_of_a_test_target_is_found_among_cargos_messages() {
+        let messages = "{\"target\":{\"name\":\"a\"},\"executable\":\"/x/a\"}\nno json\n\
+                        {\"target\":{\"name\":\"kernel\"},\"executable\":null}\n\
+                        {\"target\":{\"name\":\"kernel\"},\"executable\":\"/x/kernel-1\"}\n";
+        assert_eq!(executable(messages, "kernel"), Some(PathBuf::from("/x/kernel-1")));
+        assert_eq!(executable(messages, "other"), None);
+    }
+}
