@@ -1,34 +1,28 @@
 //! What the kernel hands to a program. The only module that dereferences a context; it decides nothing.
 
+mod visit;
+
 use core::ffi::c_void;
 
-use agent_ebpf::abi::{Address, Connection, Endpoint, Sample};
+use agent_ebpf::abi::{Address, Connection, Endpoint};
 use agent_ebpf::decide::flow;
 use aya_ebpf::bindings::{bpf_sock, bpf_sock_addr, bpf_sock_ops};
 use aya_ebpf::helpers::generated::{
-    bpf_get_current_ancestor_cgroup_id, bpf_get_current_cgroup_id, bpf_get_prandom_u32, bpf_ktime_get_ns,
-    bpf_probe_read_kernel, bpf_seq_write, bpf_set_retval, bpf_setsockopt, bpf_skc_to_tcp_sock,
-    bpf_sock_ops_cb_flags_set, bpf_tcp_sock,
+    bpf_get_current_ancestor_cgroup_id, bpf_get_current_cgroup_id, bpf_get_prandom_u32, bpf_getsockopt,
+    bpf_ktime_get_ns, bpf_set_retval, bpf_setsockopt, bpf_skc_to_tcp_sock, bpf_sock_ops_cb_flags_set,
+    bpf_tcp_sock,
 };
 use aya_ebpf::programs::{SockAddrContext, SockContext, SockOpsContext};
+
+pub(crate) use visit::{RawVisit, Visit};
 
 /// Whether the kernel lets these hooks choose the errno (6.1 and later). Set by the loader, which asks the
 /// kernel; the verifier removes the branch that is not taken, so an older one never sees the helper.
 #[unsafe(no_mangle)]
 static HAS_SET_RETVAL: u8 = 0;
 
-/// Where `struct tcp_sock` keeps its counts on this kernel, in bytes from its start. Set by the loader, which
-/// reads them from the kernel's own type information.
-#[unsafe(no_mangle)]
-static TCP_BYTES_ACKED_OFFSET: u32 = 0;
-#[unsafe(no_mangle)]
-static TCP_BYTES_RECEIVED_OFFSET: u32 = 0;
-#[unsafe(no_mangle)]
-static TCP_SRTT_OFFSET: u32 = 0;
-#[unsafe(no_mangle)]
-static TCP_RETRANSMITS_OFFSET: u32 = 0;
-#[unsafe(no_mangle)]
-static SOCKET_STATE_OFFSET: u32 = 0;
+/// Where `struct sock` keeps its error on this kernel, in bytes from its start; 0 where that is not known. Set by the
+/// loader, which reads it from the kernel's own type information.
 #[unsafe(no_mangle)]
 static SOCKET_ERROR_OFFSET: u32 = 0;
 
@@ -108,6 +102,16 @@ impl SocketAddress {
         // SAFETY: as above. The field may be null, which the verifier makes us check.
         let socket = unsafe { (*self.raw).__bindgen_anon_1.sk };
         if socket.is_null() { None } else { Some(Socket(socket.cast())) }
+    }
+
+    /// Has the kernel number the socket, so that a walk can name it later. From 5.12 on a walk may do so itself.
+    #[inline(always)]
+    pub(crate) fn give_cookie(&self) {
+        #[cfg(segue_no_compare_and_swap)]
+        // SAFETY: a helper of this program type.
+        unsafe {
+            aya_ebpf::helpers::generated::bpf_get_socket_cookie(self.raw.cast())
+        };
     }
 }
 
@@ -291,6 +295,18 @@ impl TcpSocket {
         }
     }
 
+    /// What [`TcpSocket::set_user_timeout`] sets, as it is now; 0 also where this kernel does not tell (before 6.0).
+    #[inline(always)]
+    pub(crate) fn user_timeout(&self) -> u32 {
+        let mut value = 0_u32;
+        let size = size_of::<u32>() as i32;
+        // SAFETY: as in `set_user_timeout`; the helper writes the whole value or zeros.
+        unsafe {
+            bpf_getsockopt(self.raw.cast(), IPPROTO_TCP, TCP_USER_TIMEOUT, (&raw mut value).cast(), size)
+        };
+        value
+    }
+
     /// What the socket counted so far; zeros where the kernel does not say.
     #[inline(always)]
     pub(crate) fn counts(&self) -> TcpCounts {
@@ -314,90 +330,6 @@ impl TcpSocket {
             }
         }
     }
-}
-
-/// The context of `iter/bpf_sk_storage_map`, as `struct bpf_iter__bpf_sk_storage_map` lays it out.
-#[repr(C)]
-pub(crate) struct RawVisit {
-    meta: *mut RawVisitMeta,
-    _map: u64,
-    socket: *mut c_void,
-    value: *mut Connection,
-}
-
-#[repr(C)]
-struct RawVisitMeta {
-    output: *mut c_void,
-}
-
-/// One socket on the walk over all that remember a connection.
-pub(crate) struct Visit {
-    raw: *mut RawVisit,
-}
-
-impl Visit {
-    /// Wraps a context.
-    #[inline(always)]
-    pub(crate) fn new(raw: *mut RawVisit) -> Self {
-        Self { raw }
-    }
-
-    /// What the socket remembers; `None` at the end of the walk.
-    #[inline(always)]
-    pub(crate) fn connection(&self) -> Option<&Connection> {
-        // SAFETY: the kernel passes a valid context; both pointers are null at the end of the walk.
-        unsafe {
-            if (*self.raw).socket.is_null() {
-                return None;
-            }
-            (*self.raw).value.as_ref()
-        }
-    }
-
-    /// What its TCP socket counted so far, as payload.
-    #[inline(always)]
-    pub(crate) fn counts(&self, connection: &Connection) -> TcpCounts {
-        // SAFETY: `socket` is a `struct sock`, which is the start of a `struct tcp_sock` for TCP; the offsets
-        // are this kernel's.
-        unsafe {
-            let socket = (*self.raw).socket;
-            let mut counts = TcpCounts {
-                sent_bytes: read_field(socket, &raw const TCP_BYTES_ACKED_OFFSET),
-                received_bytes: read_field(socket, &raw const TCP_BYTES_RECEIVED_OFFSET),
-                rtt_us: read_field::<u32>(socket, &raw const TCP_SRTT_OFFSET) >> 3,
-                retransmits: read_field(socket, &raw const TCP_RETRANSMITS_OFFSET),
-                segments_received: 0,
-            };
-            counts.keep_payload(connection, read_field(socket, &raw const SOCKET_STATE_OFFSET));
-            counts
-        }
-    }
-
-    /// Writes a record to the reader of the walk.
-    #[inline(always)]
-    pub(crate) fn report(&self, sample: &Sample) {
-        // SAFETY: the kernel passes a valid context; the helper copies the record.
-        unsafe {
-            let output = (*(*self.raw).meta).output;
-            bpf_seq_write(output.cast(), core::ptr::from_ref(sample).cast(), size_of::<Sample>() as u32);
-        }
-    }
-}
-
-/// Reads a field of a kernel structure; zero where it cannot be read.
-///
-/// # Safety
-///
-/// `offset` must point to a constant of this object.
-#[inline(always)]
-unsafe fn read_field<T: Default>(base: *mut c_void, offset: *const u32) -> T {
-    let mut value = T::default();
-    // SAFETY: a volatile read of a constant; the helper checks the address it copies from.
-    unsafe {
-        let offset = core::ptr::read_volatile(offset);
-        bpf_probe_read_kernel((&raw mut value).cast(), size_of::<T>() as u32, base.byte_add(offset as usize));
-    }
-    value
 }
 
 /// A moment of the monotonic clock, read once per run.

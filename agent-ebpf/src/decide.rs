@@ -6,6 +6,8 @@
 pub mod affinity;
 pub mod balance;
 pub mod breaker;
+pub mod census;
+pub mod drain;
 pub mod flow;
 pub mod histogram;
 pub mod limits;

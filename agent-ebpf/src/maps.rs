@@ -5,7 +5,7 @@ use core::ptr;
 
 use agent_ebpf::abi::limits;
 use agent_ebpf::abi::{
-    AffinityKey, AffinityValue, Backend, BackendState, Connection, Datagrams, Edge, EdgeKey, Event,
+    AffinityKey, AffinityValue, Backend, BackendState, Connection, Datagrams, Edge, EdgeKey, Event, FailedOn,
     FrontendKey, Hook, Loss, Outcome, Policy, ServiceState, ServiceWord, Settings, Slot,
 };
 use aya_ebpf::bindings::{BPF_F_MMAPABLE, BPF_F_NO_PREALLOC, BPF_NOEXIST, BPF_SK_STORAGE_GET_F_CREATE};
@@ -49,6 +49,11 @@ static SERVICE_STATE: Array<ServiceState> = Array::with_max_entries(limits::MAX_
 static AFFINITY: LruHashMap<AffinityKey, AffinityValue> =
     LruHashMap::with_max_entries(limits::MAX_AFFINITIES, 0);
 
+/// Which backend a client failed on last. Kernel writes.
+#[map]
+static AVOIDANCES: LruHashMap<AffinityKey, FailedOn> =
+    LruHashMap::with_max_entries(limits::MAX_AVOIDANCES, 0);
+
 /// Workload cgroups: pods and units. Agent writes; the value says nothing yet.
 #[map]
 static WORKLOADS: HashMap<u64, u32> = HashMap::with_max_entries(limits::MAX_WORKLOADS, BPF_F_NO_PREALLOC);
@@ -86,8 +91,8 @@ static DATAGRAMS: SkStorage<Datagrams> = SkStorage::new();
 /// An edge nobody counted on yet.
 static NEW_EDGE: Edge = Edge {
     opened: 0,
-    closed: [0; 5],
-    failed: [0; 5],
+    closed: [0; 6],
+    failed: [0; 6],
     sent_bytes: 0,
     received_bytes: 0,
     retransmits: 0,
@@ -221,6 +226,22 @@ pub(crate) fn set_affinity(key: &AffinityKey, value: &AffinityValue) {
     if AFFINITY.insert(key, value, 0).is_err() {
         lost(Loss::Affinity);
     }
+}
+
+/// Which backend a client failed on last.
+#[inline(always)]
+pub(crate) fn failed_on(key: &AffinityKey) -> FailedOn {
+    match AVOIDANCES.get_ptr(key) {
+        // SAFETY: the kernel gave a pointer to the value. Volatile: one load of a word another CPU may replace.
+        Some(failed) => unsafe { ptr::read_volatile(failed) },
+        None => FailedOn::NONE,
+    }
+}
+
+/// Remembers which backend a client failed on. Where there is no room, it may be given it again.
+#[inline(always)]
+pub(crate) fn set_failed_on(key: &AffinityKey, failed: FailedOn) {
+    let _ = AVOIDANCES.insert(key, &failed, 0);
 }
 
 /// Whether this cgroup is a workload's.

@@ -2,6 +2,8 @@
 
 mod breaker;
 mod connect;
+mod datagrams;
+mod drain;
 mod getpeername;
 mod recvmsg;
 mod sample;

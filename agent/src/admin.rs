@@ -14,11 +14,12 @@ use std::sync::Arc;
 use tokio::sync::broadcast;
 
 pub use api::{AdminError, serve_admin};
-pub use probes::serve_metrics;
+pub use probes::{listen, serve_metrics};
 
 use crate::flows::{EdgeView, Record};
 use view::{
-    Counters, Explanation, OrderError, OrderRequest, Ordered, OverheadView, Readiness, ServiceView, Status,
+    Counters, Explanation, OrderError, OrderRequest, Ordered, OverheadView, Readiness, RolloutError,
+    RolloutRequest, RolloutView, ServiceView, Status,
 };
 
 /// What can be seen of a running agent.
@@ -40,6 +41,8 @@ pub trait Observe: Send + Sync + 'static {
     /// # Errors
     /// What the kernel refuses to show.
     fn explain(&self, target: &str) -> Result<Explanation, ObserveError>;
+    /// The canary of every service that has one, in the order of names. Does not block.
+    fn rollouts(&self) -> Vec<RolloutView>;
     /// Every edge, in the order of client, service and version; the overflow last.
     ///
     /// # Errors
@@ -65,6 +68,11 @@ pub trait Control: Observe {
     /// # Errors
     /// The order makes no sense; then nothing was changed.
     fn order(&self, request: &OrderRequest) -> Result<Ordered, OrderError>;
+    /// Pauses, resumes, promotes or rolls back a canary. It is in force a moment later.
+    ///
+    /// # Errors
+    /// The order makes no sense; then nothing was changed.
+    fn steer(&self, request: &RolloutRequest) -> Result<RolloutView, RolloutError>;
 }
 
 /// Something that could not be read from the kernel.

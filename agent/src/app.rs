@@ -2,6 +2,7 @@
 //! every other; it decides nothing about services.
 
 mod confinement;
+mod draining;
 mod drift;
 mod duties;
 mod explanation;
@@ -9,6 +10,7 @@ mod journal;
 mod names;
 mod observer;
 mod overhead;
+mod rollouts;
 mod services;
 
 use std::net::SocketAddr;
@@ -24,11 +26,13 @@ use crate::desired::{Change, Desired};
 use crate::discovery::file::FileSource;
 use crate::discovery::{SourceKind, Update};
 use crate::event::Event;
-use crate::kernel::{DataPlane, KernelTables, trim_heap};
+use crate::kernel::{DataPlane, KernelTables, SockDiag, trim_heap};
 use crate::readiness::Readiness;
 use crate::reconcile::Reconciler;
+use crate::rollout::Transition;
 use crate::{admin, canary, clock, shutdown};
 pub use confinement::Beginnings;
+use draining::Draining;
 use duties::Duties;
 use observer::Observer;
 
@@ -45,6 +49,10 @@ pub struct Options {
     pub socket: PathBuf,
     /// The BPF file system.
     pub bpffs: PathBuf,
+    /// The zone this node is in.
+    pub zone: Option<String>,
+    /// Where what outlives the agent is kept, besides what the kernel keeps.
+    pub state: PathBuf,
 }
 
 /// What is awaited before the agent is ready.
@@ -56,6 +64,8 @@ const CANARY: &str = "the first test connection";
 const TICK: Duration = Duration::from_secs(1);
 /// Drift, links, the test connection.
 const CHECK: Duration = Duration::from_secs(10);
+/// Canaries and their baselines.
+const COMPARE: Duration = Duration::from_millis(500);
 /// News of sources that wait to be applied. A source that is faster waits for its place.
 const UPDATE_QUEUE: usize = 1_024;
 
@@ -65,6 +75,8 @@ const UPDATE_QUEUE: usize = 1_024;
 /// What keeps the agent from starting: no eBPF, another agent, a socket in use, a first configuration that cannot
 /// be used while nothing is pinned yet.
 pub async fn run(options: Options, beginnings: Beginnings) -> anyhow::Result<()> {
+    // What may be taken is taken first: an agent that cannot start has changed nothing.
+    let listener = admin::listen(options.listen).await?;
     // Reading a large file takes as long as loading the programs: they go on side by side.
     let (updates, inbox) = mpsc::channel(UPDATE_QUEUE);
     let source = tokio::spawn(FileSource::new(options.config.clone()).run(updates));
@@ -76,6 +88,7 @@ pub async fn run(options: Options, beginnings: Beginnings) -> anyhow::Result<()>
         "data plane loaded"
     );
     let mut reconciler = Reconciler::new(data_plane.tables()?);
+    reconciler.set_zone(options.zone.as_deref());
     reconciler.adopt().context("cannot read the pinned maps")?;
     let readiness = Readiness::awaiting(&[CONFIGURATION, PROGRAMS, CANARY]);
     let confinement = confinement::confine(beginnings.readers());
@@ -91,7 +104,7 @@ pub async fn run(options: Options, beginnings: Beginnings) -> anyhow::Result<()>
     }
     {
         let (observer, leaving) = (Arc::clone(&observer), leaving.clone());
-        servers.spawn(admin::serve_metrics(options.listen, observer, leaving.wait()));
+        servers.spawn(admin::serve_metrics(listener, observer, leaving.wait()));
     }
     let reader = tokio::spawn(duties::read_events(Arc::clone(&observer), observer.events()?));
     let timer = tokio::spawn(duties::time_programs(Arc::clone(&observer)));
@@ -100,10 +113,12 @@ pub async fn run(options: Options, beginnings: Beginnings) -> anyhow::Result<()>
         reconciler,
         desired: Desired::default(),
         duties: Duties::new(Arc::clone(&observer)),
+        draining: Draining::new(Arc::clone(&observer), Box::new(SockDiag)),
         observer,
         readiness,
         synced: false,
         attached: false,
+        applied: false,
     };
     control.desired.apply(Change::Upsert(canary::service()));
     let result = control.run(inbox, &mut servers).await;
@@ -122,12 +137,15 @@ struct Control {
     reconciler: Reconciler<KernelTables>,
     desired: Desired,
     duties: Duties,
+    draining: Draining,
     observer: Arc<Observer>,
     readiness: Readiness,
     /// The source has delivered its first full state.
     synced: bool,
     /// The programs were attached at least once; from then on the check looks after them.
     attached: bool,
+    /// A whole configuration was applied at least once.
+    applied: bool,
 }
 
 /// How much of what is desired may be different.
@@ -143,7 +161,8 @@ type Servers = tokio::task::JoinSet<Result<(), admin::AdminError>>;
 
 impl Control {
     async fn run(&mut self, mut inbox: Inbox, servers: &mut Servers) -> anyhow::Result<()> {
-        let (mut tick, mut check) = (every(TICK), every(CHECK));
+        let (mut tick, mut check, mut compare) = (every(TICK), every(CHECK), every(COMPARE));
+        let observer = Arc::clone(&self.observer);
         let mut signals = std::pin::pin!(shutdown::signalled());
         loop {
             let event = tokio::select! {
@@ -157,6 +176,8 @@ impl Control {
                     ended.context("a server of the agent's died")??;
                     continue;
                 }
+                () = observer.canaries().ordered() => Event::Ordered,
+                _ = compare.tick() => Event::Compare,
                 _ = tick.tick() => Event::Tick,
                 _ = check.tick() => Event::Check,
             };
@@ -178,6 +199,8 @@ impl Control {
                     }
                 }
                 Event::SourcesEnded => anyhow::bail!("the configuration file is not watched any more"),
+                Event::Compare => tokio::task::block_in_place(|| self.compare()),
+                Event::Ordered => tokio::task::block_in_place(|| self.shift()),
                 Event::Tick => tokio::task::block_in_place(|| self.tick()),
                 Event::Check => self.check().await?,
                 Event::Leave(signal) => {
@@ -193,6 +216,10 @@ impl Control {
         let report = self.reconciler.idle();
         self.observer.journal().repaired(&report);
         self.observer.set_fill(&self.reconciler.fill());
+        // Until a source has spoken, nobody knows who is out.
+        if self.applied {
+            self.draining.round(self.reconciler.retired());
+        }
     }
 
     /// Folds in what a source says, to be applied.
@@ -200,7 +227,7 @@ impl Control {
         match update {
             Update::Changed(change) => {
                 let whole = matches!(change, Change::Reset(_));
-                self.desired.apply(with_canary(change));
+                self.desired.apply(self.observer.canaries().admit(with_canary(change)));
                 self.synced = true;
                 Ok(if whole { Extent::Whole } else { Extent::Services })
             }
@@ -223,6 +250,7 @@ impl Control {
     fn reconcile(&mut self, extent: Extent) {
         let whole = extent == Extent::Whole;
         let started = clock::monotonic();
+        self.reconciler.set_now(clock::monotonic_ns());
         match self.reconciler.apply(&self.desired) {
             Ok(report) => {
                 for error in &report.failed {
@@ -232,6 +260,7 @@ impl Control {
                     tracing::error!("{}", refusal.reason);
                 }
                 self.observer.journal().applied(&report);
+                self.applied |= whole;
                 let services = self.desired.services().len() - 1;
                 let took_ms = u64::try_from((clock::monotonic() - started).as_millis()).unwrap_or(u64::MAX);
                 if whole {
@@ -247,11 +276,56 @@ impl Control {
             }
         }
         self.observer.set_fill(&self.reconciler.fill());
+        self.observer.canaries().save();
         if whole {
             self.observer.leave_untidy();
         }
         if whole || !self.attached {
             self.attach();
+        }
+    }
+
+    /// Compares canaries with their baselines and puts into force what comes of it.
+    fn compare(&mut self) {
+        let canaries = self.observer.canaries();
+        let watched = canaries.register().watched();
+        if watched.is_empty() {
+            return;
+        }
+        match self.observer.readings(&watched) {
+            Ok(readings) => {
+                let (now, mut register) = (rollouts::now(), canaries.register());
+                for (service, readings) in watched.iter().zip(&readings) {
+                    register.observe(service, now, readings);
+                }
+            }
+            Err(error) => tracing::warn!("canaries are not compared: {error}"),
+        }
+        self.shift();
+    }
+
+    /// Puts into force what became of canaries.
+    fn shift(&mut self) {
+        let mut register = self.observer.canaries().register();
+        let changes = register.take_changes();
+        if changes.is_empty() {
+            return;
+        }
+        // What was written since an order was given is newer than the order.
+        for spec in changes.iter().filter_map(|change| register.in_force(&change.spec.name)) {
+            self.desired.apply(Change::Upsert(spec));
+        }
+        drop(register);
+        self.reconcile(Extent::Services);
+        for change in &changes {
+            let service = &*change.spec.name;
+            match change.transition {
+                Transition::RolledBack(cause) => {
+                    tracing::error!(service, cause = cause.name(), "{}", change.told);
+                }
+                _ => tracing::info!(service, "{}", change.told),
+            }
+            rollouts::record(change).into_iter().for_each(|record| self.observer.tell(record));
         }
     }
 

@@ -5,6 +5,7 @@ pub mod check;
 pub mod client;
 pub mod explain;
 pub mod flows;
+pub mod rollout;
 pub mod services;
 pub mod status;
 pub mod table;
@@ -22,6 +23,9 @@ use crate::{app, canary, kernel};
 /// The control socket's default place.
 pub const DEFAULT_SOCKET: &str = "/run/segue/segue.sock";
 
+/// The default place of what outlives the agent.
+const DEFAULT_STATE: &str = "/var/lib/segue";
+
 /// Takes connections to service addresses at connect(), in the kernel, and sends each to a backend of the service
 #[derive(Debug, Parser)]
 #[command(name = "segue", version, propagate_version = true, max_term_width = 100)]
@@ -30,6 +34,7 @@ pub const DEFAULT_SOCKET: &str = "/run/segue/segue.sock";
                         segue status                         does it work, and what does the kernel lack?\n  \
                         segue services                       who answers for whom, and how much\n  \
                         segue breaker                        which backends are held back, and why\n  \
+                        segue rollout                        which canaries are tried out, and how they do\n  \
                         segue flows -f                       connections as they open, fail and close")]
 pub struct Cli {
     #[command(subcommand)]
@@ -55,6 +60,8 @@ enum Command {
     Services(services::ServicesArgs),
     /// Show which backends are held back and why, or order one in or out (open, close, auto)
     Breaker(breaker::BreakerArgs),
+    /// Show canaries and how they do, or give an order about one (pause, resume, promote, rollback)
+    Rollout(rollout::RolloutArgs),
     /// Explain what the next connections to a service would do, and why
     Explain(explain::ExplainArgs),
     /// Show who talks to which service, in totals or (-f) connection by connection
@@ -91,6 +98,12 @@ pub struct RunArgs {
     /// BPF file system that holds maps and links; mounted if it is not
     #[arg(long, value_name = "PATH", default_value = "/sys/fs/bpf")]
     bpffs: PathBuf,
+    /// The zone this node is in, as the zones of backends are written; for services with `locality: prefer_zone`
+    #[arg(long, value_name = "ZONE", env = "SEGUE_ZONE")]
+    zone: Option<String>,
+    /// Directory for what outlives the agent: how far canaries have come. Made when there is something to keep
+    #[arg(long, value_name = "PATH", default_value = DEFAULT_STATE)]
+    state: PathBuf,
 }
 
 /// Arguments of `segue unload`.
@@ -119,6 +132,7 @@ pub fn main() -> ExitCode {
         Command::Status(args) => return ask(status::run(&args)),
         Command::Services(args) => return ask(services::run(&args)),
         Command::Breaker(args) => return ask(breaker::run(&args)),
+        Command::Rollout(args) => return ask(rollout::run(&args)),
         Command::Explain(args) => return ask(explain::run(&args)),
         Command::Flows(args) => return ask(flows::run(&args)),
         Command::Unload(args) => unload(&args),
@@ -156,6 +170,8 @@ fn run(args: RunArgs) -> anyhow::Result<()> {
         listen: args.listen,
         socket: args.socket,
         bpffs: args.bpffs,
+        zone: args.zone.filter(|zone| !zone.is_empty()),
+        state: args.state,
     };
     let beginnings = app::Beginnings::settle();
     let readers = beginnings.readers();

@@ -10,18 +10,20 @@ mod tests;
 
 pub use ids::{Family, Ids, Restored};
 
+use std::collections::HashSet;
 use std::net::SocketAddr;
 use std::sync::Arc;
 
+use agent_ebpf::abi::breaker::period_ticks;
 use agent_ebpf::abi::limits::MAX_SUBSETS;
 use agent_ebpf::abi::{
-    Algorithm, Backend, BackendStatus, BreakerMode, BreakerPolicy, Endpoint, FrontendKey, Policy, Slot,
-    Subset, Verdict,
+    Algorithm, Backend, BackendStatus, BreakerMode, BreakerPolicy, Drain, Endpoint, FrontendKey, Policy,
+    Slot, Subset, Verdict,
 };
 use agent_ebpf::decide::balance::{self, Entry, maglev};
 use agent_ebpf::decide::split;
 
-use crate::desired::{BackendSpec, ServiceName, ServiceSpec};
+use crate::desired::{BackendSpec, PolicySpec, ServiceName, ServiceSpec};
 
 /// One service of one address family, as it goes into the maps.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -183,6 +185,11 @@ impl Candidate<'_> {
     fn takes_connections(&self) -> bool {
         !self.spec.draining && self.spec.weight > 0
     }
+
+    /// The id of its zone, 0 without one.
+    fn zone(&self) -> u32 {
+        optional_id(self.spec.zone.as_ref())
+    }
 }
 
 /// The policy of a service that asks for no breaker.
@@ -223,10 +230,13 @@ fn compile_family(
             generation,
             version: optional_id(candidate.spec.version.as_ref()),
             status: status as u32,
-            zone: optional_id(candidate.spec.zone.as_ref()),
+            zone: candidate.zone(),
             next: 0,
             weight: u32::from(candidate.spec.weight),
+            joined_ticks: 0,
+            _pad: 0,
             verdict: Verdict::NONE,
+            drain: Drain::NONE,
         };
         backends.push(CompiledBackend { id, record });
     }
@@ -278,6 +288,7 @@ fn policy(
     let usable: Vec<&Candidate<'_>> =
         candidates.iter().filter(|candidate| candidate.takes_connections()).collect();
     let ready_backends = u32::try_from(usable.len()).unwrap_or(u32::MAX);
+    let usable_zones: HashSet<u32> = usable.iter().map(|candidate| candidate.zone()).collect();
     let of_version = |version: &Arc<str>| -> Vec<&Candidate<'_>> {
         usable.iter().copied().filter(|candidate| candidate.spec.version.as_ref() == Some(version)).collect()
     };
@@ -291,6 +302,9 @@ fn policy(
         groups.iter().map(|(share, _, members)| if members.is_empty() { 0 } else { *share }).collect();
 
     let timeout_ms = spec.policy.affinity_timeout.map_or(0, |timeout| timeout.as_millis());
+    // Without a backend in it, the node's zone does not matter.
+    let has_near = usable_zones.contains(&ids.here());
+    let zone = if spec.policy.prefers_zone && has_near { ids.here() } else { 0 };
     let mut policy = Policy {
         service,
         affinity_timeout_ms: u32::try_from(timeout_ms).unwrap_or(u32::MAX),
@@ -301,15 +315,22 @@ fn policy(
             .connect_timeout
             .map_or(0, |timeout| u32::try_from(timeout.as_millis()).unwrap_or(u32::MAX)),
         ready_backends,
+        zone,
+        join_ticks: join_ticks(&spec.policy),
         breaker: spec.policy.breaker.unwrap_or(BREAKER_OFF),
         ..Policy::default()
     };
     let mut slots = Vec::new();
     for ((_, version, members), end) in groups.iter().zip(split::share_ends(&shares)) {
         let Some(share_end) = end else { continue };
-        let window = window(spec.policy.algorithm, service, *version, members, ids);
+        let (near, elsewhere): (Vec<&Candidate<'_>>, Vec<&Candidate<'_>>) =
+            members.iter().partition(|member| zone != 0 && member.zone() == zone);
+        let near = window(spec.policy.algorithm, service, near_version(*version), &near, ids);
+        let mut window = window(spec.policy.algorithm, service, *version, &elsewhere, ids);
+        let near_slots = u32::try_from(near.len()).unwrap_or(u32::MAX);
+        window.splice(0..0, near);
         let slot_count = u32::try_from(window.len()).unwrap_or(u32::MAX);
-        let subset = Subset { share_end, version: *version, first_slot: 0, slot_count };
+        let subset = Subset { share_end, version: *version, first_slot: 0, slot_count, near_slots };
         policy.subsets[usize::from(policy.subset_count)] = subset;
         policy.subset_count += 1;
         slots.extend(window);
@@ -319,6 +340,19 @@ fn policy(
         policy.subset_count = 1;
     }
     (policy, slots)
+}
+
+/// Under which version the `maglev` table of a version's backends in the preferred zone is remembered.
+pub fn near_version(version: u32) -> u32 {
+    version ^ 1 << 31
+}
+
+/// How long the share of a backend that joins grows: what the policy says, else what holds for one that returns.
+fn join_ticks(policy: &PolicySpec) -> u32 {
+    match policy.slow_start {
+        Some(time) => period_ticks(u64::try_from(time.as_millis()).unwrap_or(u64::MAX)),
+        None => policy.breaker.map_or(0, |breaker| breaker.slow_start_ticks),
+    }
 }
 
 fn window(

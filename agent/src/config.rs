@@ -4,7 +4,9 @@
 //! nothing of what is in force; `docs/config.md` describes the format.
 
 mod breaker;
+mod canary;
 mod check;
+mod draining;
 mod fallback;
 mod problem;
 mod reader;
@@ -17,8 +19,6 @@ use std::io::{self, Read as _};
 use std::os::unix::fs::{FileTypeExt as _, OpenOptionsExt as _};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-
-use agent_ebpf::abi::limits::MAX_SERVICES;
 
 use crate::desired::ServiceSpec;
 
@@ -203,7 +203,7 @@ fn document(reader: &mut Reader<'_>) -> Result<Vec<Service>, Stop> {
                     reader.list(&value, "a list of services, or `[]`", |reader, index, node| {
                         reader.settle();
                         // One beyond the limit is enough to say so, and where.
-                        if index > MAX_SERVICES as usize {
+                        if index > check::SERVICES as usize {
                             return reader.skip(&node);
                         }
                         if let Some(service) = service::read(reader, &mut totals, index, &node)? {

@@ -9,6 +9,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use agent_ebpf::abi::{Algorithm, BreakerPolicy, Protocol};
+use serde::{Deserialize, Serialize};
 
 /// A service's name, as in `shop/payment`.
 pub type ServiceName = Arc<str>;
@@ -56,14 +57,103 @@ pub struct PolicySpec {
     pub refuse_errno: u8,
     /// When a backend is ejected and how it comes back; `None`: never.
     pub breaker: Option<BreakerPolicy>,
+    /// Whether backends in the node's own zone are preferred, as far as they can carry it.
+    pub prefers_zone: bool,
+    /// How long the share of a backend that joins grows; `None`: as the breaker says of one that comes back.
+    pub slow_start: Option<Duration>,
     /// The service that takes the connections when nothing of this one is usable.
     pub fallback: Option<ServiceName>,
     /// How long a handshake may take.
     pub connect_timeout: Option<Duration>,
+    /// What becomes of the open connections of a backend that is out; `None`: they are kept.
+    pub draining: Option<DrainingSpec>,
+    /// The version of the split that is tried out, and when it must go; `None`: the split stays as it is.
+    pub canary: Option<Arc<CanarySpec>>,
+}
+
+/// When the open connections of a backend that is out are reset.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct DrainingSpec {
+    /// The backends this is about, in the order of [`Departure::ALL`], without repetition.
+    pub on: Vec<Departure>,
+    /// How long after the backend went out.
+    pub reset_after: Duration,
+}
+
+/// Why a backend is out.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Departure {
+    /// Its service does not name it any more, or is gone.
+    Removed,
+    /// It is marked so, or its weight is 0.
+    Draining,
+    /// Its breaker opened, or an operator ordered it out.
+    Ejected,
+}
+
+impl Departure {
+    /// Each of them.
+    pub const ALL: &'static [Self] = &[Self::Removed, Self::Draining, Self::Ejected];
+
+    /// The name used in configuration, metric labels, tables and documentation.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Removed => "removed",
+            Self::Draining => "draining",
+            Self::Ejected => "ejected",
+        }
+    }
+
+    /// The departure with this name.
+    pub fn from_name(name: &str) -> Option<Self> {
+        Self::ALL.iter().copied().find(|departure| departure.name() == name)
+    }
+}
+
+/// A version of a split that is tried out beside another one.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct CanarySpec {
+    /// The version that is tried out.
+    pub version: Arc<str>,
+    /// The version it is compared with.
+    pub baseline: Arc<str>,
+    /// When it must go.
+    pub guard: GuardSpec,
+    /// Its part of all connections, step by step, in percent, rising; empty: what the split says.
+    pub steps: Vec<u8>,
+    /// How long a step lasts at least.
+    pub every: Duration,
+}
+
+/// When a canary must go: how much worse than the baseline it may do.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct GuardSpec {
+    /// How much larger its part of connections that fail may be, in percent of all.
+    pub connect_failure_percent: u8,
+    /// How much larger its part of connections that are reset may be, in percent of all.
+    pub reset_percent: u8,
+    /// How long its handshakes may take, in percent of the baseline's 99th percentile; `None`: however long.
+    pub connect_p99_percent: Option<u32>,
+    /// Connections of each of the two without which nothing is decided.
+    pub minimum_samples: u32,
+    /// How far back it looks.
+    pub window: Duration,
+}
+
+impl Default for GuardSpec {
+    fn default() -> Self {
+        Self {
+            connect_failure_percent: 2,
+            reset_percent: 2,
+            connect_p99_percent: None,
+            minimum_samples: 50,
+            window: Duration::from_secs(30),
+        }
+    }
 }
 
 /// The share of one version in a split.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct VersionShare {
     /// The version.
     pub version: Arc<str>,
@@ -72,7 +162,7 @@ pub struct VersionShare {
 }
 
 impl Default for PolicySpec {
-    /// `random`, no affinity, no split, no breaker, no fallback, EHOSTUNREACH (113 on every Linux architecture Segue
+    /// `random`, no affinity, no split, no canary, no zone, no breaker, no fallback, EHOSTUNREACH (113 on every Linux architecture Segue
     /// runs on).
     fn default() -> Self {
         Self {
@@ -81,8 +171,12 @@ impl Default for PolicySpec {
             split: Vec::new(),
             refuse_errno: 113,
             breaker: None,
+            prefers_zone: false,
+            slow_start: None,
             fallback: None,
             connect_timeout: None,
+            draining: None,
+            canary: None,
         }
     }
 }

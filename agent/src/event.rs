@@ -13,6 +13,10 @@ pub enum Event {
     Tick,
     /// Time to look after what cannot announce itself: drifted maps, lost links, the test connection.
     Check,
+    /// Time to compare canaries with their baselines.
+    Compare,
+    /// An operator gave an order about a canary.
+    Ordered,
     /// The operator, or the system, wants the agent to leave. The data plane stays.
     Leave(&'static str),
 }

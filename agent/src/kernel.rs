@@ -20,6 +20,7 @@ mod probe;
 mod program_log;
 mod readers;
 mod seccomp;
+mod sock_diag;
 mod stopwatch;
 mod tables;
 
@@ -40,6 +41,7 @@ pub use probe::{Feature, Features};
 pub use program_log::ProgramLog;
 pub use readers::Readers;
 pub use seccomp::confine_agent;
+pub use sock_diag::{Fate, ResetSockets, SockDiag, describe as describe_socket};
 pub use stopwatch::{Stopwatch, StopwatchError};
 pub use tables::KernelTables;
 
@@ -270,9 +272,9 @@ pub trait Tables {
     /// Writes slots that no service word leads to.
     fn set_slots(&mut self, first: u32, slots: &[Slot]) -> Result<(), MapError>;
 
-    /// A backend, without an operator's order.
+    /// A backend, without an operator's order, and without what becomes of its connections.
     fn backend(&self, id: u32) -> Backend;
-    /// Writes a backend, but for an operator's order, which stays. Of one in use, only `version`, `status`, `zone`,
+    /// Writes a backend, but for those two, which stay. Of one in use, only `version`, `status`, `zone`,
     /// `next` and `weight` may differ.
     fn set_backend(&mut self, id: u32, backend: &Backend) -> Result<(), MapError>;
 

@@ -7,9 +7,11 @@ mod agent;
 mod balancing;
 mod breaker;
 mod connections;
+mod draining;
 mod kernel;
 mod process;
 mod reference;
+mod rollout;
 mod sheet;
 mod text;
 
@@ -31,6 +33,8 @@ const SUBJECTS: &[(&str, &[&Metric])] = &[
     ("Connections", connections::METRICS),
     ("Load balancing", balancing::METRICS),
     ("Circuit breaking", breaker::METRICS),
+    ("Draining", draining::METRICS),
+    ("Canaries", rollout::METRICS),
     ("Kernel side", kernel::METRICS),
     ("Agent", agent::METRICS),
     ("Process", process::METRICS),
@@ -100,12 +104,14 @@ impl Collector for Scrape {
         if let Some(services) = self.read(1, self.observe.services()) {
             balancing::write(&mut sheet, &services)?;
             breaker::write(&mut sheet, &services)?;
+            rollout::write(&mut sheet, &services)?;
         }
         if let Some(status) = self.read(2, self.observe.status()) {
             kernel::write_status(&mut sheet, &status)?;
             agent::write_status(&mut sheet, &status)?;
         }
         if let Some(counters) = self.read(3, self.observe.counters()) {
+            draining::write(&mut sheet, &counters)?;
             kernel::write_counters(&mut sheet, &counters)?;
             agent::write_counters(&mut sheet, &counters)?;
         }

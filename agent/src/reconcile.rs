@@ -12,6 +12,7 @@ mod compact;
 mod crowd;
 mod directory;
 mod dump;
+mod joining;
 mod limbo;
 mod repair;
 mod report;
@@ -29,7 +30,7 @@ use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::iter::Peekable;
 use std::sync::Arc;
 
-use agent_ebpf::abi::FrontendKey;
+use agent_ebpf::abi::{Backend, FrontendKey};
 
 use crate::compile::{self, CompiledBackend, CompiledService, Family, Ids, compile, fallback};
 use crate::desired::{Desired, ServiceName, ServiceSpec};
@@ -66,6 +67,8 @@ pub struct Reconciler<T> {
     directory: Arc<Directory>,
     /// A whole desired state was applied at least once, so that what is not in it may go.
     applied: bool,
+    /// What the programs' clock said last, 0 while nobody has told.
+    now_ticks: u32,
 }
 
 /// Services by id.
@@ -105,7 +108,20 @@ impl<T: Tables> Reconciler<T> {
             need: Need::default(),
             directory: Arc::new(Directory::default()),
             applied: false,
+            now_ticks: 0,
         }
+    }
+
+    /// Tells the zone of this node, for services that prefer it. Before the first `apply`: a service that does not
+    /// change keeps the zone it was compiled with.
+    pub fn set_zone(&mut self, zone: Option<&str>) {
+        self.ids.set_here(zone.map_or(0, compile::name_id));
+    }
+
+    /// Tells the time of the programs' clock, in nanoseconds: backends that join in the next `apply` join then. While
+    /// nobody has told, none counts as joining.
+    pub fn set_now(&mut self, now_ns: u64) {
+        self.now_ticks = agent_ebpf::abi::breaker::ticks(now_ns).max(1);
     }
 
     /// The maps.
@@ -223,6 +239,11 @@ impl<T: Tables> Reconciler<T> {
         self.tables.rest();
         report.pending = self.pending.len() + self.waiting.len();
         report
+    }
+
+    /// Every backend that left its service and waits for its last connection: its id, and what its entry holds.
+    pub fn retired(&self) -> impl Iterator<Item = (u32, &Backend)> {
+        self.limbo.backends()
     }
 
     /// How full each map is.
@@ -352,6 +373,9 @@ impl<T: Tables> Reconciler<T> {
         }
         for mut compiled in compiled {
             let id = compiled.id;
+            if let Some(live) = self.live.get(&id) {
+                joining::mark(&mut compiled, live, self.now_ticks);
+            }
             compiled.frontends.retain(|key| {
                 let owner = *self.claims.entry(*key).or_insert(id);
                 if owner != id {

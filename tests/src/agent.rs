@@ -21,6 +21,9 @@ use crate::world::{World, beside_test};
 /// Where the agent listens inside the namespace of its test.
 const LISTEN: &str = "127.0.0.1:9464";
 
+/// The zone every agent is told to be in; it matters to services that prefer a zone.
+pub const ZONE: &str = "here";
+
 /// How long loading maps and programs may take on a busy machine.
 pub const READY_LIMIT: Duration = Duration::from_secs(30);
 
@@ -275,6 +278,13 @@ impl<'w> Agent<'w> {
         self.world.start_outside(command).finish()
     }
 
+    /// `segue rollout` with these arguments.
+    pub fn rollout(&self, arguments: &[&str]) -> Finished {
+        let mut command = Command::new(beside_test("segue"));
+        command.arg("rollout").args(arguments).arg("--socket").arg(self.socket());
+        self.world.start_outside(command).finish()
+    }
+
     /// `segue explain` of a service's name, or of an address and port.
     pub fn explain(&self, target: &str) -> Value {
         let mut command = Command::new(beside_test("segue"));
@@ -319,6 +329,8 @@ impl<'w> Agent<'w> {
         command.arg("run").arg("--config").arg(&self.config);
         command.arg("--cgroup").arg(self.world.managed_cgroup()).args(["--listen", LISTEN]);
         command.arg("--socket").arg(self.socket()).arg("--bpffs").arg(self.world.bpffs());
+        command.args(["--zone", ZONE]);
+        command.arg("--state").arg(self.world.directory().join("state"));
         command
     }
 }

@@ -4,20 +4,19 @@
 use std::mem::offset_of;
 
 use agent_ebpf::abi::{
-    ABI_VERSION, BackendState, CellWord, FrontendKey, Policy, Protocol, ServiceState, ServiceWord, Slot,
-    Subset,
+    BackendState, CellWord, FrontendKey, Policy, Protocol, ServiceState, ServiceWord, Slot, Subset,
 };
-use serde_json::Value;
 
 use crate::client::address;
+use crate::pinned::PinnedMap;
 use crate::world::World;
 
 /// What the kernel counts for the TCP service with this frontend.
 ///
 /// # Panics
-/// When there is no such frontend, or bpftool cannot read the maps.
+/// When there is no such frontend, or the maps cannot be read.
 pub fn service_state(world: &World, frontend: &str) -> ServiceState {
-    let state = lookup(world, "SERVICE_STATE", &service_id(world, frontend));
+    let state = lookup(world, "SERVICE_STATE", &service_id(world, frontend, Protocol::Tcp));
     let at = |offset: usize| word(&state, offset);
     ServiceState {
         cursor: at(offset_of!(ServiceState, cursor)),
@@ -34,6 +33,10 @@ pub fn service_state(world: &World, frontend: &str) -> ServiceState {
         closed: at(offset_of!(ServiceState, closed)),
         capped: at(offset_of!(ServiceState, capped)),
         panicked: at(offset_of!(ServiceState, panicked)),
+        ejected: at(offset_of!(ServiceState, ejected)),
+        kept_away: at(offset_of!(ServiceState, kept_away)),
+        near: at(offset_of!(ServiceState, near)),
+        overflowed: at(offset_of!(ServiceState, overflowed)),
         ..ServiceState::default()
     }
 }
@@ -41,9 +44,17 @@ pub fn service_state(world: &World, frontend: &str) -> ServiceState {
 /// The key of a service's first backend in `BACKEND_STATE`.
 ///
 /// # Panics
-/// When there is no such frontend, or bpftool cannot read the maps.
+/// When there is no such frontend, or the maps cannot be read.
 pub fn first_backend(world: &World, frontend: &str) -> Vec<u8> {
-    let service = lookup(world, "SERVICES", &service_id(world, frontend));
+    first_backend_of(world, frontend, Protocol::Tcp)
+}
+
+/// The same, for a service of any protocol.
+///
+/// # Panics
+/// As [`first_backend`].
+pub fn first_backend_of(world: &World, frontend: &str, protocol: Protocol) -> Vec<u8> {
+    let service = lookup(world, "SERVICES", &service_id(world, frontend, protocol));
     let policy = ServiceWord(word(&service, 0)).policy().expect("the service has a policy");
     let policy = lookup(world, "POLICIES", &policy.to_ne_bytes());
     let slot = offset_of!(Policy, subsets) + offset_of!(Subset, first_slot);
@@ -55,15 +66,15 @@ pub fn first_backend(world: &World, frontend: &str) -> Vec<u8> {
 /// What the kernel keeps for the backend of this key: the breaker's cell, and the connections it counts.
 ///
 /// # Panics
-/// When bpftool cannot read the map.
+/// When the map cannot be read.
 pub fn cell_and_active(world: &World, backend: &[u8]) -> (CellWord, u64) {
     let state = lookup(world, "BACKEND_STATE", backend);
     (CellWord(word(&state, offset_of!(BackendState, cell))), word(&state, offset_of!(BackendState, active)))
 }
 
-/// The id of the TCP service with this frontend, as bytes.
-fn service_id(world: &World, frontend: &str) -> Vec<u8> {
-    let key = FrontendKey::new(address(frontend).into(), Protocol::Tcp as u8);
+/// The id of the service with this frontend, as bytes.
+fn service_id(world: &World, frontend: &str, protocol: Protocol) -> Vec<u8> {
+    let key = FrontendKey::new(address(frontend).into(), protocol as u8);
     let mut bytes: Vec<u8> = key.address.words_be.iter().flat_map(|word| word.to_ne_bytes()).collect();
     bytes.extend(key.port_be.to_ne_bytes());
     bytes.extend([key.protocol, key._pad]);
@@ -76,14 +87,5 @@ fn word(bytes: &[u8], offset: usize) -> u64 {
 
 /// The bytes of one value of a pinned map.
 fn lookup(world: &World, map: &str, key: &[u8]) -> Vec<u8> {
-    let pin = world.bpffs().join(format!("segue/abi{ABI_VERSION}/maps/{map}"));
-    let pin = pin.to_string_lossy().into_owned();
-    let key: Vec<String> = key.iter().map(|byte| format!("{byte:02x}")).collect();
-    let mut arguments = vec!["-j", "map", "lookup", "pinned", &pin, "key", "hex"];
-    arguments.extend(key.iter().map(String::as_str));
-    let text = world.run_outside("bpftool", &arguments);
-    let answer: Value = serde_json::from_str(&text).unwrap_or_else(|error| panic!("{error} in {text}"));
-    let bytes = answer["value"].as_array().unwrap_or_else(|| panic!("no value in {text}"));
-    let byte = |text: &Value| u8::from_str_radix(text.as_str()?.strip_prefix("0x")?, 16).ok();
-    bytes.iter().map(|text| byte(text).unwrap_or_else(|| panic!("{text} is no byte"))).collect()
+    PinnedMap::open(world, map).lookup(key).unwrap_or_else(|| panic!("{map} has no {key:x?}"))
 }

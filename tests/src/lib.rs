@@ -11,6 +11,7 @@ pub mod counters;
 pub mod exposition;
 pub mod kernel;
 pub mod namespace;
+pub mod pinned;
 pub mod program;
 pub mod scenario;
 pub mod server;

@@ -1,4 +1,4 @@
-//! The servers of demo and benchmarks, each of which answers its own name: nginx where it is installed, else a
+//! Healthy servers of benchmarks, each of which answers its own name: nginx where it is installed, else a
 //! few lines of ours. They listen on every address of their namespace.
 
 use std::fs;
@@ -36,19 +36,19 @@ fn addresses<'a>(names: impl Iterator<Item = &'a str>) -> Vec<(&'a str, SocketAd
     (0..).zip(names).map(|(index, name)| (name, address(index))).collect()
 }
 
-/// Starts a server for each name on a node and waits until all answer. Also says what they are.
-pub(crate) fn start(node: &Node, names: &[&str]) -> anyhow::Result<(Process, &'static str)> {
+/// Starts a server for each name on a node and waits until all answer.
+pub(crate) fn start(node: &Node, names: &[&str]) -> anyhow::Result<Process> {
     let servers = addresses(names.iter().copied());
-    let (mut command, kind) = if let Some(nginx) = host::program("nginx") {
+    let mut command = if let Some(nginx) = host::program("nginx") {
         let mut command = node.command(&nginx, Place::Beside)?;
         command.arg("-c").arg(write_nginx_config(node, &servers)?);
         command.arg("-e").arg(node.directory().join("backends.log"));
-        (command, "nginx")
+        command
     } else {
         let own = std::env::current_exe().context("cannot find this program")?;
         let mut command = node.command(&own, Place::Beside)?;
         command.arg("backends").args(names);
-        (command, "a small server")
+        command
     };
     command.stdout(Stdio::null());
     let mut process = Process::start("the backends", &mut command, &node.directory().join("backends.log"))?;
@@ -58,7 +58,7 @@ pub(crate) fn start(node: &Node, names: &[&str]) -> anyhow::Result<(Process, &'s
         })
     };
     process.wait_until("ready", READY_LIMIT, all_answer)?;
-    Ok((process, kind))
+    Ok(process)
 }
 
 fn write_nginx_config(node: &Node, servers: &[(&str, SocketAddr)]) -> anyhow::Result<PathBuf> {
@@ -99,13 +99,18 @@ fn serve(listener: &TcpListener, name: &str) {
     thread::scope(|scope| {
         for stream in listener.incoming().flatten() {
             // A client that goes away in the middle is its own business.
-            scope.spawn(move || drop(answer(stream, name)));
+            scope.spawn(move || drop(answer(stream, name, || true)));
         }
     });
 }
 
-/// Answers requests on one connection until the client asks to close it or goes.
-fn answer(stream: TcpStream, name: &str) -> std::io::Result<()> {
+/// Answers requests on one connection until the client asks to close it or goes, or `may_answer`, asked after each
+/// request, says no.
+pub(crate) fn answer(
+    stream: TcpStream,
+    name: &str,
+    mut may_answer: impl FnMut() -> bool,
+) -> std::io::Result<()> {
     stream.set_nodelay(true)?;
     let mut reader = BufReader::new(stream);
     let mut close = false;
@@ -120,6 +125,9 @@ fn answer(stream: TcpStream, name: &str) -> std::io::Result<()> {
                 break;
             }
             close |= line.trim().eq_ignore_ascii_case("connection: close");
+        }
+        if !may_answer() {
+            return Ok(());
         }
         let body = format!("{name}\n");
         let head = format!("HTTP/1.1 200 OK\r\nContent-Length: {}\r\n\r\n", body.len());
@@ -136,7 +144,7 @@ mod tests {
     fn a_server_answers_its_name_until_asked_to_close() {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let address = listener.local_addr().unwrap();
-        let server = thread::spawn(move || answer(listener.accept().unwrap().0, "payment-a"));
+        let server = thread::spawn(move || answer(listener.accept().unwrap().0, "payment-a", || true));
         let mut stream = TcpStream::connect(address).unwrap();
         stream.write_all(b"GET / HTTP/1.1\r\n\r\nGET / HTTP/1.1\r\nConnection: close\r\n\r\n").unwrap();
         let text = std::io::read_to_string(stream).unwrap();

@@ -1,8 +1,13 @@
 //! `cargo xtask bench`: measurements, each against its own control in the same run, interleaved, as medians and
 //! ratios. It asserts nothing about time: a number of a shared machine is no verdict.
 
+mod balance;
+mod breaker;
 mod churn;
 mod connect;
+mod faults;
+mod load;
+mod matrix;
 mod probe;
 
 use std::fs;
@@ -10,6 +15,9 @@ use std::fs;
 use clap::{Subcommand, ValueEnum};
 use serde_json::json;
 
+use matrix::Matrix;
+
+pub(crate) use load::{Arguments as LoadArguments, run as run_load};
 pub(crate) use probe::run as run_probe;
 
 /// What to measure.
@@ -25,6 +33,10 @@ enum Subject {
     Connect(connect::Arguments),
     /// How long a changed endpoint takes into the kernel's maps while many change.
     Churn(churn::Arguments),
+    /// What a breaker costs, and the same faults through Segue, HAProxy and Envoy.
+    Breaker(breaker::Arguments),
+    /// One slow backend of ten, through Segue's algorithms, HAProxy and Envoy.
+    Balance(balance::Arguments),
 }
 
 /// How to print results.
@@ -42,6 +54,8 @@ pub(crate) fn run(arguments: &Arguments) -> anyhow::Result<()> {
     match &arguments.subject {
         Subject::Connect(arguments) => connect::run(arguments),
         Subject::Churn(arguments) => churn::run(arguments),
+        Subject::Breaker(arguments) => breaker::run(arguments),
+        Subject::Balance(arguments) => balance::run(arguments),
     }
 }
 
@@ -109,6 +123,23 @@ pub(crate) fn print(rows: &[Row], output: Output) {
     match output {
         Output::Table => println!("{}", table(rows)),
         Output::Json => println!("{:#}", as_json(rows)),
+    }
+}
+
+/// Prints rows, then tables of systems side by side.
+pub(crate) fn print_with(rows: &[Row], matrices: &[Matrix], note: &str, output: Output) {
+    match output {
+        Output::Table => {
+            println!("{}", table(rows));
+            matrices.iter().for_each(|matrix| println!("\n{}", matrix.table()));
+            println!("\n{note}");
+        }
+        Output::Json => {
+            let mut value = as_json(rows);
+            value["tables"] = matrices.iter().map(Matrix::as_json).collect();
+            value["note"] = json!(note);
+            println!("{value:#}");
+        }
     }
 }
 

@@ -1,6 +1,6 @@
-//! `cargo xtask demo`: Segue at work on real connections, in half a minute. A client that knows only a service
-//! address, three backends, a config that changes under load, an agent that is killed and started again. It
-//! fails if a single request fails or the answers do not come as the config says.
+//! `cargo xtask demo`: Segue at work on real connections, in about a minute. A client that knows only a service
+//! address, three backends, a config that changes under load, an agent that is killed and started again, backends
+//! that fail. It fails if the answers do not come as the config says, or if a request fails that need not.
 
 mod load;
 mod phase;
@@ -17,9 +17,10 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, bail};
 
+use crate::actors::{self, Act, Actors};
 use crate::node::{self, Agent, Node, Place, Process};
-use crate::{backends, build, host, setup, workspace};
-use phase::Phase;
+use crate::{build, host, setup, workspace};
+use phase::{Phase, SERVERS};
 use screen::{Screen, Tone, grouped, percent};
 
 pub(crate) use load::{Arguments as ClientArguments, run as run_client};
@@ -28,7 +29,27 @@ pub(crate) use load::{Arguments as ClientArguments, run as run_client};
 const SERVICE: SocketAddr =
     SocketAddr::new(std::net::IpAddr::V4(std::net::Ipv4Addr::new(198, 18, 0, 10)), 80);
 
-const NAMES: [&str; 3] = ["payment-a", "payment-b", "payment-c"];
+/// The fallback's own address.
+const STATIC: SocketAddr = SocketAddr::new(std::net::IpAddr::V4(std::net::Ipv4Addr::new(198, 18, 0, 11)), 80);
+
+const NAMES: [&str; SERVERS] = ["payment-a", "payment-b", "payment-c", "fallback"];
+
+/// The backend that fails first, and the fallback's.
+const C: usize = 2;
+const FALLBACK: usize = 3;
+
+/// Failures in a row that take a backend out.
+const FAILURES: u64 = 3;
+
+/// How long a backend that fails is watched. Its breaker is open for longer: no probe adds to the failures.
+const FAULT: Duration = Duration::from_millis(2500);
+const OPEN_MS: u64 = 3_000;
+
+/// For a backend that came back.
+const RECOVERY_LIMIT: Duration = Duration::from_secs(15);
+
+/// What is watched of it then, in which its share grows.
+const RECOVERY: Duration = Duration::from_millis(1500);
 
 const PHASE: Duration = Duration::from_millis(4500);
 
@@ -97,7 +118,7 @@ struct Show<'n> {
     answers: Receiver<String>,
     _client: Process,
     agent: Option<Agent<'n>>,
-    _backends: Process,
+    actors: Actors,
     segue: PathBuf,
     begin: Instant,
     /// When the last line was printed where there is no terminal.
@@ -113,16 +134,16 @@ struct Show<'n> {
 impl<'n> Show<'n> {
     fn begin(node: &'n Node) -> anyhow::Result<Self> {
         let mut screen = Screen::new();
-        let (backends, kind) = backends::start(node, &NAMES)?;
+        let actors = Actors::start(node, &NAMES)?;
         node::write_config(node, &config([1, 1, 1]))?;
         let segue = build::binary(false);
         let agent = Agent::start(node, &segue, check_interrupted)?;
         let title = screen.paint(Tone::Strong, "Segue demo");
         screen.print(&format!(
-            "{title}: service shop/payment at {SERVICE}, behind it three times {kind} at {} to {}.\n\
+            "{title}: service shop/payment at {SERVICE}, behind it three servers at {} to {}.\n\
              The client knows only {SERVICE}, to which there is no route. Agent: process {}.",
-            backends::address(0),
-            backends::address(2).port(),
+            actors::address(0),
+            actors::address(2).port(),
             agent.id()
         ));
         let (client, answers) = start_client(node)?;
@@ -132,7 +153,7 @@ impl<'n> Show<'n> {
             answers,
             _client: client,
             agent: Some(agent),
-            _backends: backends,
+            actors,
             segue,
             begin: Instant::now(),
             plain_at: Instant::now(),
@@ -157,7 +178,48 @@ impl<'n> Show<'n> {
         let (node, segue) = (self.node, self.segue.clone());
         // The load goes on while the agent starts.
         self.agent = Some(Agent::start(node, &segue, || self.watch(Duration::ZERO))?);
-        self.phase("agent back, payment-c too", [1, 1, 1])
+        self.phase("agent back, payment-c too", [1, 1, 1])?;
+        self.act("Act 3: the backends fail under load");
+        self.failure("payment-c refuses", "payment-c is back", Act::Refuse)?;
+        self.failure("payment-c is a black hole", "payment-c is back again", Act::Swallow)?;
+        self.failure("payment-c resets", "payment-c is back to stay", Act::Reset)?;
+        self.death()
+    }
+
+    /// One backend fails, and comes back.
+    fn failure(&mut self, title: &'static str, back: &'static str, act: Act) -> anyhow::Result<()> {
+        // Each client may be on its way while the breaker opens.
+        self.begin_phase(Phase::of_failure(title, [true, true, false, false], FAILURES + load::CLIENTS));
+        self.actors.play(C, act)?;
+        self.watch(FAULT)?;
+        self.begin_phase(Phase::of_failure(back, [true, true, true, false], 0));
+        self.actors.play(C, Act::ANSWER)?;
+        self.watch_recovery()
+    }
+
+    /// All backends fail, and come back.
+    fn death(&mut self) -> anyhow::Result<()> {
+        let allowed = 3 * FAILURES + load::CLIENTS;
+        self.begin_phase(Phase::of_failure("all three refuse", [false, false, false, true], allowed));
+        for index in 0..FALLBACK {
+            self.actors.play(index, Act::Refuse)?;
+        }
+        self.watch(FAULT)?;
+        self.begin_phase(Phase::of_failure("all three are back", [true, true, true, false], 0));
+        for index in 0..FALLBACK {
+            self.actors.play(index, Act::ANSWER)?;
+        }
+        self.watch_recovery()
+    }
+
+    /// Watches until those answer that should, and a little longer.
+    fn watch_recovery(&mut self) -> anyhow::Result<()> {
+        let deadline = Instant::now() + RECOVERY_LIMIT;
+        let in_force = |phase: &Phase| phase.in_force().is_some();
+        while !self.phases.last().is_some_and(in_force) && Instant::now() < deadline {
+            self.watch(REDRAW)?;
+        }
+        self.watch(RECOVERY)
     }
 
     fn act(&mut self, title: &str) {
@@ -167,12 +229,17 @@ impl<'n> Show<'n> {
 
     /// Puts the weights into force, if they are others than before, and shows what comes of it.
     fn phase(&mut self, title: &'static str, weights: [u64; 3]) -> anyhow::Result<()> {
-        // What came in meanwhile belongs to the phase before.
-        self.follow_answers(Duration::ZERO);
-        self.phases.push(Phase::new(title, weights));
-        self.screen.keep();
+        let [a, b, c] = weights;
+        self.begin_phase(Phase::new(title, [a, b, c, 0]));
         node::write_config(self.node, &config(weights))?;
         self.watch(PHASE)
+    }
+
+    fn begin_phase(&mut self, phase: Phase) {
+        // What came in meanwhile belongs to the phase before.
+        self.follow_answers(Duration::ZERO);
+        self.phases.push(phase);
+        self.screen.keep();
     }
 
     /// Shows what happens, for this long, at least once.
@@ -237,7 +304,7 @@ impl<'n> Show<'n> {
         let Some(phase) = self.phases.last() else { return Vec::new() };
         let screen = &self.screen;
         let failed = format!("{} failed", phase.failed);
-        let tone = if phase.failed == 0 { Tone::Good } else { Tone::Bad };
+        let tone = if phase.failed <= phase.allowed { Tone::Good } else { Tone::Bad };
         let mut lines = vec![format!(
             "  {:<25} {:>5.1} s  {:>7} requests  {}",
             phase.title,
@@ -282,7 +349,7 @@ impl<'n> Show<'n> {
             faults.push("the open connection broke".into());
         }
         if let Some(agent) = &self.agent {
-            for command in ["services", "flows"] {
+            for command in ["services", "breaker", "flows"] {
                 let shown = agent.ask(&[command])?;
                 let prompt = self.screen.paint(Tone::Strong, &format!("$ segue {command}"));
                 self.screen.print(&format!("{prompt}\n{}", shown.trim_end()));
@@ -301,8 +368,8 @@ impl<'n> Show<'n> {
     fn summary_table(&self) -> String {
         let screen = &self.screen;
         let heading = format!(
-            "{:<25} {:>8} {:>6} {:>9} {:>9} {:>9} {:>8}",
-            "What happened", "requests", "failed", NAMES[0], NAMES[1], NAMES[2], "in force"
+            "{:<25} {:>8} {:>6} {:>9} {:>9} {:>9} {:>9} {:>8}",
+            "What happened", "requests", "failed", NAMES[0], NAMES[1], NAMES[2], NAMES[3], "in force"
         );
         let mut lines = vec![screen.paint(Tone::Strong, &heading)];
         let mut before = None;
@@ -315,22 +382,27 @@ impl<'n> Show<'n> {
                 Some(_) => String::new(),
             };
             lines.push(format!(
-                "{:<25} {:>8} {:>6} {:>9} {:>9} {:>9} {in_force:>8}",
+                "{:<25} {:>8} {:>6} {:>9} {:>9} {:>9} {:>9} {in_force:>8}",
                 phase.title,
                 grouped(phase.total()),
                 phase.failed,
                 share(0),
                 share(1),
-                share(2)
+                share(2),
+                share(3)
             ));
         }
+        lines.iter_mut().for_each(|line| line.truncate(line.trim_end().len()));
         let requests: u64 = self.phases.iter().map(Phase::total).sum();
         let failed: u64 = self.phases.iter().map(|phase| phase.failed).sum();
-        let tone = if failed == 0 { Tone::Good } else { Tone::Bad };
+        let allowed: u64 = self.phases.iter().map(|phase| phase.allowed).sum();
+        let tone = if failed <= allowed { Tone::Good } else { Tone::Bad };
         lines.push(format!(
-            "\n{} requests on as many connections, {}.",
+            "\n{} requests on as many connections, {}. {FAILURES} in a row open a breaker; with {} clients at most {allowed} \
+             may fail.",
             grouped(requests),
-            screen.paint(tone, &format!("{failed} failed"))
+            screen.paint(tone, &format!("{failed} failed")),
+            load::CLIENTS
         ));
         let by = self.held_by.as_deref().unwrap_or("nobody");
         lines.push(match self.held_failed {
@@ -364,13 +436,19 @@ impl<'n> Show<'n> {
 /// The config with these weights; a backend of weight 0 is left out.
 fn config(weights: [u64; 3]) -> String {
     let mut text = format!(
-        "services:\n  - name: shop/payment\n    frontends: [\"{SERVICE}\"]\n    policy: {{ algorithm: round_robin }}\n    backends:\n"
+        "services:\n  - name: shop/payment\n    frontends: [\"{SERVICE}\"]\n    policy:\n      algorithm: round_robin\n      \
+         connect_timeout: 500ms\n      fallback: shop/payment-static\n      \
+         breaker: {{ consecutive_failures: {FAILURES}, failure_ratio: 0%, jitter: 0%, open: {OPEN_MS}ms, open_max: {OPEN_MS}ms, \
+         slow_start: 3s }}\n    backends:\n"
     );
-    for (index, weight) in (0..).zip(weights).filter(|(_, weight)| *weight > 0) {
-        let address = backends::address(index);
+    for (index, weight) in weights.into_iter().enumerate().filter(|(_, weight)| *weight > 0) {
+        let address = actors::address(index);
         text.push_str(&format!("      - {{ address: \"{address}\", weight: {weight} }}\n"));
     }
-    text
+    text + &format!(
+        "  - name: shop/payment-static\n    frontends: [\"{STATIC}\"]\n    backends: [\"{}\"]\n",
+        actors::address(FALLBACK)
+    )
 }
 
 /// A path as it is typed in the workspace.
@@ -403,8 +481,8 @@ mod tests {
     #[test]
     fn the_config_leaves_out_a_backend_without_weight() {
         let text = config([8, 1, 0]);
-        assert!(text.contains("127.0.0.1:8081\", weight: 8"), "{text}");
-        assert!(text.contains("127.0.0.1:8082\", weight: 1"), "{text}");
-        assert!(!text.contains("8083"), "{text}");
+        assert!(text.contains("127.0.0.1:901\", weight: 8"), "{text}");
+        assert!(text.contains("127.0.0.1:902\", weight: 1"), "{text}");
+        assert!(!text.contains(":903"), "{text}");
     }
 }

@@ -1,14 +1,18 @@
 //! Everything a developer runs: `cargo xtask --help`. One file per subcommand; what a subcommand does is not
 //! known here.
 
+mod actors;
 mod apt;
 mod backends;
 mod bench;
 mod bpf_toolchain;
 mod build;
+mod connection;
 mod demo;
+mod fuzz;
 mod host;
 mod node;
+mod peers;
 mod reference;
 mod setup;
 mod soak;
@@ -30,10 +34,12 @@ enum Command {
     Setup(setup::Arguments),
     /// Build the agent with its kernel programs.
     Build(build::Arguments),
-    /// Show Segue at work: real connections, a config that changes, an agent that is killed.
+    /// Show Segue at work: real connections, a config that changes, an agent that is killed, backends that fail.
     Demo(demo::Arguments),
     /// Run the test tiers and the lints.
     Test(test::Arguments),
+    /// Run the fuzz targets for as long as you like, with seeds no run had before.
+    Fuzz(fuzz::Arguments),
     /// Restart, upgrade and kill agents under load, many times.
     Soak(soak::Arguments),
     /// Measure, each thing against its control in the same run.
@@ -47,12 +53,18 @@ enum Command {
     /// The demo's client.
     #[command(hide = true)]
     DemoClient(demo::ClientArguments),
-    /// The servers of demo and benchmarks where there is no nginx.
+    /// The servers of benchmarks where there is no nginx.
     #[command(hide = true)]
     Backends(backends::Arguments),
+    /// Servers of demo and benchmarks that fail as they are told.
+    #[command(hide = true)]
+    Actors(actors::Arguments),
     /// The benchmarks' client.
     #[command(hide = true)]
     BenchProbe,
+    /// The benchmarks' load.
+    #[command(hide = true)]
+    BenchLoad(bench::LoadArguments),
     /// The first process of the emulated machines.
     #[command(hide = true)]
     VmGuest(vm::GuestArguments),
@@ -63,13 +75,16 @@ fn main() -> ExitCode {
         Command::Setup(arguments) => setup::run(&arguments),
         Command::Build(arguments) => build::run(&arguments),
         Command::Test(arguments) => test::run(&arguments),
+        Command::Fuzz(arguments) => fuzz::run(&arguments),
         Command::Tidy(arguments) => tidy::run(&arguments),
         Command::Demo(arguments) => demo::run(&arguments),
         Command::DemoClient(arguments) => demo::run_client(&arguments),
         Command::Backends(arguments) => backends::run(&arguments),
         Command::Bench(arguments) => bench::run(&arguments),
-        Command::Soak(arguments) => soak::run(&arguments),
+        Command::Actors(arguments) => actors::run(&arguments),
         Command::BenchProbe => bench::run_probe(),
+        Command::BenchLoad(arguments) => bench::run_load(&arguments),
+        Command::Soak(arguments) => soak::run(&arguments),
         Command::Vm(arguments) => vm::run(&arguments),
         Command::VmGuest(arguments) => vm::run_guest(&arguments),
         Command::Reference => reference::run(),

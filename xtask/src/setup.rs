@@ -88,13 +88,23 @@ pub(crate) fn for_tests(programs: bool) -> anyhow::Result<()> {
     install(&lack, false)
 }
 
+/// Installs what of these is missing: programs, each with its Debian package.
+pub(crate) fn programs(wanted: &[(&str, &str)]) -> anyhow::Result<()> {
+    install(&Lack { packages: missing(wanted), ..Lack::default() }, false)
+}
+
+/// The Debian packages of those programs that are not there.
+fn missing(wanted: &[(&str, &str)]) -> Vec<String> {
+    let absent = wanted.iter().filter(|(program, _)| host::program(program).is_none());
+    absent.map(|(_, package)| (*package).to_owned()).collect()
+}
+
 impl Lack {
     fn of_everything() -> Self {
-        let packages = PROGRAMS.iter().filter(|(program, _)| host::program(program).is_none());
         Self {
             toolchain: bpf_toolchain::find().err(),
             components: !has_component("cargo-clippy") || !has_component("cargo-fmt"),
-            packages: packages.map(|(_, package)| (*package).to_owned()).collect(),
+            packages: missing(&PROGRAMS),
         }
     }
 

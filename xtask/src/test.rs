@@ -94,7 +94,11 @@ pub(crate) fn run(arguments: &Arguments) -> anyhow::Result<()> {
     let filter = arguments.filter.as_deref();
     let mut total = Tally::default();
     if wanted(Tier::Unit) {
-        total.add(tier("unit", || cargo_test(&["--workspace", "--lib", "--bins"], filter, false))?);
+        total.add(tier("unit", || {
+            let mut tally = cargo_test(&["--workspace", "--lib", "--bins"], filter, false)?;
+            tally.add(cargo_test(&["--package", "segue-tests", "--test", "fuzz"], filter, false)?);
+            Ok(tally)
+        })?);
     }
     if wanted(Tier::Scenario) {
         total.add(tier("scenario", || {
@@ -162,7 +166,7 @@ fn kernel(filter: Option<&str>) -> anyhow::Result<Tally> {
     cargo_test(&arguments, filter, true)
 }
 
-/// The test targets of the tests package besides `scenarios`.
+/// The test targets of the tests package besides those of other tiers.
 fn kernel_targets() -> anyhow::Result<Vec<String>> {
     let directory = workspace().join("tests/tests");
     let mut targets = Vec::new();
@@ -172,7 +176,7 @@ fn kernel_targets() -> anyhow::Result<Vec<String>> {
         let is_target =
             path.extension().is_some_and(|ending| ending == "rs") || path.join("main.rs").is_file();
         if let (true, Some(name)) = (is_target, path.file_stem().and_then(|name| name.to_str()))
-            && name != "scenarios"
+            && !["scenarios", "fuzz"].contains(&name)
         {
             targets.push(name.to_owned());
         }

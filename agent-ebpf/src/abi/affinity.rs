@@ -1,10 +1,10 @@
-//! Which backend a client of a service was given last.
+//! What is remembered of a client of a service: the backend it was given last, and the one it failed on.
 
-/// Key of `AFFINITY`.
+/// Key of `AFFINITY` and `AVOIDANCES`.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct AffinityKey {
-    /// The client: id of its workload's cgroup (pod or unit).
+    /// The client. For affinity the id of its workload's cgroup (pod or unit), for avoidance of its own (leaf).
     pub client: u64,
     /// The service's id.
     pub service: u32,
@@ -27,3 +27,19 @@ pub struct AffinityValue {
 }
 
 const _: () = assert!(size_of::<AffinityValue>() == 16);
+
+/// Value of `AVOIDANCES`: the backend a client failed on last, and when. 0: none.
+#[repr(transparent)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct FailedOn(pub u64);
+
+impl FailedOn {
+    /// None.
+    pub const NONE: Self = Self(0);
+
+    /// This backend, at that tick. No backend's id is `u32::MAX`.
+    #[inline(always)]
+    pub const fn new(backend: u32, at_ticks: u32) -> Self {
+        Self(((backend as u64 + 1) << 32) | at_ticks as u64)
+    }
+}

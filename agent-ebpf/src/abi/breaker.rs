@@ -139,8 +139,8 @@ pub struct BreakerPolicy {
     pub ejection_cap_percent: u8,
     /// With a smaller healthy part than this, health is ignored. 0: never.
     pub panic_percent: u8,
-    /// Zero.
-    pub _pad: [u8; 2],
+    /// How long a client is kept away from a backend it failed on. 0: not at all.
+    pub avoidance_ticks: u16,
 }
 
 const _: () = assert!(size_of::<BreakerPolicy>() == 48);

@@ -43,7 +43,7 @@ pub struct Connection {
     pub phase: u8,
     /// A protocol by number.
     pub protocol: u8,
-    /// [`CLOSED_BY_APPLICATION`], [`TIMED_OUT`] and [`PROVED_GOOD`].
+    /// [`CLOSED_BY_APPLICATION`], [`TIMED_OUT`], [`PROVED_GOOD`], [`TIME_LIMITED`] and [`RESET_BY_POLICY`].
     pub marks: u8,
     /// The TCP state in which the application closed the socket.
     pub state_at_close: u8,
@@ -51,8 +51,8 @@ pub struct Connection {
     pub received_at_fin_low: u32,
     /// What it was admitted as, by its backend's breaker.
     pub probe: Probe,
-    /// Zero.
-    pub _pad: u32,
+    /// The application's own `TCP_USER_TIMEOUT`, in milliseconds, while the handshake has a limit of ours.
+    pub user_timeout_ms: u32,
 }
 
 const _: () = assert!(size_of::<Connection>() == 88);
@@ -67,6 +67,9 @@ pub const PROVED_GOOD: u8 = 4;
 
 /// The handshake has a time limit of ours, to be lifted when it is done.
 pub const TIME_LIMITED: u8 = 8;
+
+/// Its backend is out for longer than the policy lets connections live: the agent was told to reset it.
+pub const RESET_BY_POLICY: u8 = 16;
 
 /// One service an unconnected UDP socket talks to.
 #[repr(C)]

@@ -33,6 +33,8 @@ named_enum! {
         Timeout = 3 => "timeout",
         /// None of these could be told.
         Other = 4 => "other",
+        /// Its backend was out for as long as the policy lets connections live.
+        Drained = 5 => "drained",
     }
 }
 
@@ -49,6 +51,8 @@ named_enum! {
         NoBackend = 3 => "no_backend",
         /// The application gave up, or no SYN could leave this host.
         Local = 4 => "local",
+        /// Its backend was out for as long as the policy lets connections live.
+        Drained = 5 => "drained",
     }
 }
 
@@ -71,9 +75,9 @@ pub struct Edge {
     /// Connections established.
     pub opened: u64,
     /// Connections ended, by [`CloseReason`].
-    pub closed: [u64; 5],
+    pub closed: [u64; 6],
     /// Connections not established, by [`ConnectFailure`].
-    pub failed: [u64; 5],
+    pub failed: [u64; 6],
     /// Payload bytes the backend acknowledged.
     pub sent_bytes: u64,
     /// Payload bytes received from the backend.
@@ -88,4 +92,4 @@ pub struct Edge {
     pub rtt: Histogram,
 }
 
-const _: () = assert!(size_of::<Edge>() == 8 * 14 + 3 * size_of::<Histogram>());
+const _: () = assert!(size_of::<Edge>() == 8 * 16 + 3 * size_of::<Histogram>());

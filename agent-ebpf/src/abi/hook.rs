@@ -27,5 +27,7 @@ named_enum! {
         SockOps = 9 => "sock_ops",
         /// A walk over all sockets that talk to a service. Kernel 5.10.
         Sample = 10 => "sample",
+        /// A walk over the sockets whose connections are due to be reset. Kernel 5.10.
+        Drain = 11 => "drain",
     }
 }

@@ -1,7 +1,7 @@
 //! Every capacity and loop bound of the data plane, each with its reason.
 
 /// Services a node can know by default. A Kubernetes cluster of 10 000 services leaves room for 60 % more.
-/// Memory: 8 B in `SERVICES` and 128 B in `SERVICE_STATE` each.
+/// Memory: 8 B in `SERVICES` and 176 B in `SERVICE_STATE` each.
 pub const MAX_SERVICES: u32 = 16_384;
 
 /// Frontends (address, port, protocol). Room for dual stack at 10 000 services.
@@ -11,7 +11,7 @@ pub const MAX_FRONTENDS: u32 = 20_480;
 /// services: as many updates as this may wait for readers to leave.
 pub const MAX_POLICIES: u32 = MAX_SERVICES + 4_096;
 
-/// Backends, each with its own cell of state. 10 000 services of 10 backends leave room for 14 % more. 184 B
+/// Backends, each with its own cell of state. 10 000 services of 10 backends leave room for 14 % more. 208 B
 /// each in `BACKENDS` and `BACKEND_STATE`, the largest part of all memory.
 pub const MAX_BACKENDS: u32 = 114_688;
 
@@ -36,6 +36,10 @@ pub const MAX_EDGES: u32 = 8_192;
 /// Remembered (client, service) pairs. The map is an LRU: the pair used longest ago gives way.
 pub const MAX_AFFINITIES: u32 = 16_384;
 
+/// Remembered clients that failed on a backend lately. An LRU too: a client that is forgotten may be given that
+/// backend again, as without a memory.
+pub const MAX_AVOIDANCES: u32 = 8_192;
+
 /// Workload cgroups known to the agent (pods, units). Only services that need a client's identity look here.
 pub const MAX_WORKLOADS: u32 = 8_192;
 
@@ -59,6 +63,10 @@ pub const MAX_PROBES: u8 = 31;
 /// Backends asked, one after the other, where the chosen one may not be used. More would only matter to a service
 /// of more backends of which so many in a row are ejected.
 pub const MAX_CANDIDATES: u32 = 32;
+
+/// Backends counted to know how many are healthy. Of a service with more, so many from a random one on are counted,
+/// which is a sample.
+pub const MAX_CENSUS: u32 = 128;
 
 /// Services tried in a chain of fallbacks, the first included.
 pub const MAX_FALLBACKS: u32 = 4;

@@ -39,6 +39,8 @@ named_enum! {
         Released = 15 => "released",
         /// An open connection's bytes were counted.
         Sampled = 16 => "sampled",
+        /// An open connection was found that is due to be reset.
+        Due = 17 => "due",
     }
 }
 

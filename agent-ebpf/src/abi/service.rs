@@ -2,6 +2,7 @@
 
 use super::address::Endpoint;
 use super::breaker::{BreakerMode, BreakerPolicy, CellWord, WindowWord};
+use super::drain::Drain;
 use super::limits::{MAX_SUBSETS, WINDOW_BUCKETS};
 use super::load::LatencyWord;
 use super::named_enum;
@@ -62,9 +63,11 @@ pub struct Subset {
     pub first_slot: u32,
     /// Slots in the window. 0: nothing usable.
     pub slot_count: u32,
+    /// Of these, so many at the beginning are of the preferred zone, the rest of the others. 0: zones do not matter.
+    pub near_slots: u32,
 }
 
-const _: () = assert!(size_of::<Subset>() == 16);
+const _: () = assert!(size_of::<Subset>() == 20);
 
 /// Value of `POLICIES`: everything that decides where a connection to one service goes. Never changed while a
 /// [`ServiceWord`] names it.
@@ -89,13 +92,17 @@ pub struct Policy {
     pub connect_timeout_ms: u32,
     /// Backends that take new connections.
     pub ready_backends: u32,
+    /// The id of the zone that is preferred. 0: none.
+    pub zone: u32,
+    /// How long the share of a backend that joins grows. 0: the whole share at once.
+    pub join_ticks: u32,
     /// The subsets; those past `subset_count` are zero.
     pub subsets: [Subset; MAX_SUBSETS],
     /// When a backend is ejected and how it comes back.
     pub breaker: BreakerPolicy,
 }
 
-const _: () = assert!(size_of::<Policy>() == 24 + 16 * MAX_SUBSETS + 48);
+const _: () = assert!(size_of::<Policy>() == 32 + 20 * MAX_SUBSETS + 48);
 
 impl Policy {
     /// The algorithm, or `None` for a number this build does not know.
@@ -166,11 +173,17 @@ pub struct Backend {
     pub next: u32,
     /// Its weight among the backends of its version.
     pub weight: u32,
+    /// The tick at which it joined a service that was running already. 0: it did not.
+    pub joined_ticks: u32,
+    /// Zero.
+    pub _pad: u32,
     /// An operator's order.
     pub verdict: Verdict,
+    /// Since when it is out, and when its open connections are reset.
+    pub drain: Drain,
 }
 
-const _: () = assert!(size_of::<Backend>() == 56);
+const _: () = assert!(size_of::<Backend>() == 72);
 
 /// An operator's order about one backend. It ends by itself, with or without an agent.
 #[repr(transparent)]
@@ -230,6 +243,10 @@ const _: () = assert!(size_of::<BackendState>() == 56 + 8 * WINDOW_BUCKETS);
 pub struct ServiceState {
     /// The next position of `round_robin`, shared by all CPUs.
     pub cursor: u64,
+    /// Breakers that are open or half-open. At least one whenever one is: a hint whether it is worth counting them.
+    pub ejected: u64,
+    /// The tick at which a client failed on a backend last.
+    pub failed_ticks: u64,
     /// Connections (or datagram flows) that were given a backend.
     pub selected: u64,
     /// Of those, by affinity and not by the algorithm.
@@ -256,8 +273,14 @@ pub struct ServiceState {
     pub capped: u64,
     /// Connections that went to an ejected backend because too few were healthy.
     pub panicked: u64,
+    /// Connections that were not given the backend their client had just failed on.
+    pub kept_away: u64,
+    /// Connections that went to a backend of the preferred zone.
+    pub near: u64,
+    /// Connections of a service that prefers a zone and has backends in it, that went elsewhere.
+    pub overflowed: u64,
     /// Zero.
-    pub _reserved: [u64; 2],
+    pub _reserved: [u64; 3],
 }
 
-const _: () = assert!(size_of::<ServiceState>() == 128);
+const _: () = assert!(size_of::<ServiceState>() == 176);

@@ -38,7 +38,8 @@ mod tests {
             service: 7,
             affinity_timeout_ms: 1_000,
             subset_count: 1,
-            subsets: [Subset { share_end: u32::MAX, version: 0, first_slot: 0, slot_count: 1 }; 4],
+            subsets: [Subset { share_end: u32::MAX, version: 0, first_slot: 0, slot_count: 1, near_slots: 0 };
+                4],
             ..Policy::default()
         }
     }

@@ -74,6 +74,17 @@ pub fn position(algorithm: Algorithm, slot_count: u32, inputs: &Inputs) -> Optio
     }
 }
 
+/// The place of the second backend that an algorithm which [`compares`] draws. For `least_connections` not the slot of
+/// the first: else one in as many connections as there are backends would go to one that is compared with itself, black
+/// holes included. For `peak_ewma` any slot: those few connections are what tells it that a backend does well again.
+#[inline(always)]
+pub const fn second_position(algorithm: Algorithm, slot_count: u32, first: Position, draw: u32) -> Position {
+    match algorithm {
+        Algorithm::PeakEwma => random::position(slot_count, draw),
+        _ => random::another(slot_count, first.slot, draw),
+    }
+}
+
 /// The id of the backend a slot gives for a coin.
 #[inline(always)]
 pub fn resolve(slot: &Slot, coin: u32) -> u32 {

@@ -16,7 +16,6 @@ pub mod signal;
 pub mod slow_start;
 pub mod window;
 
-pub use avoidance::FailedOn;
 pub use cell::{Admission, Decision, Report};
 pub use change::{Change, Transition};
 pub use signal::{Signal, SignalSet};

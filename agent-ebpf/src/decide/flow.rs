@@ -1,6 +1,6 @@
 //! How a connection ended, told from what the kernel shows of its socket.
 
-use crate::abi::connection::{CLOSED_BY_APPLICATION, TIMED_OUT};
+use crate::abi::connection::{CLOSED_BY_APPLICATION, RESET_BY_POLICY, TIMED_OUT};
 use crate::abi::{CloseReason, ConnectFailure};
 
 /// TCP states by number (`include/net/tcp_states.h`; part of the kernel's BPF interface as `BPF_TCP_*`).
@@ -64,7 +64,9 @@ pub const fn payload_received(
 /// of the socket's. What is left is an ICMP error.
 #[inline(always)]
 pub const fn connect_failure(marks: u8, segments_received: u32, met_no_error: bool) -> ConnectFailure {
-    if marks & TIMED_OUT != 0 {
+    if marks & RESET_BY_POLICY != 0 {
+        ConnectFailure::Drained
+    } else if marks & TIMED_OUT != 0 {
         ConnectFailure::Timeout
     } else if segments_received > 0 {
         ConnectFailure::Refused
@@ -83,6 +85,9 @@ pub const fn connect_failure(marks: u8, segments_received: u32, met_no_error: bo
 /// socket's; where it is known to have met none, the application dissolved the connection (`connect()` with `AF_UNSPEC`).
 #[inline(always)]
 pub const fn close_reason(old_state: u8, marks: u8, state_at_close: u8, met_no_error: bool) -> CloseReason {
+    if marks & RESET_BY_POLICY != 0 {
+        return CloseReason::Drained;
+    }
     if marks & TIMED_OUT != 0 {
         return CloseReason::Timeout;
     }
@@ -171,6 +176,16 @@ mod tests {
         // The owner left before the peer was done: at once, or later in that state.
         assert_eq!(payload_received(7, FIN_WAIT2, ESTABLISHED, 7), 7);
         assert_eq!(payload_received(9, FIN_WAIT2, FIN_WAIT2, 7), 9);
+    }
+
+    #[test]
+    fn what_the_policy_resets_is_told_from_every_other_end() {
+        for marks in [RESET_BY_POLICY, RESET_BY_POLICY | TIMED_OUT | CLOSED_BY_APPLICATION] {
+            assert_eq!(connect_failure(marks, 1, false), ConnectFailure::Drained);
+            for state in 1..12 {
+                assert_eq!(close_reason(state, marks, 1, false), CloseReason::Drained);
+            }
+        }
     }
 
     #[test]

@@ -1,5 +1,7 @@
 //! How many of a client's connections stay in its own zone. Knows zones only as numbers of backends.
 
+use crate::abi::Subset;
+
 /// A zone, or several zones together, as the choice sees it.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Zone {
@@ -47,6 +49,34 @@ pub const fn stays(local_share_permille: u32, draw: u32) -> bool {
     (draw as u64 * 1_000) >> 32 < local_share_permille as u64
 }
 
+/// Slots a connection may take: first, and how many.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Window {
+    /// The first slot.
+    pub first_slot: u32,
+    /// How many.
+    pub slot_count: u32,
+}
+
+/// Whether a subset has backends in the preferred zone and elsewhere, so that there is something to decide.
+#[inline(always)]
+pub const fn is_divided(subset: &Subset) -> bool {
+    subset.near_slots > 0 && subset.near_slots < subset.slot_count
+}
+
+/// The part of a divided subset's window for a connection that stays in the zone, or does not; of another, all of it.
+#[inline(always)]
+pub const fn window(subset: &Subset, stays: bool) -> Window {
+    let Subset { first_slot, slot_count, near_slots, .. } = *subset;
+    if !is_divided(subset) {
+        Window { first_slot, slot_count }
+    } else if stays {
+        Window { first_slot, slot_count: near_slots }
+    } else {
+        Window { first_slot: first_slot.wrapping_add(near_slots), slot_count: slot_count - near_slots }
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -83,6 +113,21 @@ mod tests {
     fn where_nothing_is_healthy_connections_stay_near() {
         assert_eq!(local_share_permille(zone(0, 3), zone(0, 3)), 1_000);
         assert_eq!(local_share_permille(Zone::default(), Zone::default()), 1_000);
+    }
+
+    #[test]
+    fn the_two_parts_of_a_window_are_the_whole() {
+        for near_slots in 0..=10 {
+            let subset = Subset { first_slot: 100, slot_count: 10, near_slots, ..Subset::default() };
+            let (near, elsewhere) = (window(&subset, true), window(&subset, false));
+            if (1..10).contains(&near_slots) {
+                assert_eq!((near.first_slot, near.slot_count), (100, near_slots));
+                assert_eq!((elsewhere.first_slot, elsewhere.slot_count), (100 + near_slots, 10 - near_slots));
+            } else {
+                assert_eq!(near, Window { first_slot: 100, slot_count: 10 }, "{near_slots}");
+                assert_eq!(elsewhere, near, "{near_slots}");
+            }
+        }
     }
 
     fn zones() -> impl Strategy<Value = Zone> {

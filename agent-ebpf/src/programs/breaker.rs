@@ -3,15 +3,18 @@
 //! A cell is one word that all CPUs change by compare-and-swap; `decide::breaker` says what it becomes.
 
 use agent_ebpf::abi::breaker::ticks;
-use agent_ebpf::abi::limits::{MAX_CANDIDATES, MAX_SWAP_TRIES, WINDOW_BUCKETS};
+use agent_ebpf::abi::limits::{MAX_CANDIDATES, MAX_CENSUS, MAX_SWAP_TRIES, WINDOW_BUCKETS};
 use agent_ebpf::abi::{
-    Backend, BreakerMode, BreakerState, CellWord, ConnectFailure, Connection, Policy, Probe, WindowWord,
+    AffinityKey, Backend, BreakerMode, BreakerState, CellWord, ConnectFailure, Connection, FailedOn, Policy,
+    Probe, Verdict as Order, WindowWord,
 };
 use agent_ebpf::decide::balance::peak_ewma;
+use agent_ebpf::decide::breaker::avoidance::{self, NOBODY};
 use agent_ebpf::decide::breaker::cell::{self, Admission};
 use agent_ebpf::decide::breaker::signal::{self, Signal};
 use agent_ebpf::decide::breaker::window::{self, Totals, Verdict};
 use agent_ebpf::decide::breaker::{Change, ejection, slow_start};
+use agent_ebpf::decide::census::{self, Census};
 
 use crate::context::{self, Moment};
 use crate::{emit, maps};
@@ -26,19 +29,36 @@ pub(crate) struct Asking {
     pub(crate) now: Moment,
 }
 
-/// Whether a backend takes a connection: [`REFUSED`], or the probe it is admitted as. `picky` lets a backend in slow
-/// start decline.
+/// Lets a backend in slow start decline.
+pub(crate) const PICKY: u32 = 1;
+/// A refusal is not counted: it was before, or does not count.
+pub(crate) const QUIET: u32 = 2;
+
+/// Whether a backend takes a connection: [`REFUSED`], or the probe it is admitted as. `manner` is [`PICKY`], [`QUIET`],
+/// both or 0.
 #[inline(always)]
-pub(crate) fn admit(asking: &Asking, id: u32, backend: &'static Backend, picky: bool) -> u64 {
+pub(crate) fn admit(asking: &Asking, id: u32, backend: &'static Backend, manner: u32) -> u64 {
     match backend.verdict.mode(asking.now.ns) {
         Some(BreakerMode::ForcedOpen) => return REFUSED,
         Some(BreakerMode::ForcedClosed) => return ADMITTED,
         _ => {}
     }
+    if manner & PICKY != 0 && backend.joined_ticks != 0 && !is_grown(asking, backend) {
+        return REFUSED;
+    }
     if asking.policy.breaker.mode == BreakerMode::Off as u8 {
         return ADMITTED;
     }
-    segue_ask_cell(asking.service, id, asking.now.ns, u32::from(picky))
+    segue_ask_cell(asking.service, id, asking.now.ns, manner)
+}
+
+/// Whether a backend that joined takes a connection that fell to it, by its growing share.
+#[inline(always)]
+fn is_grown(asking: &Asking, backend: &Backend) -> bool {
+    let Asking { policy, now, .. } = *asking;
+    let (joined, whole) = (backend.joined_ticks, policy.join_ticks);
+    let weight_permille = slow_start::joining_permille(joined, whole, &policy.breaker, now.ticks());
+    slow_start::accepts(weight_permille, context::draw())
 }
 
 /// The backend does not take the connection.
@@ -50,7 +70,7 @@ const ADMITTED: u64 = Probe::NONE.0 as u64;
 /// rely on must not depend on the caller. Kernel 5.6.
 #[unsafe(no_mangle)]
 #[inline(never)]
-extern "C" fn segue_ask_cell(service: u32, id: u32, now_ns: u64, picky: u32) -> u64 {
+extern "C" fn segue_ask_cell(service: u32, id: u32, now_ns: u64, manner: u32) -> u64 {
     let (Some(policy), Some(state)) = (maps::policy_of(service), maps::backend_state(id)) else {
         return REFUSED;
     };
@@ -68,7 +88,7 @@ extern "C" fn segue_ask_cell(service: u32, id: u32, now_ns: u64, picky: u32) -> 
                 forget_window(id);
             }
             record(service, id, change, now);
-            return judge(service, policy, new, admission, now_ticks, picky != 0);
+            return judge(service, policy, new, admission, now_ticks, manner);
         }
         tries += 1;
     }
@@ -84,10 +104,13 @@ fn judge(
     cell: CellWord,
     admission: Admission,
     now_ticks: u32,
-    picky: bool,
+    manner: u32,
 ) -> u64 {
     if admission.is_refusal() {
         let binds = policy.breaker.binds();
+        if manner & QUIET != 0 {
+            return if binds { REFUSED } else { ADMITTED };
+        }
         if let Some(state) = maps::service_state(service) {
             maps::add(if binds { &mut state.avoided } else { &mut state.would_avoid }, 1);
         }
@@ -98,7 +121,7 @@ fn judge(
         if let Some(state) = maps::service_state(service) {
             maps::add(&mut state.probes, 1);
         }
-    } else if picky && cell.is_recovering() && policy.breaker.binds() {
+    } else if manner & PICKY != 0 && cell.is_recovering() && policy.breaker.binds() {
         let weight_permille = slow_start::weight_permille(cell, &policy.breaker, now_ticks);
         if !slow_start::accepts(weight_permille, context::draw()) {
             return REFUSED;
@@ -113,21 +136,84 @@ pub(crate) fn is_ordered_away(asking: &Asking, backend: &Backend) -> bool {
     matches!(backend.verdict.mode(asking.now.ns), Some(BreakerMode::ForcedOpen))
 }
 
-/// Whether so few backends are healthy that their breakers are not to be believed.
+/// Whether breakers of this service may be disbelieved at all: they decide by themselves, and there is nowhere else
+/// to go.
 #[inline(always)]
-pub(crate) fn panics(asking: &Asking) -> bool {
-    let Asking { service, policy, .. } = *asking;
-    let percent = policy.breaker.panic_percent;
-    if policy.fallback != 0 || !ejection::panic(policy.ready_backends, 0, percent) {
-        return false;
+pub(crate) fn may_panic(policy: &Policy) -> bool {
+    policy.breaker.mode == BreakerMode::Enforce as u8
+        && policy.fallback == 0
+        && policy.breaker.panic_percent > 0
+}
+
+/// How the backends of a ring are doing, from this one on. Empty where no breaker is open, which is the
+/// usual case and costs nothing.
+#[inline(always)]
+pub(crate) fn census(asking: &Asking, from: u32) -> Census {
+    let Asking { service, policy, now } = *asking;
+    let Some(state) = maps::service_state(service) else { return Census::EMPTY };
+    let ejected = maps::read(&state.ejected);
+    if ejected == 0 || policy.breaker.mode != BreakerMode::Enforce as u8 {
+        return Census::EMPTY;
     }
-    if !policy.breaker.binds() || policy.breaker.mode == BreakerMode::ForcedOpen as u8 {
-        return false;
+    let census = Census(segue_census(from, policy.zone, policy.ready_backends, now.ns));
+    // Backends that left while they were ejected still stand in the hint. What it held before they were counted is
+    // taken off and no more, so that one that is ejected meanwhile stays in.
+    if census.ejected() == 0 && policy.ready_backends <= MAX_CENSUS {
+        maps::add(&mut state.ejected, 0u64.wrapping_sub(ejected));
     }
-    if let Some(state) = maps::service_state(service) {
-        maps::add(&mut state.panicked, 1);
+    census
+}
+
+/// Walks a ring and counts. A global function: its loop is read once.
+#[unsafe(no_mangle)]
+#[inline(never)]
+extern "C" fn segue_census(from: u32, preferred_zone: u32, ready_backends: u32, now_ns: u64) -> u64 {
+    let mut census = Census::EMPTY;
+    let mut at = from;
+    let mut turn = 0;
+    while turn < MAX_CENSUS && turn < ready_backends {
+        let (Some(backend), Some(state)) = (maps::backend(at), maps::backend_state(at)) else { break };
+        // Arithmetic that the compiler could turn into branches goes through `unproven`.
+        let near = maps::unproven(census::is_near(backend.zone, preferred_zone) as usize) as u64;
+        let order = Order(maps::unproven(maps::read(&backend.verdict.0) as usize) as u64);
+        let cell = CellWord(maps::unproven(maps::read(&state.cell.0) as usize) as u64);
+        census = census.with(near, cell, order, now_ns);
+        at = backend.next;
+        turn += 1;
+        if at == from {
+            break;
+        }
     }
-    true
+    census.0
+}
+
+/// The backend this client has just failed on, if it is to be kept away from it: else [`NOBODY`].
+#[inline(always)]
+pub(crate) fn avoided(asking: &Asking) -> u32 {
+    let Asking { service, policy, now } = *asking;
+    if policy.breaker.mode != BreakerMode::Enforce as u8 {
+        return NOBODY;
+    }
+    let Some(state) = maps::service_state(service) else { return NOBODY };
+    let (period_ticks, now_ticks) = (u32::from(policy.breaker.avoidance_ticks), now.ticks());
+    if !avoidance::is_recent(maps::read(&state.failed_ticks) as u32, period_ticks, now_ticks) {
+        return NOBODY;
+    }
+    let key = AffinityKey { client: context::current_cgroup(), service, _pad: 0 };
+    maps::failed_on(&key).avoided(period_ticks, now_ticks)
+}
+
+/// Keeps who failed on what.
+#[inline(always)]
+fn keep_failure(connection: &Connection, policy: &Policy, now: Moment) {
+    if policy.breaker.mode != BreakerMode::Enforce as u8 || policy.breaker.avoidance_ticks == 0 {
+        return;
+    }
+    let key = AffinityKey { client: connection.cgroup, service: connection.service, _pad: 0 };
+    maps::set_failed_on(&key, FailedOn::new(connection.backend, now.ticks()));
+    if let Some(state) = maps::service_state(connection.service) {
+        state.failed_ticks = u64::from(now.ticks());
+    }
 }
 
 /// What a connection has to tell its backend's breaker.
@@ -176,6 +262,7 @@ pub(crate) fn report(connection: &Connection, report: Report, now: Moment) {
             change(connection, Step::Good, now);
         }
         Report::Failed(signal) if signal::counts(&policy.breaker, signal) => {
+            keep_failure(connection, policy, now);
             tally(connection, policy, Verdict::Failed, now);
             change(connection, Step::Failed, now);
         }
@@ -382,6 +469,9 @@ fn record(service: u32, id: u32, change: Change, now: Moment) {
             &mut state.closed
         };
         maps::add(counter, 1);
+        // Up where it was closed, down where it is.
+        let change = u64::from(from == 0).wrapping_sub(u64::from(to == 0));
+        maps::add(&mut state.ejected, change);
     }
     if let Some(backend) = maps::backend(id) {
         emit::transition(service, id, backend, (from << 4 | to) as u8, reason as u8, now);
@@ -403,6 +493,6 @@ pub(crate) fn signal_of_failure(failure: ConnectFailure) -> Option<Signal> {
         ConnectFailure::Refused => Some(Signal::Refused),
         ConnectFailure::Timeout => Some(Signal::Timeout),
         ConnectFailure::Unreachable => Some(Signal::Unreachable),
-        ConnectFailure::NoBackend | ConnectFailure::Local => None,
+        ConnectFailure::NoBackend | ConnectFailure::Local | ConnectFailure::Drained => None,
     }
 }

@@ -7,6 +7,7 @@ use aya_ebpf::macros::cgroup_sock_addr;
 use aya_ebpf::programs::SockAddrContext;
 
 use super::breaker::{self, Report};
+use super::datagrams;
 use super::select::{Found, Selection, select};
 use super::sock_ops::{abandon, count_failure};
 use super::{ALLOW, REFUSE};
@@ -46,10 +47,18 @@ fn connect(call: &SocketAddress) -> Outcome {
     // A socket that connects again gives back what it held: a UDP socket may do so at any time, a TCP one after
     // a handshake that failed before its SYN left.
     let previous = maps::connection(socket);
+    if protocol == Protocol::Udp as u8 {
+        if let Some(previous) = &previous {
+            datagrams::keep_peer(socket, previous);
+        }
+    }
     let Some(service) = maps::service_of(&FrontendKey::new(requested, protocol)) else {
         if let Some(previous) = previous {
             abandon(previous, Moment::now());
             maps::forget_connection(socket);
+        }
+        if protocol == Protocol::Udp as u8 {
+            datagrams::forget(socket, &requested);
         }
         return Outcome::Unmanaged;
     };
@@ -115,13 +124,14 @@ fn take(
         state_at_close: 0,
         received_at_fin_low: 0,
         probe: chosen.probe,
-        _pad: 0,
+        user_timeout_ms: 0,
     };
     if !remember(socket, previous, &mut connection) {
         breaker::report(&connection, Report::Abandoned, now);
         return Outcome::StorageFailed;
     }
     reserve(service, chosen, is_udp, now);
+    call.give_cookie();
     call.set_endpoint(&connection.chosen);
     if is_udp {
         emit::event(EventKind::Opened, 0, &connection, &TcpCounts::default(), now.ns);

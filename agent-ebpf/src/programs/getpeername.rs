@@ -1,12 +1,13 @@
 //! `getpeername()`: the application sees the address it asked for.
 
-use agent_ebpf::abi::{Hook, Outcome, Phase};
+use agent_ebpf::abi::{Hook, Outcome};
 use aya_ebpf::macros::cgroup_sock_addr;
 use aya_ebpf::programs::SockAddrContext;
 
 use super::ALLOW;
+use super::datagrams::requested_of;
 use crate::context::{Family, SocketAddress};
-use crate::{emit, maps};
+use crate::emit;
 
 /// Attach point `cgroup/getpeername4`, kernel 5.8.
 #[cgroup_sock_addr(getpeername4)]
@@ -22,15 +23,16 @@ fn segue_getpeername6(context: SockAddrContext) -> i32 {
 
 #[inline(always)]
 fn run(hook: Hook, call: &SocketAddress) -> i32 {
-    let outcome = match call.socket().and_then(maps::connection) {
-        // The comparison matters: a socket may have been connected elsewhere since, by a way that has no hook.
-        Some(connection)
-            if connection.phase != Phase::Released as u8 && connection.chosen == call.endpoint() =>
-        {
-            call.set_endpoint(&connection.requested);
+    let requested = match call.socket() {
+        Some(socket) => requested_of(socket, &call.endpoint()),
+        None => None,
+    };
+    let outcome = match requested {
+        Some(requested) => {
+            call.set_endpoint(&requested);
             Outcome::Restored
         }
-        _ => Outcome::PeerUnmanaged,
+        None => Outcome::PeerUnmanaged,
     };
     emit::outcome(hook, outcome);
     ALLOW

@@ -1,12 +1,13 @@
 //! The source of a received datagram: an answer of a backend comes from the service address.
 
-use agent_ebpf::abi::{Endpoint, Hook, Outcome, Phase};
+use agent_ebpf::abi::{Hook, Outcome};
 use aya_ebpf::macros::cgroup_sock_addr;
 use aya_ebpf::programs::SockAddrContext;
 
 use super::ALLOW;
-use crate::context::{Family, Socket, SocketAddress};
-use crate::{emit, maps};
+use super::datagrams::requested_of;
+use crate::context::{Family, SocketAddress};
+use crate::emit;
 
 /// Attach point `cgroup/recvmsg4`, kernel 5.2.
 #[cgroup_sock_addr(recvmsg4)]
@@ -34,23 +35,4 @@ fn run(hook: Hook, call: &SocketAddress) -> i32 {
     };
     emit::outcome(hook, outcome);
     ALLOW
-}
-
-/// What the application asked for when it was sent to `source`.
-#[inline(always)]
-fn requested_of(socket: Socket, source: &Endpoint) -> Option<Endpoint> {
-    if let Some(connection) = maps::connection(socket) {
-        if connection.phase != Phase::Released as u8 && connection.chosen == *source {
-            return Some(connection.requested);
-        }
-    }
-    if let Some(datagrams) = maps::datagrams(socket) {
-        for translation in &datagrams.translations {
-            // A place that was never used has no port; no datagram comes from port 0.
-            if translation.chosen == *source {
-                return Some(translation.requested);
-            }
-        }
-    }
-    None
 }

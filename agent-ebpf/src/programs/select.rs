@@ -1,9 +1,12 @@
 //! Which backend a connection or datagram goes to: follows the tables and asks `decide` at each fork.
 
-use agent_ebpf::abi::limits::{MAX_CANDIDATES, MAX_CGROUP_LEVELS, MAX_FALLBACKS};
+use agent_ebpf::abi::limits::{MAX_BACKENDS, MAX_CANDIDATES, MAX_CGROUP_LEVELS, MAX_FALLBACKS};
 use agent_ebpf::abi::{AffinityKey, AffinityValue, Algorithm, Backend, BackendStatus, Probe, Subset};
-use agent_ebpf::decide::balance::{self, Side, peak_ewma};
-use agent_ebpf::decide::{affinity, split};
+use agent_ebpf::decide::balance::{self, Side, peak_ewma, random};
+use agent_ebpf::decide::breaker::avoidance::NOBODY;
+use agent_ebpf::decide::breaker::ejection;
+use agent_ebpf::decide::locality::{self, Window};
+use agent_ebpf::decide::{affinity, census, split};
 
 use super::breaker::{self, Asking};
 use crate::context::{self, Moment};
@@ -64,9 +67,23 @@ pub(crate) fn select(requested: u32, now: Moment) -> Selection {
         if hop == 0 {
             errno = policy.refuse_errno;
         }
-        let selection = select_own(&Asking { service, policy, now });
-        if !matches!(selection.found, Found::Nothing) {
-            return selection;
+        let mut answer = segue_choose(service, now.ns);
+        if answer < INCONSISTENT {
+            if (answer >> 32) as u32 & AFFINE == 0 {
+                answer = segue_taker(service, answer as u32, (answer >> 32) as u32, now.ns);
+            }
+            if policy.affinity_timeout_ms != 0 && answer < INCONSISTENT {
+                segue_remember(service, (answer >> 32) as u32 & !AFFINE, now.ns);
+            }
+        }
+        if answer == INCONSISTENT {
+            return Selection::none(Found::Inconsistent);
+        }
+        if answer != NOTHING {
+            let id = (answer >> 32) as u32 & !AFFINE;
+            let Some(backend) = maps::backend(id) else { return Selection::none(Found::Inconsistent) };
+            let affine = (answer >> 32) as u32 & AFFINE != 0;
+            return Selection { affine, ..Selection::of(service, id, backend, Probe(answer as u32)) };
         }
         if policy.fallback == 0 {
             break;
@@ -80,56 +97,81 @@ pub(crate) fn select(requested: u32, now: Moment) -> Selection {
     Selection { errno, ..Selection::none(Found::Nothing) }
 }
 
-/// Selects among the service's own backends.
-#[inline(always)]
-fn select_own(asking: &Asking) -> Selection {
-    let Asking { service, policy, now } = *asking;
-    let Some(algorithm) = policy.algorithm() else { return Selection::none(Found::Inconsistent) };
+/// Set beside the id of a backend that was chosen by the client's affinity.
+const AFFINE: u32 = 1 << 30;
+const _: () = assert!(MAX_BACKENDS <= AFFINE);
+
+/// Selects among the service's own backends. By the client's affinity: the id with [`AFFINE`] above and what it admits
+/// the connection as below. Else what the algorithm wants, below, and how backends are to be asked, above. Or
+/// [`NOTHING`] or [`INCONSISTENT`].
+///
+/// A global function, so that the verifier reads it once and not once per fallback; and apart from [`segue_taker`], so
+/// that their frames do not stand on the kernel's 512 bytes of stack together.
+#[unsafe(no_mangle)]
+#[inline(never)]
+extern "C" fn segue_choose(service: u32, now_ns: u64) -> u64 {
+    let Some(policy) = maps::policy_of(service) else { return INCONSISTENT };
+    let now = Moment { ns: now_ns };
+    let asking = &Asking { service, policy, now };
+    let Some(algorithm) = policy.algorithm() else { return INCONSISTENT };
     let has_affinity = policy.affinity_timeout_ms != 0;
     let client = if has_affinity || balance::needs_client(algorithm) { segue_client() } else { 0 };
     let key = AffinityKey { client, service, _pad: 0 };
     if has_affinity {
-        let selection = affine(asking, &key);
-        if let Some(backend) = selection.backend {
-            remember(&key, selection.id, backend, now);
-            return selection;
+        let answer = affine(asking, &key);
+        if answer != NOTHING {
+            return answer | u64::from(AFFINE) << 32;
         }
     }
     let subset_draw = if policy.subset_count > 1 { context::draw() } else { 0 };
-    let Some(subset) = split::subset(policy, subset_draw) else {
-        return Selection::none(Found::Inconsistent);
-    };
+    let Some(subset) = split::subset(policy, subset_draw) else { return INCONSISTENT };
     if subset.slot_count == 0 {
-        return Selection::none(Found::Nothing);
+        return NOTHING;
     }
-    let Some(first) = first_choice(service, algorithm, subset, client, now) else {
-        return Selection::none(Found::Inconsistent);
-    };
-    let selection = first_that_takes(asking, first);
-    if has_affinity {
-        if let Some(backend) = selection.backend {
-            remember(&key, selection.id, backend, now);
+    let Some((window, how)) = window(asking, subset) else { return INCONSISTENT };
+    let Some(first) = first_choice(service, algorithm, window, client, now) else { return INCONSISTENT };
+    u64::from(how) << 32 | u64::from(first)
+}
+
+/// The slots the connection may take, by zone and health, and how backends are to be asked.
+#[inline(always)]
+fn window(asking: &Asking, subset: &Subset) -> Option<(Window, u32)> {
+    let policy = asking.policy;
+    let is_divided = locality::is_divided(subset);
+    let (mut how, mut share_permille) = (ANY, 1_000);
+    if is_divided || breaker::may_panic(policy) {
+        // From a random one on: of a very large service, a sample is counted.
+        let place = random::position(subset.slot_count, context::draw()).slot;
+        let from = maps::slot(subset.first_slot.wrapping_add(place))?.backend;
+        let census = breaker::census(asking, from);
+        let in_question = census.in_question();
+        if breaker::may_panic(policy)
+            && ejection::panic(in_question.total, in_question.healthy, policy.breaker.panic_percent)
+        {
+            how = PANIC;
+        } else if census.ejected() > 0 {
+            share_permille = locality::local_share_permille(census.near(), census.elsewhere());
         }
     }
-    selection
+    if !is_divided {
+        return Some((locality::window(subset, true), how));
+    }
+    let stays = locality::stays(share_permille, context::draw());
+    Some((locality::window(subset, stays), how | if stays { NEAR } else { ELSEWHERE }))
 }
 
 /// The backend the algorithm wants.
 #[inline(always)]
-fn first_choice(
-    service: u32,
-    algorithm: Algorithm,
-    subset: &Subset,
-    client: u64,
-    now: Moment,
-) -> Option<u32> {
+fn first_choice(service: u32, algorithm: Algorithm, window: Window, client: u64, now: Moment) -> Option<u32> {
     let cursor = if balance::needs_cursor(algorithm) { next_cursor(service) } else { 0 };
     let inputs = balance::Inputs { draw: context::draw(), client, cursor };
-    let one = at_position(algorithm, subset, &inputs)?;
+    let first = balance::position(algorithm, window.slot_count, &inputs)?;
+    let one = at_position(window, first)?;
     if !balance::compares(algorithm) {
         return Some(one);
     }
-    let other = at_position(algorithm, subset, &balance::Inputs { draw: context::draw(), ..inputs })?;
+    let second = balance::second_position(algorithm, window.slot_count, first, context::draw());
+    let other = at_position(window, second)?;
     let (left, right) = (load(one, now)?, load(other, now)?);
     match balance::compare(algorithm, left, right) {
         Side::Left => Some(one),
@@ -138,9 +180,8 @@ fn first_choice(
 }
 
 #[inline(always)]
-fn at_position(algorithm: Algorithm, subset: &Subset, inputs: &balance::Inputs) -> Option<u32> {
-    let position = balance::position(algorithm, subset.slot_count, inputs)?;
-    let slot = maps::slot(subset.first_slot.wrapping_add(position.slot))?;
+fn at_position(window: Window, position: balance::Position) -> Option<u32> {
+    let slot = maps::slot(window.first_slot.wrapping_add(position.slot))?;
     Some(balance::resolve(slot, position.coin))
 }
 
@@ -156,23 +197,85 @@ fn load(id: u32, now: Moment) -> Option<balance::Load> {
     })
 }
 
-/// The first backend that takes the connection, from the algorithm's choice on and then round the others. Where
-/// none does and too few are healthy to believe it, the algorithm's choice.
-#[inline(always)]
-fn first_that_takes(asking: &Asking, first: u32) -> Selection {
-    let Asking { service, policy, .. } = *asking;
+/// How backends are asked: which side of the zone's border may answer.
+const ANY: u32 = 0;
+/// Only those in the preferred zone.
+const NEAR: u32 = 1;
+/// Only the others.
+const ELSEWHERE: u32 = 2;
+/// Breakers are not believed.
+const PANIC: u32 = 4;
+/// The last time: nobody is avoided or declines, and where no breaker of those asked lets it pass, that is panic too.
+const LAST: u32 = 8;
+
+/// No backend took the connection.
+const NOTHING: u64 = u64::MAX;
+/// The tables named something that is not there.
+const INCONSISTENT: u64 = u64::MAX - 1;
+
+/// The first backend that takes the connection, from the algorithm's choice on and then round the others: first on
+/// the side of the border where it is to go, then on both, at last the one avoided too.
+#[unsafe(no_mangle)]
+#[inline(never)]
+extern "C" fn segue_taker(service: u32, first: u32, how: u32, now_ns: u64) -> u64 {
+    let Some(policy) = maps::policy_of(service) else { return INCONSISTENT };
+    let avoided = breaker::avoided(&Asking { service, policy, now: Moment { ns: now_ns } });
+    let mut answer = segue_go_round(service, first, avoided, how, now_ns);
+    if answer == NOTHING && how & (NEAR | ELSEWHERE) != 0 {
+        answer = segue_go_round(service, first, avoided, how & PANIC | QUIET_LAP, now_ns);
+    }
+    if answer == NOTHING {
+        answer = segue_go_round(service, first, NOBODY, how & PANIC | LAST | QUIET_LAP, now_ns);
+    }
+    if answer >= INCONSISTENT {
+        return answer;
+    }
+    let id = (answer >> 32) as u32;
+    let Some(backend) = maps::backend(id) else { return INCONSISTENT };
+    if let Some(state) = maps::service_state(service) {
+        if first == avoided && id != avoided {
+            maps::add(&mut state.kept_away, 1);
+        }
+        if how & (NEAR | ELSEWHERE) != 0 {
+            let near = census::is_near(backend.zone, policy.zone) != 0;
+            maps::add(if near { &mut state.near } else { &mut state.overflowed }, 1);
+        }
+    }
+    answer
+}
+
+/// Refusals were counted in a lap before.
+const QUIET_LAP: u32 = 16;
+
+/// Asks one backend of the ring after the other, once round. The taker's id and what it admits the connection as, in
+/// one word; [`NOTHING`] or [`INCONSISTENT`] else. A global function, which the verifier reads once.
+#[unsafe(no_mangle)]
+#[inline(never)]
+extern "C" fn segue_go_round(service: u32, first: u32, avoided: u32, how: u32, now_ns: u64) -> u64 {
+    let Some(policy) = maps::policy_of(service) else { return INCONSISTENT };
+    let asking = Asking { service, policy, now: Moment { ns: now_ns } };
+    let quiet = if how & (PANIC | QUIET_LAP) != 0 { breaker::QUIET } else { 0 };
     let mut id = first;
     let mut turn = 0;
     while turn < MAX_CANDIDATES {
-        let Some(backend) = maps::backend(id) else { return Selection::none(Found::Inconsistent) };
+        let Some(backend) = maps::backend(id) else { return INCONSISTENT };
         if backend.service != service || backend.status == BackendStatus::Vacant as u32 {
-            return Selection::none(Found::Inconsistent);
+            return INCONSISTENT;
         }
-        // A backend in slow start passes on some of what falls to it, but not what nobody else takes.
-        let picky = turn == 0 && policy.ready_backends > 1;
-        let answer = breaker::admit(asking, id, backend, picky);
-        if answer != breaker::REFUSED {
-            return Selection::of(service, id, backend, Probe(answer as u32));
+        let side = if census::is_near(backend.zone, policy.zone) != 0 { ELSEWHERE } else { NEAR };
+        if id != avoided && how & side == 0 {
+            // A backend in slow start passes on some of what falls to it, but not what nobody else takes.
+            let is_picky = turn == 0 && policy.ready_backends > 1 && how & (LAST | PANIC) == 0;
+            let answer =
+                breaker::admit(&asking, id, backend, quiet | if is_picky { breaker::PICKY } else { 0 });
+            if answer != breaker::REFUSED {
+                return u64::from(id) << 32 | answer;
+            }
+            // Panic distrusts breakers, not an operator.
+            if how & PANIC != 0 && !breaker::is_ordered_away(&asking, backend) {
+                panicked(service);
+                return u64::from(id) << 32;
+            }
         }
         id = backend.next;
         turn += 1;
@@ -180,42 +283,47 @@ fn first_that_takes(asking: &Asking, first: u32) -> Selection {
             break;
         }
     }
-    // Once more without the slow start's modesty: the first choice may have passed for that alone.
-    let Some(backend) = maps::backend(first) else { return Selection::none(Found::Inconsistent) };
-    let answer = breaker::admit(asking, first, backend, false);
-    if answer != breaker::REFUSED {
-        return Selection::of(service, first, backend, Probe(answer as u32));
+    let Some(backend) = maps::backend(first) else { return INCONSISTENT };
+    if how & LAST != 0 && breaker::may_panic(policy) && !breaker::is_ordered_away(&asking, backend) {
+        panicked(service);
+        return u64::from(first) << 32;
     }
-    // Panic distrusts breakers, not an operator.
-    if !breaker::is_ordered_away(asking, backend) && breaker::panics(asking) {
-        return Selection::of(service, first, backend, Probe::NONE);
-    }
-    Selection::none(Found::Nothing)
+    NOTHING
 }
 
-/// The backend the client was given last, where that still holds and the backend takes it.
 #[inline(always)]
-fn affine(asking: &Asking, key: &AffinityKey) -> Selection {
-    let none = Selection::none(Found::Nothing);
-    let Some(value) = maps::affinity(key) else { return none };
-    let Some(backend) = maps::backend(value.backend) else { return none };
+fn panicked(service: u32) {
+    if let Some(state) = maps::service_state(service) {
+        maps::add(&mut state.panicked, 1);
+    }
+}
+
+/// The backend the client was given last, where that still holds and the backend takes it; else [`NOTHING`].
+#[inline(always)]
+fn affine(asking: &Asking, key: &AffinityKey) -> u64 {
+    let Some(value) = maps::affinity(key) else { return NOTHING };
+    let Some(backend) = maps::backend(value.backend) else { return NOTHING };
     if !affinity::holds(asking.policy, &value, backend, asking.now.ns) {
-        return none;
+        return NOTHING;
     }
-    let answer = breaker::admit(asking, value.backend, backend, false);
-    if answer == breaker::REFUSED {
-        return none;
+    if value.backend == breaker::avoided(asking) {
+        return NOTHING;
     }
-    let probe = Probe(answer as u32);
-    Selection { affine: true, ..Selection::of(asking.service, value.backend, backend, probe) }
+    match breaker::admit(asking, value.backend, backend, 0) {
+        breaker::REFUSED => NOTHING,
+        answer => u64::from(value.backend) << 32 | answer,
+    }
 }
 
-#[inline(always)]
-fn remember(key: &AffinityKey, id: u32, backend: &Backend, now: Moment) {
-    maps::set_affinity(
-        key,
-        &AffinityValue { used_at_ns: now.ns, backend: id, generation: backend.generation },
-    );
+/// Remembers which backend the client was given. A global function, as [`segue_choose`].
+#[unsafe(no_mangle)]
+#[inline(never)]
+extern "C" fn segue_remember(service: u32, id: u32, now_ns: u64) -> u32 {
+    let Some(backend) = maps::backend(id) else { return 0 };
+    let key = AffinityKey { client: segue_client(), service, _pad: 0 };
+    let value = AffinityValue { used_at_ns: now_ns, backend: id, generation: backend.generation };
+    maps::set_affinity(&key, &value);
+    0
 }
 
 /// Takes the next position of a service's round. Two CPUs that ask in the same instant may get the same one:

@@ -5,6 +5,7 @@ use agent_ebpf::abi::{BackendStatus, Endpoint, FrontendKey, Hook, Outcome, Proto
 use aya_ebpf::macros::cgroup_sock_addr;
 use aya_ebpf::programs::SockAddrContext;
 
+use super::datagrams::keep;
 use super::select::{Found, Selection, select};
 use super::{ALLOW, REFUSE};
 use crate::context::{self, Family, Moment, SocketAddress};
@@ -55,11 +56,7 @@ fn send(call: &SocketAddress) -> Outcome {
                 backend: selection.id,
                 backend_generation: backend.generation,
             };
-            let place = place_for(&datagrams.translations, &requested, datagrams.next);
-            if let Some(kept) = datagrams.translations.get_mut(place as usize) {
-                *kept = translation;
-            }
-            datagrams.next = (place + 1) % MAX_TRANSLATIONS as u32;
+            keep(datagrams, &translation);
             count(service, &selection);
             call.set_endpoint(&translation.chosen);
             if selection.affine { Outcome::Affine } else { Outcome::Selected }
@@ -101,17 +98,4 @@ fn followed(translations: &[Translation; MAX_TRANSLATIONS], requested: &Endpoint
         }
     }
     None
-}
-
-/// The place of an earlier choice for the same address, else the one that gives way next.
-#[inline(always)]
-fn place_for(translations: &[Translation; MAX_TRANSLATIONS], requested: &Endpoint, next: u32) -> u32 {
-    let mut place = 0;
-    for translation in translations {
-        if translation.requested == *requested {
-            return place;
-        }
-        place += 1;
-    }
-    next % MAX_TRANSLATIONS as u32
 }

@@ -38,8 +38,7 @@ fn follow(socket: &TcpSocket) -> Outcome {
             let policy = maps::policy_of(connection.service);
             let timeout_ms = policy.map_or(0, |policy| policy.connect_timeout_ms);
             if timeout_ms != 0 {
-                socket.set_user_timeout(timeout_ms);
-                connection.marks |= TIME_LIMITED;
+                limit_handshake(connection, socket, timeout_ms);
             }
             Outcome::Watched
         }
@@ -60,6 +59,17 @@ fn follow(socket: &TcpSocket) -> Outcome {
     }
 }
 
+/// Limits the handshake, unless the application has a shorter limit of its own.
+#[inline(always)]
+fn limit_handshake(connection: &mut Connection, socket: &TcpSocket, timeout_ms: u32) {
+    let own_ms = socket.user_timeout();
+    if own_ms == 0 || own_ms > timeout_ms {
+        socket.set_user_timeout(timeout_ms);
+        connection.user_timeout_ms = own_ms;
+        connection.marks |= TIME_LIMITED;
+    }
+}
+
 #[inline(always)]
 fn established(connection: &mut Connection, socket: &TcpSocket) -> Outcome {
     if connection.phase != Phase::Connecting as u8 {
@@ -69,7 +79,7 @@ fn established(connection: &mut Connection, socket: &TcpSocket) -> Outcome {
     let now = Moment::now();
     let connect_ns = now.ns.saturating_sub(connection.started_at_ns);
     if connection.marks & TIME_LIMITED != 0 {
-        socket.set_user_timeout(0);
+        socket.set_user_timeout(connection.user_timeout_ms);
     }
     no_longer_pending(connection);
     let slow = breaker::is_slow(connection, connect_ns);
@@ -142,6 +152,7 @@ fn verdict(connection: &Connection, reason: CloseReason, counts: &TcpCounts) -> 
         CloseReason::RstRemote => Some(Report::Failed(Signal::ResetEarly)),
         CloseReason::Timeout => Some(Report::Failed(Signal::RetransmissionTimeout)),
         _ if already => None,
+        CloseReason::Drained => Some(Report::Abandoned),
         // The application may have left before an answer; then the backend is neither good nor bad.
         _ if answered => Some(Report::Good),
         _ => Some(Report::Abandoned),

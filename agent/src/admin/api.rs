@@ -23,7 +23,9 @@ use tokio::sync::broadcast::error::RecvError;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, broadcast, mpsc, watch};
 use tokio_stream::wrappers::ReceiverStream;
 
-use super::view::{Failure, Flows, FollowLine, OrderError, OrderRequest, Services};
+use super::view::{
+    Failure, Flows, FollowLine, OrderError, OrderRequest, RolloutError, RolloutRequest, Rollouts, Services,
+};
 use super::{Control, ObserveError};
 use crate::flows::Record;
 
@@ -172,6 +174,8 @@ fn router(api: Api) -> Router {
         .route("/v1/flows", get(flows))
         .route("/v1/flows/follow", get(follow))
         .route("/v1/breaker", post(order))
+        .route("/v1/rollouts", get(rollouts))
+        .route("/v1/rollout", post(steer))
         .fallback(unknown_path)
         .layer(middleware::from_fn(check_peer))
         .with_state(api)
@@ -224,6 +228,26 @@ async fn order(State(api): State<Api>, body: Bytes) -> Response {
     }
 }
 
+async fn rollouts(State(api): State<Api>) -> Response {
+    Json(Rollouts { rollouts: api.agent.rollouts() }).into_response()
+}
+
+/// An operator's order about a canary.
+async fn steer(State(api): State<Api>, body: Bytes) -> Response {
+    let request: RolloutRequest = match serde_json::from_slice(&body) {
+        Ok(request) => request,
+        Err(error) => {
+            let text = format!("the order is not understood: {error}; send service and order");
+            return failure(StatusCode::BAD_REQUEST, text);
+        }
+    };
+    match api.agent.steer(&request) {
+        Ok(rollout) => Json(rollout).into_response(),
+        Err(error @ RolloutError::Unknown { .. }) => failure(StatusCode::NOT_FOUND, error.to_string()),
+        Err(error @ RolloutError::WrongPhase { .. }) => failure(StatusCode::CONFLICT, error.to_string()),
+    }
+}
+
 async fn follow(State(api): State<Api>) -> Response {
     let Ok(permit) = Arc::clone(&api.followers).try_acquire_owned() else {
         let text = format!("{MAX_FOLLOWERS} readers follow already; end one of them");
@@ -266,7 +290,7 @@ async fn forward(
 }
 
 async fn unknown_path() -> Response {
-    let text = "no such path; there are /v1/status, /v1/overhead, /v1/services, /v1/explain, /v1/flows, /v1/flows/follow and /v1/breaker (POST)";
+    let text = "no such path; there are /v1/status, /v1/overhead, /v1/services, /v1/explain, /v1/flows, /v1/flows/follow, /v1/rollouts, /v1/breaker (POST) and /v1/rollout (POST)";
     failure(StatusCode::NOT_FOUND, text.to_owned())
 }
 
@@ -290,7 +314,7 @@ mod tests {
     use super::*;
     use crate::admin::Observe;
     use crate::admin::specimen::Specimen;
-    use crate::admin::view::{Explanation, Order, Ordered, Status};
+    use crate::admin::view::{Explanation, Order, Ordered, RolloutView, Status};
     use crate::cli::client::{Client, ClientError};
 
     fn socket() -> (tempfile::TempDir, PathBuf) {
@@ -388,6 +412,28 @@ mod tests {
             assert!(error.contains(part), "{error}");
         }
         assert!(server.specimen.orders.lock().expect("no panic").is_empty());
+        server.stop().await;
+    }
+
+    #[tokio::test]
+    async fn canaries_are_shown_and_steered_and_a_wrong_order_is_refused_with_the_reason() {
+        let server = Server::start(Specimen::default()).await;
+        let client = Client::new(server.path.clone());
+        let shown = client.get::<Rollouts>("/v1/rollouts").await.expect("canaries").rollouts;
+        assert_eq!(shown, server.specimen.rollouts());
+        let order = |service: &str, order: &str| serde_json::json!({"service": service, "order": order});
+        let paused = client.post::<_, RolloutView>("/v1/rollout", &order("shop/payment", "pause")).await;
+        assert_eq!(paused.expect("an order").phase, crate::rollout::Phase::Paused);
+        for (body, expected, part) in [
+            (order("shop/payment", "explode"), 400, "not understood"),
+            (order("nobody", "pause"), 404, "no canary of a service `nobody`"),
+            (order("shop/payment", "resume"), 409, "cannot be resumed"),
+        ] {
+            let error = client.post::<_, RolloutView>("/v1/rollout", &body).await.expect_err("a wrong order");
+            let ClientError::Refused { status, error } = error else { panic!("{error}") };
+            assert_eq!(status, expected, "{error}");
+            assert!(error.contains(part), "{error}");
+        }
         server.stop().await;
     }
 

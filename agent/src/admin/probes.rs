@@ -17,20 +17,25 @@ use crate::metrics::{Exposition, Format};
 /// Scrapes that read the maps at a time; more wait. 10 000 edges are some 100 MB of text.
 const MAX_SCRAPES: usize = 1;
 
-/// Serves `/metrics`, `/healthz` and `/readyz` on `address` until `shutdown` completes.
+/// Takes the address that metrics are served on. Nothing is answered yet.
 ///
 /// # Errors
-/// The address cannot be listened on, or the listener fails.
+/// The address cannot be listened on.
+pub async fn listen(address: SocketAddr) -> Result<TcpListener, AdminError> {
+    TcpListener::bind(address).await.map_err(|source| AdminError::Listen { address, source })
+}
+
+/// Serves `/metrics`, `/healthz` and `/readyz` until `shutdown` completes.
+///
+/// # Errors
+/// The listener fails.
 pub async fn serve_metrics(
-    address: SocketAddr,
+    listener: TcpListener,
     observe: Arc<dyn Observe>,
     shutdown: impl Future<Output = ()> + Send + 'static,
 ) -> Result<(), AdminError> {
-    let listener =
-        TcpListener::bind(address).await.map_err(|source| AdminError::Listen { address, source })?;
-    serve_on(listener, observe, shutdown)
-        .await
-        .map_err(|source| AdminError::Stopped { name: address.to_string(), source })
+    let name = listener.local_addr().map_or_else(|_| "the metrics".to_owned(), |address| address.to_string());
+    serve_on(listener, observe, shutdown).await.map_err(|source| AdminError::Stopped { name, source })
 }
 
 async fn serve_on(
@@ -144,8 +149,7 @@ mod tests {
     async fn an_address_in_use_is_an_error_that_names_it() {
         let taken = TcpListener::bind("127.0.0.1:0").await.expect("a free port");
         let address = taken.local_addr().expect("an address");
-        let error = serve_metrics(address, Arc::new(Specimen::default()), std::future::pending()).await;
-        let text = error.expect_err("the port is taken").to_string();
+        let text = listen(address).await.expect_err("the port is taken").to_string();
         assert!(text.contains(&address.to_string()) && text.contains("another process"), "{text}");
     }
 }

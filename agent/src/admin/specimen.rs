@@ -14,6 +14,7 @@ use super::view::*;
 use super::{Control, Observe, ObserveError};
 use crate::flows::record::Happening;
 use crate::flows::{EdgeView, Record, Tally, Workload, identity};
+use crate::rollout::{Cause, Phase, Verdict};
 
 /// The synthetic agent.
 pub(crate) struct Specimen {
@@ -121,6 +122,39 @@ fn backend(socket: &str, version: &str, zone: &str, status: BackendStatus) -> Ba
         selections: 1_201,
         failures: 3,
         breaker: closed(),
+        resets_in_ms: (status == BackendStatus::Draining).then_some(21_000),
+    }
+}
+
+/// A canary at the second of its three steps.
+pub(crate) fn rollout() -> RolloutView {
+    RolloutView {
+        service: "shop/payment".into(),
+        version: "v2".into(),
+        baseline: "v1".into(),
+        phase: Phase::Progressing,
+        weight_permille: 100,
+        steps: vec![5, 10, 100],
+        step: Some(2),
+        next_step_in_ms: Some(80_000),
+        verdict: Verdict::Fine,
+        cause: None,
+        reason: None,
+        changed_at: ago(220),
+        summary: "v2 gets 10.0 % (step 2 of 3), does no worse than v1".to_owned(),
+        minimum_samples: 50,
+        window_ms: 30_000,
+        of_canary: SampleView { tried: 88, failed: 1, ended: 80, reset: 0, connect_p99_ns: Some(210_000) },
+        of_baseline: SampleView {
+            tried: 790,
+            failed: 4,
+            ended: 760,
+            reset: 2,
+            connect_p99_ns: Some(190_000),
+        },
+        stepped_up: 1,
+        promoted: 0,
+        rolled_back: Cause::ALL.iter().map(|cause| (*cause, 0)).collect(),
     }
 }
 
@@ -197,6 +231,8 @@ impl Observe for Specimen {
             data_plane: DataPlaneView { heartbeat_age_ms: Some(400), following: false },
             confinement: ConfinementView { capabilities: vec!["CAP_NET_ADMIN".to_owned()], filtered: true },
             timed_ms: 121_000,
+            rollouts: self.rollouts(),
+            rollouts_error: None,
         })
     }
 
@@ -212,6 +248,7 @@ impl Observe for Specimen {
                 ShareView { version: "v1".into(), share: 9 },
                 ShareView { version: "v2".into(), share: 1 },
             ],
+            rollout: Some(rollout()),
             breaker_mode: BreakerMode::Enforce,
             fallback: Some("shop/payment-standby".into()),
             counters: ServiceCounters {
@@ -228,6 +265,9 @@ impl Observe for Specimen {
                 closed: 1,
                 capped: 1,
                 panicked: 2,
+                kept_away: 7,
+                near: 3_000,
+                overflowed: 600,
             },
             backends: vec![
                 backend("10.1.0.5:8443", "v1", "eu-1a", BackendStatus::Ready),
@@ -237,6 +277,7 @@ impl Observe for Specimen {
                     ..backend("10.1.0.7:8443", "v2", "eu-1a", BackendStatus::Ready)
                 },
             ],
+            left: vec![LeftView { address: address("10.1.0.4:8443"), active: 2, resets_in_ms: None }],
         };
         let unused = ServiceView {
             name: "dns".into(),
@@ -245,10 +286,12 @@ impl Observe for Specimen {
             algorithm: Algorithm::Maglev,
             affinity_timeout_ms: None,
             split: Vec::new(),
+            rollout: None,
             breaker_mode: BreakerMode::Off,
             fallback: None,
             counters: ServiceCounters::default(),
             backends: Vec::new(),
+            left: Vec::new(),
         };
         Ok(vec![payment, unused])
     }
@@ -262,19 +305,26 @@ impl Observe for Specimen {
                 service: service.name,
                 algorithm: service.algorithm,
                 breaker_mode: service.breaker_mode,
+                rollout: service.rollout.map(|rollout| rollout.summary),
                 candidates: vec![Candidate {
                     address: address("10.1.0.7:8443"),
                     version: Some("v2".into()),
+                    zone: Some("eu-1a".into()),
                     weight: 10,
                     takes: false,
                     why: "its breaker is open, next probe in 8 s".to_owned(),
                 }],
+                locality: Some("prefers zone eu-1a, where 1 of 2 are healthy: 70 % stay".to_owned()),
                 result: "nothing is usable and there is no further fallback: the connection is refused"
                     .to_owned(),
             }],
             errno: Some(113),
         });
         Ok(Explanation { target: target.to_owned(), chains: chains.collect() })
+    }
+
+    fn rollouts(&self) -> Vec<RolloutView> {
+        vec![rollout()]
     }
 
     fn edges(&self) -> Result<Vec<EdgeView>, ObserveError> {
@@ -287,8 +337,8 @@ impl Observe for Specimen {
             overflow: false,
             opened: 1_234,
             active: 12,
-            closed: Tally::from([1_200, 2, 19, 1, 0]),
-            failed: Tally::from([3, 1, 0, 1, 0]),
+            closed: Tally::from([1_200, 2, 19, 1, 0, 3]),
+            failed: Tally::from([3, 1, 0, 1, 0, 0]),
             sent_bytes: 7_340_032,
             received_bytes: 2_254_857_830,
             retransmits: 41,
@@ -352,6 +402,8 @@ impl Observe for Specimen {
             series_overflow: 17,
             config_apply_failures: vec![("parse", 1), ("compile", 0)],
             repairs: vec![("frontends", 0)],
+            connections_reset: vec![("shop/payment".into(), "removed", 12)],
+            connection_resets_failed: vec![("network_namespace", 1)],
         })
     }
 
@@ -374,5 +426,18 @@ impl Control for Specimen {
         self.orders.lock().expect("no panic").push(request.clone());
         let backends = request.backend.into_iter().collect();
         Ok(Ordered { service: service.name, order: request.order, backends, ends_in_ms })
+    }
+
+    fn steer(&self, request: &RolloutRequest) -> Result<RolloutView, RolloutError> {
+        let service = request.service.clone();
+        if *service != *rollout().service {
+            return Err(RolloutError::Unknown { service });
+        }
+        match request.order {
+            crate::rollout::Order::Pause => {
+                Ok(RolloutView { phase: Phase::Paused, next_step_in_ms: None, ..rollout() })
+            }
+            order => Err(RolloutError::WrongPhase { service, phase: Phase::Promoted, order }),
+        }
     }
 }

@@ -5,6 +5,7 @@
 mod breaker;
 mod explain;
 mod overhead;
+mod rollout;
 
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -19,6 +20,7 @@ pub use breaker::{
 };
 pub use explain::{Candidate, Chain, Explanation, Step};
 pub use overhead::{ConfinementView, OverheadView, ProgramCost};
+pub use rollout::{RolloutError, RolloutRequest, RolloutView, Rollouts, SampleView};
 
 /// From which share of its entries in use a map is worth a warning.
 pub(crate) const MAP_ALMOST_FULL: f64 = 0.8;
@@ -61,6 +63,10 @@ pub struct Status {
     pub confinement: ConfinementView,
     /// For how long the agent had program runs timed since it started, in milliseconds.
     pub timed_ms: u64,
+    /// The canaries of all services.
+    pub rollouts: Vec<RolloutView>,
+    /// Why rollouts do not outlive the agent, in words; null where they do.
+    pub rollouts_error: Option<String>,
 }
 
 /// Whether the agent is ready to serve.
@@ -191,6 +197,10 @@ impl Status {
         if !self.readiness.ready {
             problems.push(format!("not ready: waiting for {}", self.readiness.waiting_for.join(", ")));
         }
+        for rollout in self.rollouts.iter().filter(|rollout| rollout.is_problem()) {
+            problems.push(format!("{}: {}", rollout.service, rollout.summary));
+        }
+        problems.extend(self.rollouts_error.clone());
         for map in self.maps.iter().filter(|map| map.usage() >= MAP_ALMOST_FULL) {
             problems.push(format!("map {} holds {} of {} entries", map.name, map.entries, map.max_entries));
         }
@@ -224,8 +234,10 @@ pub struct ServiceView {
     pub algorithm: Algorithm,
     /// How long a client keeps its backend after its last connection, in milliseconds; null without affinity.
     pub affinity_timeout_ms: Option<u64>,
-    /// Shares by version; empty without a split.
+    /// Shares by version, as they are in force; empty without a split.
     pub split: Vec<ShareView>,
+    /// The canary; null where there is none.
+    pub rollout: Option<RolloutView>,
     /// What the breakers of its backends may do: `off`, `observe`, `enforce`, `forced_open` or `forced_closed`.
     #[serde(with = "named::breaker_mode")]
     pub breaker_mode: BreakerMode,
@@ -235,6 +247,8 @@ pub struct ServiceView {
     pub counters: ServiceCounters,
     /// The servers.
     pub backends: Vec<BackendView>,
+    /// Servers that left and still have open connections.
+    pub left: Vec<LeftView>,
 }
 
 impl ServiceView {
@@ -282,6 +296,12 @@ pub struct ServiceCounters {
     pub capped: u64,
     /// Sent to an ejected backend because too few were healthy; also counted in `selected`.
     pub panicked: u64,
+    /// Not given the backend their client had just failed on.
+    pub kept_away: u64,
+    /// Sent to a backend of the preferred zone.
+    pub near: u64,
+    /// Sent elsewhere although the preferred zone has backends.
+    pub overflowed: u64,
 }
 
 /// One server of a service.
@@ -306,6 +326,19 @@ pub struct BackendView {
     pub failures: u64,
     /// Its breaker, as of now.
     pub breaker: CellView,
+    /// When its open connections are reset, because it is out, in milliseconds from now; null where they are kept.
+    pub resets_in_ms: Option<u64>,
+}
+
+/// A server that left its service and still has open connections.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct LeftView {
+    /// Where it listens.
+    pub address: SocketAddr,
+    /// Connections open.
+    pub active: u64,
+    /// When they are reset, in milliseconds from now; null where they are kept.
+    pub resets_in_ms: Option<u64>,
 }
 
 /// What is counted beside services and edges. Not in the JSON API: metrics show it.
@@ -325,6 +358,10 @@ pub struct Counters {
     pub series_overflow: u64,
     /// Changes that could not be applied: at which stage, how often.
     pub config_apply_failures: Vec<(&'static str, u64)>,
+    /// Connections reset because their backend was out: service, why it was (`removed`, `draining`, `ejected`), how many.
+    pub connections_reset: Vec<(Arc<str>, &'static str, u64)>,
+    /// Connections that were to be reset and could not be: by which cause, how many tries.
+    pub connection_resets_failed: Vec<(&'static str, u64)>,
     /// Differences between maps and intent that were found and put right: in what, how often.
     pub repairs: Vec<(&'static str, u64)>,
 }

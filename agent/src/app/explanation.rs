@@ -5,14 +5,16 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 
 use agent_ebpf::abi::breaker::{TICK_SHIFT, remaining_ticks, ticks};
-use agent_ebpf::abi::limits::MAX_FALLBACKS;
-use agent_ebpf::abi::{BackendStatus, BreakerMode, BreakerState, Policy};
+use agent_ebpf::abi::limits::{MAX_CENSUS, MAX_FALLBACKS};
+use agent_ebpf::abi::{Backend, BackendStatus, BreakerMode, BreakerState, Policy};
 use agent_ebpf::decide::breaker::cell::{self, Decision};
 use agent_ebpf::decide::breaker::{ejection, slow_start};
+use agent_ebpf::decide::census::{self, Census};
+use agent_ebpf::decide::locality::{self, Zone};
 
-use super::services::Readings;
+use super::services::{Out, Readings};
 use crate::admin::view::{Candidate, Chain, Explanation, Step};
-use crate::compile::Family;
+use crate::compile::{Family, name_id};
 use crate::desired::ServiceSpec;
 use crate::reconcile::ServiceEntry;
 
@@ -21,6 +23,7 @@ pub(super) fn explain(
     target: &str,
     entries: &[ServiceEntry],
     readings: &impl Readings,
+    leaving: &Out,
     now_ns: u64,
 ) -> Explanation {
     let address: Option<SocketAddr> = target.parse().ok();
@@ -28,8 +31,11 @@ pub(super) fn explain(
         Some(address) => entry.family == family_of(address) && entry.spec.frontends.contains(&address),
         None => *entry.spec.name == *target,
     };
-    let chains =
-        entries.iter().filter(is_meant).map(|entry| chain(entry, entries, readings, now_ns)).collect();
+    let chains = entries
+        .iter()
+        .filter(is_meant)
+        .map(|entry| chain(entry, entries, readings, leaving, now_ns))
+        .collect();
     Explanation { target: target.to_owned(), chains }
 }
 
@@ -38,7 +44,13 @@ fn family_of(address: SocketAddr) -> Family {
 }
 
 /// Follows a connection from the service it asks for through the fallbacks, as `select` does in the kernel.
-fn chain(asked: &ServiceEntry, entries: &[ServiceEntry], readings: &impl Readings, now_ns: u64) -> Chain {
+fn chain(
+    asked: &ServiceEntry,
+    entries: &[ServiceEntry],
+    readings: &impl Readings,
+    leaving: &Out,
+    now_ns: u64,
+) -> Chain {
     let ip = if asked.family == Family::V4 { "ipv4" } else { "ipv6" };
     let family = format!("{} {ip}", asked.spec.protocol.name());
     let mut chain = Chain { family, services: Vec::new(), errno: None };
@@ -51,8 +63,12 @@ fn chain(asked: &ServiceEntry, entries: &[ServiceEntry], readings: &impl Reading
         if hop == 0 {
             errno = policy.refuse_errno;
         }
-        let mut step = step(entry, &policy, readings, now_ns);
-        if let Some(result) = usable(&step, &policy) {
+        let census = census(entry, &policy, readings, now_ns);
+        let in_panic = panic(&policy, census);
+        let at = At { now_ns, in_panic: in_panic.is_some() };
+        let mut step = step(entry, &policy, readings, leaving, &at);
+        step.locality = locality(entry, &policy, census, in_panic.is_some());
+        if let Some(result) = usable(&step, in_panic) {
             step.result = result;
             chain.services.push(step);
             return chain;
@@ -60,11 +76,14 @@ fn chain(asked: &ServiceEntry, entries: &[ServiceEntry], readings: &impl Reading
         let fallback = (policy.fallback != 0 && hop + 1 < MAX_FALLBACKS)
             .then(|| entries.iter().find(|other| other.id == policy.fallback))
             .flatten();
+        let why = if is_ordered_away(entry, readings, now_ns) {
+            "an operator's order keeps connections away from every backend"
+        } else {
+            "nothing is usable"
+        };
         step.result = match fallback {
-            Some(fallback) => format!("nothing is usable: the connection goes to {}", fallback.spec.name),
-            None => {
-                "nothing is usable and there is no further fallback: the connection is refused".to_owned()
-            }
+            Some(fallback) => format!("{why}: the connection goes to {}", fallback.spec.name),
+            None => format!("{why} and there is no further fallback: the connection is refused"),
         };
         chain.services.push(step);
         next = fallback;
@@ -74,38 +93,108 @@ fn chain(asked: &ServiceEntry, entries: &[ServiceEntry], readings: &impl Reading
 }
 
 /// What happens where a service has something usable.
-fn usable(step: &Step, policy: &Policy) -> Option<String> {
+fn usable(step: &Step, in_panic: Option<Zone>) -> Option<String> {
     let takers = step.candidates.iter().filter(|candidate| candidate.takes).count();
-    if takers > 0 {
-        return Some(format!("the connection goes to one of {takers}, by {}", step.algorithm.name()));
+    if takers == 0 {
+        return None;
     }
-    let breaker = &policy.breaker;
-    let panics = policy.fallback == 0
-        && breaker.binds()
-        && breaker.mode() != BreakerMode::ForcedOpen
-        && ejection::panic(policy.ready_backends, 0, breaker.panic_percent);
-    panics.then(|| {
-        "panic: too few are healthy to believe their breakers, the connection goes to the algorithm's choice"
-            .to_owned()
+    let goes = format!("the connection goes to one of {takers}, by {}", step.algorithm.name());
+    Some(match in_panic {
+        Some(Zone { healthy, total }) => {
+            format!("panic: with {healthy} of {total} healthy the breakers are not believed, {goes}")
+        }
+        None => goes,
     })
 }
 
-fn step(entry: &ServiceEntry, policy: &Policy, readings: &impl Readings, now_ns: u64) -> Step {
+/// What the kernel counts where it looks how a service's backends are doing.
+fn census(entry: &ServiceEntry, policy: &Policy, readings: &impl Readings, now_ns: u64) -> Census {
+    let ready = entry.backends.iter().map(|backend| (backend.id, readings.backend(backend.id)));
+    let ready = ready.filter(|(_, backend)| backend.status == BackendStatus::Ready as u32);
+    ready.take(MAX_CENSUS as usize).fold(Census::EMPTY, |census, (id, backend)| {
+        let near = census::is_near(backend.zone, policy.zone);
+        census.with(near, readings.backend_state(id).cell, backend.verdict, now_ns)
+    })
+}
+
+/// How few are healthy, where that is too few to believe breakers.
+fn panic(policy: &Policy, census: Census) -> Option<Zone> {
+    let breaker = &policy.breaker;
+    let Zone { healthy, total } = census.in_question();
+    let panics = breaker.mode() == BreakerMode::Enforce
+        && policy.fallback == 0
+        && ejection::panic(total, healthy, breaker.panic_percent);
+    panics.then_some(Zone { healthy, total })
+}
+
+/// What the node's own zone gets, where the service prefers it.
+fn locality(entry: &ServiceEntry, policy: &Policy, census: Census, in_panic: bool) -> Option<String> {
+    if !entry.spec.policy.prefers_zone {
+        return None;
+    }
+    let zones = entry.spec.backends.iter().filter_map(|backend| backend.zone.as_ref());
+    let Some(zone) = zones.into_iter().find(|zone| policy.zone != 0 && name_id(zone) == policy.zone) else {
+        return Some("would prefer the node's zone, but none is known, or no backend is in it".to_owned());
+    };
+    let (near, elsewhere) = (census.near(), census.elsewhere());
+    let believes = policy.breaker.mode() == BreakerMode::Enforce && census.ejected() > 0 && !in_panic;
+    let permille = if believes { locality::local_share_permille(near, elsewhere) } else { 1_000 };
+    Some(format!(
+        "prefers zone {zone}, where {} of {} are healthy: {} % stay",
+        near.healthy,
+        near.total,
+        permille / 10
+    ))
+}
+
+/// Whether an order alone keeps connections away from every backend that would take them.
+fn is_ordered_away(entry: &ServiceEntry, readings: &impl Readings, now_ns: u64) -> bool {
+    let records = entry.backends.iter().map(|backend| readings.backend(backend.id));
+    let mut ready = records.filter(|record| record.status == BackendStatus::Ready as u32).peekable();
+    let away = |record: Backend| record.verdict.mode(now_ns) == Some(BreakerMode::ForcedOpen);
+    ready.peek().is_some() && ready.all(away)
+}
+
+/// When a decision is explained, and whether the service is in panic then.
+struct At {
+    now_ns: u64,
+    in_panic: bool,
+}
+
+fn step(entry: &ServiceEntry, policy: &Policy, readings: &impl Readings, leaving: &Out, at: &At) -> Step {
+    let At { now_ns, in_panic } = *at;
     let spec = &entry.spec;
     let candidates = entry.backends.iter().filter_map(|backend| {
         let (id, address) = (backend.id, backend.address());
         let asked_for = spec.backends.iter().find(|backend| backend.address == address)?;
-        let (takes, why) = judge(id, policy, readings, now_ns);
+        let (takes, why) = match judge(id, policy, readings, now_ns) {
+            (Taken::ByBreaker, why) if in_panic => (true, format!("{why}; in panic that is not believed")),
+            (taken, why) => (taken == Taken::Yes, why),
+        };
         let version = asked_for.version.clone();
-        let why = without_share(spec, version.as_ref()).filter(|_| takes).unwrap_or(why);
-        Some(Candidate { address, version, weight: asked_for.weight, takes, why })
+        let mut why = without_share(spec, version.as_ref()).filter(|_| takes).unwrap_or(why);
+        if let Some(resets_in_ms) = leaving.get(&id).and_then(|backend| backend.resets_in_ms(now_ns)) {
+            why += &open_connections(readings.backend_state(id).active, resets_in_ms);
+        }
+        let (zone, weight) = (asked_for.zone.clone(), asked_for.weight);
+        Some(Candidate { address, version, zone, weight, takes, why })
     });
     Step {
         service: Arc::clone(&spec.name),
         algorithm: spec.policy.algorithm,
         breaker_mode: policy.breaker.mode(),
+        locality: None,
+        rollout: None,
         candidates: candidates.collect(),
         result: String::new(),
+    }
+}
+
+/// What becomes of the open connections of a backend that is out.
+fn open_connections(active: u64, resets_in_ms: u64) -> String {
+    match resets_in_ms.div_ceil(1_000) {
+        0 => format!("; {active} connections open, those from before are reset now"),
+        left_s => format!("; {active} connections open, those from before are reset in {left_s} s"),
     }
 }
 
@@ -117,41 +206,47 @@ fn without_share(spec: &ServiceSpec, version: Option<&Arc<str>>) -> Option<Strin
         .then(|| "only where all others refuse: its version has no share of the split".to_owned())
 }
 
+/// Whether a backend takes the next connection.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Taken {
+    Yes,
+    No,
+    /// No, by its breaker, which panic would not believe.
+    ByBreaker,
+}
+
 /// Whether a backend takes the next connection, and by which rule. The rules stand in the order in which the
 /// kernel's programs ask them.
-fn judge(id: u32, policy: &Policy, readings: &impl Readings, now_ns: u64) -> (bool, String) {
+fn judge(id: u32, policy: &Policy, readings: &impl Readings, now_ns: u64) -> (Taken, String) {
     let backend = readings.backend(id);
     if backend.status != BackendStatus::Ready as u32 {
-        return (false, "takes no new connections: it is draining, or its weight is 0".to_owned());
+        return (Taken::No, "takes no new connections: it is draining, or its weight is 0".to_owned());
     }
     let left_s = backend.verdict.until_ns().saturating_sub(now_ns).div_ceil(1_000_000_000);
     match backend.verdict.mode(now_ns) {
         Some(BreakerMode::ForcedOpen) => {
-            return (false, format!("an operator's order keeps it out for another {left_s} s"));
+            return (Taken::No, format!("an operator's order keeps it out for another {left_s} s"));
         }
         Some(BreakerMode::ForcedClosed) => {
-            return (true, format!("an operator's order keeps it in for another {left_s} s"));
+            return (Taken::Yes, format!("an operator's order keeps it in for another {left_s} s"));
         }
         _ => {}
     }
     let breaker = &policy.breaker;
-    if breaker.mode() == BreakerMode::Off {
-        return (true, "ready".to_owned());
-    }
     let now_ticks = ticks(now_ns);
+    let joined = slow_start::joining_permille(backend.joined_ticks, policy.join_ticks, breaker, now_ticks);
+    if breaker.mode() == BreakerMode::Off {
+        return (Taken::Yes, growing("ready", joined));
+    }
     let word = readings.backend_state(id).cell;
     let (next, admission, _) = cell::admit(word, breaker, now_ticks);
     match admission.decision {
         Decision::Admit => {
-            let permille = slow_start::weight_permille(next, breaker, now_ticks);
-            let slow = permille < 1_000;
-            (
-                true,
-                if slow { format!("closed, in slow start at {} %", permille / 10) } else { "closed".into() },
-            )
+            let returned = slow_start::weight_permille(next, breaker, now_ticks);
+            (Taken::Yes, growing("closed", joined.min(returned)))
         }
-        Decision::AdmitProbe => (true, "it takes the next connection as a probe".to_owned()),
-        Decision::RefuseForced => (false, "the policy's breaker mode is forced_open".to_owned()),
+        Decision::AdmitProbe => (Taken::Yes, "it takes the next connection as a probe".to_owned()),
+        Decision::RefuseForced => (Taken::No, "the policy's breaker mode is forced_open".to_owned()),
         Decision::Refuse => {
             let why = if next.state() == BreakerState::Open {
                 let wait = remaining_ticks(admission.deadline_ticks, now_ticks, u32::MAX >> 1);
@@ -161,9 +256,17 @@ fn judge(id: u32, policy: &Policy, readings: &impl Readings, now_ns: u64) -> (bo
                 "its breaker is half-open and all probes are on their way".to_owned()
             };
             let observes = !breaker.binds();
-            (observes, if observes { format!("{why}; the breaker only observes") } else { why })
+            (
+                if observes { Taken::Yes } else { Taken::ByBreaker },
+                if observes { format!("{why}; the breaker only observes") } else { why },
+            )
         }
     }
+}
+
+/// A state, and the growing share where it is not the whole.
+fn growing(state: &str, permille: u32) -> String {
+    if permille < 1_000 { format!("{state}, in slow start at {} %", permille / 10) } else { state.to_owned() }
 }
 
 #[cfg(test)]
@@ -171,7 +274,7 @@ mod tests {
     use std::collections::BTreeMap;
 
     use agent_ebpf::abi::breaker::period_ticks;
-    use agent_ebpf::abi::{Backend, BackendState, BreakerPolicy, CellWord, Protocol, ServiceState, Verdict};
+    use agent_ebpf::abi::{BackendState, BreakerPolicy, CellWord, Protocol, ServiceState, Verdict};
 
     use super::*;
     use crate::admin::view::Order;
@@ -185,6 +288,7 @@ mod tests {
         policies: BTreeMap<u32, Policy>,
         cells: BTreeMap<u32, CellWord>,
         orders: BTreeMap<u32, Verdict>,
+        leaving: Out,
     }
 
     impl Kernel {
@@ -192,7 +296,12 @@ mod tests {
             let breaker = BreakerPolicy { mode: mode as u8, panic_percent, ..BreakerPolicy::default() };
             let policy = Policy { ready_backends: 2, refuse_errno: 111, breaker, ..Policy::default() };
             let policies = [(1, Policy { fallback, ..policy }), (2, Policy { refuse_errno: 99, ..policy })];
-            Self { policies: policies.into(), cells: BTreeMap::new(), orders: BTreeMap::new() }
+            Self {
+                policies: policies.into(),
+                cells: BTreeMap::new(),
+                orders: BTreeMap::new(),
+                leaving: Out::new(),
+            }
         }
 
         fn open(mut self, backends: &[u32]) -> Self {
@@ -253,7 +362,7 @@ mod tests {
             entry(1, "shop/cart", "10.96.0.1:80", &[(11, "10.1.0.5:80"), (12, "10.1.0.6:80")]),
             entry(2, "shop/standby", "10.96.0.2:80", &[(21, "10.1.0.9:80")]),
         ];
-        explain(target, &entries, kernel, NOW_NS)
+        explain(target, &entries, kernel, &kernel.leaving, NOW_NS)
     }
 
     #[test]
@@ -296,6 +405,25 @@ mod tests {
         assert!(chain.services[0].candidates[0].why.ends_with("the breaker only observes"));
         let panicking = Kernel::new(BreakerMode::Enforce, 0, 50).open(&[11, 12]);
         let chain = explained("shop/cart", &panicking).chains.remove(0);
-        assert!(chain.services[0].result.starts_with("panic:") && chain.errno.is_none());
+        let panic = "panic: with 0 of 2 healthy the breakers are not believed, \
+                     the connection goes to one of 2, by random";
+        assert_eq!((chain.services[0].result.as_str(), chain.errno), (panic, None));
+    }
+
+    #[test]
+    fn half_of_the_backends_are_no_panic_and_an_order_is_none_either() {
+        let half = Kernel::new(BreakerMode::Enforce, 0, 50).open(&[11]);
+        let chain = explained("shop/cart", &half).chains.remove(0);
+        assert_eq!(chain.services[0].result, "the connection goes to one of 1, by random");
+        let mut ordered = Kernel::new(BreakerMode::Enforce, 0, 50);
+        let order = Order::Open.verdict(NOW_NS + 60_000_000_000);
+        ordered.orders.extend([(11, order), (12, order)]);
+        let chain = explained("shop/cart", &ordered).chains.remove(0);
+        assert_eq!(
+            chain.services[0].result,
+            "an operator's order keeps connections away from every backend and there is no further fallback: \
+             the connection is refused"
+        );
+        assert_eq!(chain.errno, Some(111));
     }
 }

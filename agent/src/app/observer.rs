@@ -4,35 +4,55 @@
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::Arc;
+use std::sync::Mutex;
+use std::sync::MutexGuard;
+use std::sync::PoisonError;
+use std::sync::atomic::AtomicBool;
+use std::sync::atomic::AtomicU64;
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
-use agent_ebpf::abi::{Edge, EdgeKey, Loss};
+use agent_ebpf::abi::Edge;
+use agent_ebpf::abi::EdgeKey;
 use jiff::Timestamp;
 use tokio::sync::broadcast;
 
 use super::Options;
 use super::confinement::Confinement;
+use super::draining::Resets;
 use super::drift::Drift;
 use super::journal::Journal;
 use super::names::LiveNames;
 use super::overhead::Overhead;
-use super::{explanation, services};
-use crate::admin::view::{
-    CanaryState, CanaryView, ConfigView, ConfinementView, Counters as CounterView, DataPlaneView,
-    Explanation, FeatureView, MapView, NeighbourView, OrderError, OrderRequest, Ordered, OutcomeCount,
-    OverheadView, ProgramView, Readiness as ReadinessView, ServiceView, Status,
-};
-use crate::admin::{Control, Observe, ObserveError};
-use crate::flows::{Accumulator, Cgroups, EdgeView, OpenConnections, Record};
-use crate::kernel::{
-    Counters, DataPlane, EventReader, Feature, KernelError, MapError, ProgramStatus, Repair, Stopwatch,
-    mount_point,
-};
+use super::rollouts::Rollouts;
+use crate::admin::view::CanaryState;
+use crate::admin::view::CanaryView;
+use crate::admin::view::MapView;
+use crate::admin::view::NeighbourView;
+use crate::canary;
+use crate::clock;
+use crate::draining::Leaving;
+use crate::flows::Accumulator;
+use crate::flows::Cgroups;
+use crate::flows::OpenConnections;
+use crate::flows::Record;
+use crate::kernel::Counters;
+use crate::kernel::DataPlane;
+use crate::kernel::EventReader;
+use crate::kernel::KernelError;
+use crate::kernel::MapError;
+use crate::kernel::ProgramStatus;
+use crate::kernel::Repair;
+use crate::kernel::Stopwatch;
+use crate::kernel::mount_point;
 use crate::readiness::Readiness;
-use crate::reconcile::{Directory, MapFill};
-use crate::{canary, clock};
+use crate::reconcile::Directory;
+use crate::reconcile::MapFill;
+use crate::rollout::Counts;
+use crate::rollout::Reading;
+
+mod answers;
 
 /// Events kept for a reader that is slower than the data plane. What it misses it is told.
 const FOLLOW_QUEUE: usize = 4_096;
@@ -49,6 +69,8 @@ pub(super) struct Observer {
     cgroups: Mutex<Cgroups>,
     directory: Arc<Directory>,
     fill: Mutex<Vec<MapFill>>,
+    leaving: Mutex<BTreeMap<u32, Leaving>>,
+    resets: Mutex<Resets>,
     record: Mutex<Journal>,
     readiness: Readiness,
     followers: broadcast::Sender<Arc<Record>>,
@@ -57,6 +79,7 @@ pub(super) struct Observer {
     untidy: AtomicBool,
     overhead: Overhead,
     neighbours: Mutex<Vec<NeighbourView>>,
+    rollouts: Rollouts,
     facts: Facts,
 }
 
@@ -112,6 +135,8 @@ impl Observer {
             cgroups: Mutex::new(Cgroups::new(mount)),
             directory,
             fill: Mutex::default(),
+            leaving: Mutex::default(),
+            resets: Mutex::default(),
             record: Mutex::default(),
             readiness,
             followers: broadcast::channel(FOLLOW_QUEUE).0,
@@ -120,6 +145,7 @@ impl Observer {
             untidy: AtomicBool::new(false),
             overhead: Overhead::new(stopwatch),
             neighbours: Mutex::default(),
+            rollouts: Rollouts::restored(&options.state),
         })
     }
 
@@ -152,6 +178,25 @@ impl Observer {
     /// What the control loop did, to be added to.
     pub(super) fn journal(&self) -> MutexGuard<'_, Journal> {
         lock(&self.record)
+    }
+
+    /// What the kernel counts, for one reading.
+    pub(super) fn counters_now(&self) -> MutexGuard<'_, Counters> {
+        lock(&self.counters)
+    }
+
+    pub(super) fn directory(&self) -> &Directory {
+        &self.directory
+    }
+
+    /// What resets came to, to be added to.
+    pub(super) fn resets(&self) -> MutexGuard<'_, Resets> {
+        lock(&self.resets)
+    }
+
+    /// The backends that are out, as last seen.
+    pub(super) fn set_leaving(&self, leaving: &BTreeMap<u32, Leaving>) {
+        lock(&self.leaving).clone_from(leaving);
     }
 
     pub(super) fn set_fill(&self, fill: &[MapFill]) {
@@ -211,6 +256,28 @@ impl Observer {
                 tracing::debug!("{error}");
             }
         }
+    }
+
+    /// The canaries.
+    pub(super) fn canaries(&self) -> &Rollouts {
+        &self.rollouts
+    }
+
+    /// Tells those who follow of something no program saw.
+    pub(super) fn tell(&self, record: Record) {
+        // Without a receiver there is nobody to miss it.
+        drop(self.followers.send(Arc::new(record)));
+    }
+
+    /// What the kernel counts now for each of these services, whatever its address families.
+    pub(super) fn readings<N: AsRef<str>>(&self, services: &[N]) -> Result<Vec<Vec<Reading>>, MapError> {
+        let edges = lock(&self.counters).edges()?;
+        let of_one = |service: &N| {
+            let ids = self.directory.ids_of(service.as_ref());
+            let ours = edges.iter().filter(|(key, _)| ids.contains(&key.service));
+            ours.map(|(key, edge)| (*key, Counts::from(edge))).collect()
+        };
+        Ok(services.iter().map(of_one).collect())
     }
 
     /// Reads the kernel's edges and folds them, at most once per [`EDGES_AGE`].
@@ -315,169 +382,5 @@ impl Observer {
                 bytes: map.bytes,
             })
             .collect()
-    }
-}
-
-fn unreadable<E>(what: &'static str) -> impl Fn(E) -> ObserveError
-where
-    E: std::error::Error + Send + Sync + 'static,
-{
-    move |source| ObserveError { what, source: Box::new(source) }
-}
-
-impl Observe for Observer {
-    fn status(&self) -> Result<Status, ObserveError> {
-        let (programs, mut features) = {
-            let data_plane = lock(&self.data_plane);
-            (data_plane.programs(), data_plane.features().table())
-        };
-        features.push(Feature {
-            name: "run_times",
-            found: self.overhead.is_timed(),
-            without: "what the programs cost is not known; it takes CAP_SYS_ADMIN",
-        });
-        features.push(Feature {
-            name: "system_call_filter",
-            found: self.facts.confinement.filtered,
-            without: "the agent may make every system call its user may",
-        });
-        let journal = lock(&self.record);
-        let now_ns = clock::monotonic_ns();
-        let heartbeat_ns = self.heartbeat_ns.load(Ordering::Relaxed);
-        let status = Status {
-            version: env!("CARGO_PKG_VERSION").to_owned(),
-            pid: std::process::id(),
-            started: self.facts.started,
-            abi: agent_ebpf::abi::ABI_VERSION,
-            cgroup: self.facts.cgroup.display().to_string(),
-            bpffs: self.facts.bpffs.display().to_string(),
-            readiness: self.readiness(),
-            programs: programs
-                .into_iter()
-                .map(|program| ProgramView {
-                    name: program.program.to_owned(),
-                    hook: program.hook.name().to_owned(),
-                    attached: program.attached,
-                    id: program.id,
-                    runs: program.runs,
-                    run_time_ns: program.run_time_ns,
-                    verified_instructions: program.verified_instructions,
-                })
-                .collect(),
-            features: features
-                .into_iter()
-                .map(|feature| FeatureView {
-                    name: feature.name.to_owned(),
-                    found: feature.found,
-                    without: feature.without.to_owned(),
-                })
-                .collect(),
-            maps: Vec::new(),
-            config: ConfigView {
-                file: Some(self.facts.config.display().to_string()),
-                generation: journal.generation,
-                applied_at: journal.applied_at,
-                error: journal.error.clone(),
-            },
-            canary: journal.canary.clone(),
-            neighbours: lock(&self.neighbours).clone(),
-            data_plane: DataPlaneView {
-                heartbeat_age_ms: (heartbeat_ns != 0)
-                    .then(|| now_ns.saturating_sub(heartbeat_ns) / 1_000_000),
-                following: self.followers.receiver_count() > 0,
-            },
-            confinement: ConfinementView {
-                capabilities: self.facts.confinement.capabilities.iter().map(ToString::to_string).collect(),
-                filtered: self.facts.confinement.filtered,
-            },
-            timed_ms: self.overhead.timed_ms(),
-        };
-        drop(journal);
-        Ok(Status { maps: self.maps(), ..status })
-    }
-
-    fn services(&self) -> Result<Vec<ServiceView>, ObserveError> {
-        self.leave_untidy();
-        // In the order of names, so that the families of a service stand together.
-        let entries = self.directory.services();
-        Ok(services::views(&entries, &*lock(&self.counters), clock::monotonic_ns()))
-    }
-
-    fn explain(&self, target: &str) -> Result<Explanation, ObserveError> {
-        let entries = self.directory.services();
-        Ok(explanation::explain(target, &entries, &*lock(&self.counters), clock::monotonic_ns()))
-    }
-
-    fn edges(&self) -> Result<Vec<EdgeView>, ObserveError> {
-        self.fold_edges().map_err(unreadable("edges"))?;
-        Ok(lock(&self.edges).accumulator.views())
-    }
-
-    fn counters(&self) -> Result<CounterView, ObserveError> {
-        let (outcomes, losses) = {
-            let counters = lock(&self.counters);
-            (
-                counters.outcomes().map_err(unreadable("outcomes"))?,
-                counters.losses().map_err(unreadable("losses"))?,
-            )
-        };
-        let written = |loss: &(Loss, u64)| loss.0 == Loss::EventWritten;
-        let journal = lock(&self.record);
-        Ok(CounterView {
-            outcomes: outcomes
-                .into_iter()
-                .map(|(hook, outcome, count)| OutcomeCount { program: hook.name(), outcome, count })
-                .collect(),
-            events_written: losses.iter().filter(|loss| written(loss)).map(|(_, count)| count).sum(),
-            losses: losses
-                .iter()
-                .filter(|loss| !written(loss))
-                .map(|(loss, count)| (loss.name(), *count))
-                .chain([("follow", self.records_lost.load(Ordering::Relaxed))])
-                .collect(),
-            map_update_errors: journal
-                .map_errors
-                .iter()
-                .map(|((map, errno), count)| (*map, *errno, *count))
-                .collect(),
-            identity_unresolved: lock(&self.cgroups).unresolved(),
-            series_overflow: lock(&self.edges).accumulator.overflowed(),
-            config_apply_failures: journal.failures.iter().map(|(stage, count)| (*stage, *count)).collect(),
-            repairs: journal.repairs.iter().map(|(map, count)| (*map, *count)).collect(),
-        })
-    }
-
-    fn overhead(&self) -> OverheadView {
-        self.overhead.measure(|| self.programs())
-    }
-
-    fn follow(&self) -> broadcast::Receiver<Arc<Record>> {
-        let receiver = self.followers.subscribe();
-        self.sign_of_life();
-        receiver
-    }
-
-    fn readiness(&self) -> ReadinessView {
-        let waiting_for = self.readiness.waiting_for();
-        ReadinessView { ready: waiting_for.is_empty(), waiting_for }
-    }
-}
-
-impl Control for Observer {
-    fn order(&self, request: &OrderRequest) -> Result<Ordered, OrderError> {
-        let (verdict, backends, answer) =
-            services::plan(&self.directory.services(), request, clock::monotonic_ns())?;
-        let counters = lock(&self.counters);
-        for backend in backends {
-            counters.order(backend, verdict);
-        }
-        tracing::info!(
-            service = &*answer.service,
-            order = answer.order.name(),
-            backends = answer.backends.len(),
-            for_ms = answer.ends_in_ms,
-            "an operator's order"
-        );
-        Ok(answer)
     }
 }

@@ -8,9 +8,12 @@ use std::sync::Arc;
 use agent_ebpf::abi::{Backend, BackendState, BackendStatus, BreakerPolicy, Policy, ServiceState, Verdict};
 
 use crate::admin::view::{
-    BackendView, CellView, OrderError, OrderRequest, Ordered, ServiceCounters, ServiceView, ShareView,
+    BackendView, CellView, LeftView, OrderError, OrderRequest, Ordered, ServiceCounters, ServiceView,
+    ShareView,
 };
 use crate::canary;
+use crate::desired::Departure;
+use crate::draining::Leaving;
 use crate::kernel::Counters;
 use crate::reconcile::ServiceEntry;
 
@@ -44,18 +47,31 @@ impl Readings for Counters {
     }
 }
 
+/// The backends that are out, by id.
+pub(super) type Out = BTreeMap<u32, Leaving>;
+
 /// Every service that was asked for, in the order of names; not the test connection's.
-pub(super) fn views(entries: &[ServiceEntry], readings: &impl Readings, now_ns: u64) -> Vec<ServiceView> {
+pub(super) fn views(
+    entries: &[ServiceEntry],
+    readings: &impl Readings,
+    leaving: &Out,
+    now_ns: u64,
+) -> Vec<ServiceView> {
     // In the order of names, so that the families of a service stand together.
     entries
         .chunk_by(|one, other| one.spec.name == other.spec.name)
         .filter(|families| families[0].spec.name.as_ref() != canary::NAME)
-        .filter_map(|families| view(families, readings, now_ns))
+        .filter_map(|families| view(families, readings, leaving, now_ns))
         .collect()
 }
 
 /// One service, from the entries of its address families.
-fn view(entries: &[ServiceEntry], readings: &impl Readings, now_ns: u64) -> Option<ServiceView> {
+fn view(
+    entries: &[ServiceEntry],
+    readings: &impl Readings,
+    leaving: &Out,
+    now_ns: u64,
+) -> Option<ServiceView> {
     let spec = &entries.first()?.spec;
     let policy = entries.iter().find_map(|entry| readings.policy(entry.id));
     let breaker =
@@ -66,7 +82,8 @@ fn view(entries: &[ServiceEntry], readings: &impl Readings, now_ns: u64) -> Opti
         .map(|backend| (backend.address(), backend.id))
         .collect();
     let backends = spec.backends.iter().map(|backend| {
-        let (state, verdict) = ids.get(&backend.address).map_or_else(
+        let id = ids.get(&backend.address);
+        let (state, verdict) = id.map_or_else(
             || (BackendState::default(), Verdict::NONE),
             |&id| (readings.backend_state(id), readings.backend(id).verdict),
         );
@@ -81,6 +98,7 @@ fn view(entries: &[ServiceEntry], readings: &impl Readings, now_ns: u64) -> Opti
             selections: state.selections,
             failures: state.failures,
             breaker: CellView::new(&state, &breaker, verdict, now_ns),
+            resets_in_ms: id.and_then(|id| leaving.get(id)?.resets_in_ms(now_ns)),
         }
     });
     Some(ServiceView {
@@ -98,11 +116,27 @@ fn view(entries: &[ServiceEntry], readings: &impl Readings, now_ns: u64) -> Opti
             .iter()
             .map(|share| ShareView { version: Arc::clone(&share.version), share: share.share })
             .collect(),
+        rollout: None,
         breaker_mode: breaker.mode(),
         fallback: spec.policy.fallback.clone(),
         counters: counters(entries, readings),
         backends: backends.collect(),
+        left: left(entries, readings, leaving, now_ns),
     })
+}
+
+/// The backends that left a service and still have connections.
+fn left(entries: &[ServiceEntry], readings: &impl Readings, leaving: &Out, now_ns: u64) -> Vec<LeftView> {
+    let is_ours = |service: u32| entries.iter().any(|entry| entry.id == service);
+    let gone = leaving.iter().filter(|(_, backend)| backend.departure == Departure::Removed);
+    gone.filter(|(_, backend)| is_ours(backend.service))
+        .map(|(&id, backend)| LeftView {
+            address: backend.endpoint.into(),
+            active: readings.backend_state(id).active,
+            resets_in_ms: backend.resets_in_ms(now_ns),
+        })
+        .filter(|backend| backend.active > 0)
+        .collect()
 }
 
 /// What is counted for a service, its address families together.
@@ -122,6 +156,9 @@ fn counters(entries: &[ServiceEntry], readings: &impl Readings) -> ServiceCounte
         closed: sum.closed + state.closed,
         capped: sum.capped + state.capped,
         panicked: sum.panicked + state.panicked,
+        kept_away: sum.kept_away + state.kept_away,
+        near: sum.near + state.near,
+        overflowed: sum.overflowed + state.overflowed,
     })
 }
 
@@ -246,7 +283,7 @@ mod tests {
 
     #[test]
     fn a_service_of_two_families_is_one_view_with_the_sum_of_its_counters() {
-        let views = views(&entries(), &Kernel, NOW_NS);
+        let views = views(&entries(), &Kernel, &Out::new(), NOW_NS);
         assert_eq!(views.len(), 1);
         let counters = views[0].counters;
         assert_eq!((counters.selected, counters.affine), (10 - 3 + 20 - 3, 6));
@@ -258,7 +295,7 @@ mod tests {
 
     #[test]
     fn each_backend_shows_its_own_breaker_and_order() {
-        let view = views(&entries(), &Kernel, NOW_NS).remove(0);
+        let view = views(&entries(), &Kernel, &Out::new(), NOW_NS).remove(0);
         let in_force: Vec<&str> =
             view.backends.iter().map(|backend| backend.breaker.in_force(view.breaker_mode)).collect();
         assert_eq!(in_force, ["forced_open", "open", "closed"]);

@@ -70,12 +70,16 @@ fn chain(chain: &Chain) -> String {
             step.algorithm.name(),
             step.breaker_mode.name()
         );
-        let mut table = Table::new(&["BACKEND", "VERSION", ">WEIGHT", "TAKES", "WHY"]);
+        if let Some(locality) = &step.locality {
+            let _ = writeln!(text, "  {locality}");
+        }
+        let mut table = Table::new(&["BACKEND", "VERSION", "ZONE", ">WEIGHT", "TAKES", "WHY"]);
         for candidate in &step.candidates {
             let takes = if candidate.takes { Cell::styled("yes", GOOD) } else { Cell::styled("no", BAD) };
             table.row([
                 candidate.address.to_string().into(),
                 Cell::or_dash(candidate.version.as_deref()),
+                Cell::or_dash(candidate.zone.as_deref()),
                 u64::from(candidate.weight).into(),
                 takes,
                 candidate.why.as_str().into(),
@@ -83,6 +87,9 @@ fn chain(chain: &Chain) -> String {
         }
         for line in table.to_string().lines() {
             let _ = writeln!(text, "  {line}");
+        }
+        if let Some(rollout) = &step.rollout {
+            let _ = writeln!(text, "  canary: {rollout}");
         }
         let _ = writeln!(text, "  → {}", step.result);
     }
@@ -105,8 +112,10 @@ mod tests {
         let explanation = Specimen::default().explain("shop/payment").expect("a specimen");
         let expected = "\
 shop/payment (tcp ipv4, round_robin, breaker enforce)
-  BACKEND        VERSION  WEIGHT  TAKES  WHY
-  10.1.0.7:8443  v2           10  no     its breaker is open, next probe in 8 s
+  prefers zone eu-1a, where 1 of 2 are healthy: 70 % stay
+  BACKEND        VERSION  ZONE   WEIGHT  TAKES  WHY
+  10.1.0.7:8443  v2       eu-1a      10  no     its breaker is open, next probe in 8 s
+  canary: v2 gets 10.0 % (step 2 of 3), does no worse than v1
   → nothing is usable and there is no further fallback: the connection is refused
 connect() fails: No route to host (os error 113)
 ";

@@ -155,15 +155,23 @@ fn happening(record: &Record, zone: &TimeZone) -> String {
         Happening::Closed(_) | Happening::BreakerHalfOpen(_) => WARN,
         Happening::BreakerOpened(_) => BAD,
         Happening::BreakerClosed(_) => GOOD,
+        Happening::RolloutSteppedUp | Happening::RolloutPromoted | Happening::RolloutResumed => GOOD,
+        Happening::RolloutRolledBack(_) => BAD,
+        Happening::RolloutPaused => WARN,
     };
     let reason = record.happening.reason();
     let what = format!("{} {reason}", record.happening.name());
     let lasted = match record.happening {
         Happening::Opened => format!("in {}", duration(record.duration_ns)),
         Happening::Failed(_) => format!("after {}", duration(record.duration_ns)),
-        Happening::BreakerOpened(_) | Happening::BreakerHalfOpen(_) | Happening::BreakerClosed(_) => {
-            String::new()
-        }
+        Happening::BreakerOpened(_)
+        | Happening::BreakerHalfOpen(_)
+        | Happening::BreakerClosed(_)
+        | Happening::RolloutSteppedUp
+        | Happening::RolloutPromoted
+        | Happening::RolloutRolledBack(_)
+        | Happening::RolloutPaused
+        | Happening::RolloutResumed => String::new(),
         Happening::Closed(_) => format!(
             "after {}, sent {}, received {}",
             duration(record.duration_ns),
@@ -171,10 +179,13 @@ fn happening(record: &Record, zone: &TimeZone) -> String {
             bytes(record.received_bytes)
         ),
     };
-    let client = client_name(&record.client);
+    let client = match record.happening.is_of_service() {
+        true => String::new(),
+        false => format!("{} → ", client_name(&record.client)),
+    };
     let service = &record.service;
     let what = what.trim_end();
-    format!("{DIM}{time}{DIM:#}  {client} → {service}{version}{backend}  {style}{what}{style:#} {lasted}\n")
+    format!("{DIM}{time}{DIM:#}  {client}{service}{version}{backend}  {style}{what}{style:#} {lasted}\n")
 }
 
 #[cfg(test)]
@@ -224,6 +235,15 @@ nginx            shop/payment:443  v1         1234      12       5      21      
         record.backend = None;
         record.version = None;
         assert_eq!(line(&record), "12:00:00.000  nginx → shop/payment  failed no_backend after 1.2 s\n");
+    }
+
+    #[test]
+    fn what_became_of_a_canary_names_no_client() {
+        let mut record = (*Specimen::default().record()).clone();
+        record.happening = Happening::RolloutRolledBack(crate::rollout::Cause::ResetRatio);
+        record.backend = None;
+        let line = plain(&happening(&record, &TimeZone::UTC));
+        assert_eq!(line.trim_end(), "12:00:00.000  shop/payment (v2)  rollout_rolled_back reset_ratio");
     }
 
     #[test]

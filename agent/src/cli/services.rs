@@ -1,13 +1,15 @@
 //! `segue services`: what the agent balances, and over which backends.
 
 use std::fmt::Write;
+use std::net::SocketAddr;
 use std::process::ExitCode;
 
 use agent_ebpf::abi::{BackendStatus, BreakerMode};
 
 use super::client::{Client, ConnectArgs};
 use super::table::{BAD, Cell, DIM, GOOD, HEADING, Output, Table, WARN, duration, print, print_json};
-use crate::admin::view::{CellView, ServiceView, Services};
+use crate::admin::view::{CellView, RolloutView, ServiceView, Services};
+use crate::desired::Departure;
 
 /// Services, their frontends and backends.
 #[derive(Clone, Debug, clap::Args)]
@@ -151,6 +153,9 @@ fn detail(service: &ServiceView) -> String {
     if !service.split.is_empty() {
         line("split", &split(service));
     }
+    if let Some(rollout) = &service.rollout {
+        line("canary", &rollout_line(rollout));
+    }
     let connections = format!(
         "{} by algorithm, {} by affinity, {} refused, {} untouched",
         counters.selected, counters.affine, counters.no_backend, counters.passed
@@ -158,6 +163,9 @@ fn detail(service: &ServiceView) -> String {
     line("connections", &connections);
     line("fallback", &fallback(service));
     line("breaker", &breaker(service));
+    for (index, backend) in leaving(service).iter().enumerate() {
+        line(if index == 0 { "leaving" } else { "" }, backend);
+    }
     if service.backends.is_empty() {
         line("backends", &format!("{BAD}none: connections are refused{BAD:#}"));
         return text;
@@ -186,6 +194,34 @@ fn detail(service: &ServiceView) -> String {
     text
 }
 
+/// The backends that are out, and what becomes of their open connections.
+fn leaving(service: &ServiceView) -> Vec<String> {
+    let line = |address: SocketAddr, why: &str, active: u64, resets_in_ms: Option<u64>| {
+        let fate = match resets_in_ms {
+            Some(0) => "those from before are reset now".to_owned(),
+            Some(ms) => format!("those from before are reset in {}", duration(ms.saturating_mul(1_000_000))),
+            None => "kept".to_owned(),
+        };
+        format!("{address} {why}, {active} connections open, {fate}")
+    };
+    let inside = service.backends.iter().filter(|backend| backend.resets_in_ms.is_some()).map(|backend| {
+        let why =
+            if backend.status == BackendStatus::Draining { Departure::Draining } else { Departure::Ejected };
+        line(backend.address, why.name(), backend.active, backend.resets_in_ms)
+    });
+    let left = service.left.iter();
+    let left = left.map(|it| line(it.address, Departure::Removed.name(), it.active, it.resets_in_ms));
+    inside.chain(left).collect()
+}
+
+/// What becomes of the canary.
+fn rollout_line(rollout: &RolloutView) -> String {
+    match rollout.is_problem() {
+        true => format!("{BAD}{}{BAD:#}", rollout.summary),
+        false => rollout.summary.clone(),
+    }
+}
+
 fn fallback(service: &ServiceView) -> String {
     match &service.fallback {
         Some(name) => format!("{name}, took {} connections", service.counters.fallback),
@@ -212,6 +248,7 @@ fn breaker(service: &ServiceView) -> String {
         (counters.would_avoid, "would have been avoided"),
         (counters.capped, "kept closed by the ejection cap"),
         (counters.panicked, "sent to ejected backends in panic"),
+        (counters.kept_away, "kept from the backend their client had failed on"),
     ];
     for (number, what) in rare {
         if number > 0 {
@@ -267,9 +304,12 @@ shop/payment
   algorithm   round_robin
   affinity    10 min after the last connection
   split       v1 90 %, v2 10 %
+  canary      v2 gets 10.0 % (step 2 of 3), does no worse than v1
   connections 3600 by algorithm, 3 by affinity, 1 refused, 0 untouched
   fallback    shop/payment-standby, took 6 connections
-  breaker     enforce: opened 3, probed 2, closed 1; 44 connections sent elsewhere, 5 probes, 1 kept closed by the ejection cap, 2 sent to ejected backends in panic
+  breaker     enforce: opened 3, probed 2, closed 1; 44 connections sent elsewhere, 5 probes, 1 kept closed by the ejection cap, 2 sent to ejected backends in panic, 7 kept from the backend their client had failed on
+  leaving     10.1.0.6:8443 draining, 4 connections open, those from before are reset in 21 s
+              10.1.0.4:8443 removed, 2 connections open, kept
 
   BACKEND        VERSION  ZONE   WEIGHT  STATUS    STATE   ACTIVE  SELECTED  FAILED
   10.1.0.5:8443  v1       eu-1a      10  ready     closed       4      1201       3

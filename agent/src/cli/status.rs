@@ -94,6 +94,7 @@ fn costs(view: &OverheadView) -> String {
 fn report(status: &Status, now: Timestamp) -> String {
     let mut text = summary(status, now);
     for (title, table) in [
+        ("Canaries", canaries(status)),
         ("Programs", programs(status)),
         ("Maps", maps(status)),
         ("Kernel features", features(status)),
@@ -159,6 +160,19 @@ fn summary(status: &Status, now: Timestamp) -> String {
     line("may use", &format!("{capabilities}; {filter}"));
     line("heartbeat", &format!("{heartbeat}{following}"));
     text
+}
+
+fn canaries(status: &Status) -> Option<Table> {
+    let mut table = Table::new(&["SERVICE", "PHASE", "CANARY"]);
+    for rollout in &status.rollouts {
+        let style = if rollout.is_problem() { BAD } else { GOOD };
+        table.row([
+            rollout.service.as_ref().into(),
+            Cell::styled(rollout.phase.name(), style),
+            rollout.summary.as_str().into(),
+        ]);
+    }
+    (!status.rollouts.is_empty()).then_some(table)
 }
 
 fn programs(status: &Status) -> Option<Table> {
@@ -252,6 +266,10 @@ Segue 0.1.0  pid 4711, up 2 h 3 min, map layouts of version 1
   test call  reached its backend, 12 s ago
   may use    CAP_NET_ADMIN; system calls are filtered
   heartbeat  400 ms ago
+
+Canaries
+  SERVICE       PHASE        CANARY
+  shop/payment  progressing  v2 gets 10.0 % (step 2 of 3), does no worse than v1
 
 Programs
   PROGRAM   HOOK             ATTACHED  ID   RUNS  MEAN TIME

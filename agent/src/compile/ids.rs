@@ -66,6 +66,8 @@ pub struct Ids {
     /// Service ids found in the maps that no name has claimed.
     unclaimed: BTreeSet<u32>,
     journal: Vec<Step>,
+    /// The id of the node's own zone, 0 where it is not known.
+    here: u32,
 }
 
 /// One thing that [`Ids::rollback`] can undo.
@@ -109,7 +111,18 @@ impl Ids {
             adopted: found.frontends.iter().copied().collect(),
             unclaimed: found.services.clone(),
             journal: Vec::new(),
+            here: 0,
         }
+    }
+
+    /// The id of the node's own zone, 0 where it is not known.
+    pub fn here(&self) -> u32 {
+        self.here
+    }
+
+    /// Sets the id of the node's own zone, 0 where it is not known.
+    pub fn set_here(&mut self, zone: u32) {
+        self.here = zone;
     }
 
     /// The id of a service in a family.

@@ -12,7 +12,7 @@ use agent_ebpf::decide::breaker::{Signal, SignalSet};
 use super::problem::Position;
 use super::reader::{Fields as _, Node, Reader, Stop, fields};
 use super::service::one;
-use super::value::{self, show_duration};
+use super::value::{self, SLOW_START, show_duration};
 
 fields! {
     /// When a backend is taken out, and how it comes back.
@@ -34,7 +34,8 @@ fields! {
         SlowStartMinimum = "slow_start_minimum": "The part of its share it begins with.",
         Decay = "decay": "After so long without trouble one time out is forgiven; 0s: all at once.",
         MaxEjection = "max_ejection": "The largest part of the backends that may be out at a time. Below 100% one of two or more may always go, and the last never; with 100% the last one goes too.",
-        Panic = "panic": "Where all are out and there is no fallback, connections go to them all the same; 0%: they are refused.",
+        Panic = "panic": "With a smaller part of the backends than this in, and no fallback, breakers are not believed: connections go to all, except those an operator ordered away. 0%: never; where all are out, connections are refused.",
+        NegativeAffinity = "negative_affinity": "How long a client (a cgroup) that failed on a backend is given another, if one takes it, in mode `enforce` and whether or not the breaker is open; 0s: not at all.",
         Signals = "signals": "What counts as a failure.",
     }
 }
@@ -49,7 +50,8 @@ const WINDOW: RangeInclusive<Duration> = Duration::from_secs(1)..=Duration::from
 const SLOW_CONNECT: RangeInclusive<Duration> = Duration::from_millis(1)..=Duration::from_secs(60);
 const WAIT: RangeInclusive<Duration> = Duration::from_millis(100)..=Duration::from_secs(3_600);
 const OPEN_MAX: RangeInclusive<Duration> = Duration::from_millis(100)..=Duration::from_secs(24 * 3_600);
-const SLOW_START: RangeInclusive<Duration> = Duration::ZERO..=Duration::from_secs(3_600);
+/// Its ticks fit 16 bits.
+const NEGATIVE_AFFINITY: RangeInclusive<Duration> = Duration::ZERO..=Duration::from_secs(60);
 const DECAY: RangeInclusive<Duration> = Duration::ZERO..=Duration::from_secs(24 * 3_600);
 /// The cap where there is a fallback to take what the last backend cannot.
 const EJECTION_WITH_FALLBACK_PERCENT: u8 = 100;
@@ -156,6 +158,11 @@ fn read_field<'a>(
         BreakerField::Decay => period(reader, node, &DECAY, &mut policy.decay_ticks)?,
         BreakerField::MaxEjection => percent(reader, node, &mut policy.ejection_cap_percent)?,
         BreakerField::Panic => percent(reader, node, &mut policy.panic_percent)?,
+        BreakerField::NegativeAffinity => {
+            if let Some(time) = time(reader, node, &NEGATIVE_AFFINITY)? {
+                policy.avoidance_ticks = u16::try_from(period_ticks(millis(time))).unwrap_or(u16::MAX);
+            }
+        }
         BreakerField::Signals => signals(reader, &node, policy)?,
     }
     Ok(())
@@ -339,6 +346,7 @@ pub(super) fn values() -> Vec<[String; 2]> {
             format!("{cap}, with a fallback {EJECTION_WITH_FALLBACK_PERCENT}%")
         }
         BreakerField::Panic => percent(default.panic_percent),
+        BreakerField::NegativeAffinity => periods(&NEGATIVE_AFFINITY, u32::from(default.avoidance_ticks)),
         BreakerField::Signals => format!("default {}", value::names(&signals, Signal::name)),
     };
     BreakerField::ALL.iter().map(|field| [format!("`{}`", field.name()), value(*field)]).collect()

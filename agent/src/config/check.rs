@@ -6,15 +6,24 @@ use std::net::SocketAddr;
 use agent_ebpf::abi::Protocol;
 use agent_ebpf::abi::limits::{MAX_BACKENDS, MAX_FRONTENDS, MAX_SERVICES, MAX_SUBSETS};
 
-use super::fallback;
 use super::problem::{Findings, Position};
 use super::service::{Mark, Service};
+use super::{canary, fallback};
+
+/// Services a file may hold: id 0 is none, and one id is the test connection's. A service with frontends of both address
+/// families takes two.
+pub(super) const SERVICES: u32 = MAX_SERVICES - 2;
+/// Frontends a file may hold: one is the test connection's.
+pub(super) const FRONTENDS: u32 = MAX_FRONTENDS - 1;
+/// Backends a file may hold: id 0 is none, and one is the test connection's.
+pub(super) const BACKENDS: u32 = MAX_BACKENDS - 2;
 
 /// Checks one service by itself.
 pub(super) fn service(findings: &mut Findings, service: &Service) {
     repeated_backends(findings, service);
     split_shape(findings, service);
     without_effect(findings, service);
+    canary::check(findings, service);
     if service.backends_whole {
         usable_backends(findings, service);
         families(findings, service);
@@ -100,6 +109,11 @@ fn without_effect(findings: &mut Findings, service: &Service) {
     if is_udp && policy.connect_timeout.is_some() {
         let message = "does nothing for udp, which has no handshake; remove it";
         warn(service.connect_timeout_at, "connect_timeout", message);
+    }
+    if let Some(at) = service.ejected_at.filter(|_| service.breaker.is_none()) {
+        let message = "names ejected, and without a breaker only an operator's order ejects; add a `breaker`, or \
+                       remove it";
+        warn(at, "draining.on", message);
     }
     let Some((breaker, at)) = &service.breaker else { return };
     if is_udp && breaker.decides() {
@@ -271,12 +285,20 @@ fn backends_that_are_frontends(findings: &mut Findings, services: &[Service], ow
 }
 
 fn limits(findings: &mut Findings, services: &[Service]) {
-    if let Some(beyond) = services.get(MAX_SERVICES as usize) {
-        let message = format_args!("holds more than {MAX_SERVICES} services; remove some");
+    let mut taken = 0;
+    let beyond = services.iter().find(|service| {
+        let has = |is_v4: bool| service.spec.frontends.iter().any(|frontend| frontend.is_ipv4() == is_v4);
+        taken += u32::from(has(true) && has(false)) + 1;
+        taken > SERVICES
+    });
+    if let Some(beyond) = beyond {
+        let message = format_args!(
+            "holds more than {SERVICES} services, where one with IPv4 and IPv6 frontends counts twice; remove some"
+        );
         findings.problems.add(beyond.at, "services", message);
     }
-    total(findings, "frontends", MAX_FRONTENDS, services.iter().flat_map(|service| &service.frontends));
-    total(findings, "backends", MAX_BACKENDS, services.iter().flat_map(|service| &service.backends));
+    total(findings, "frontends", FRONTENDS, services.iter().flat_map(|service| &service.frontends));
+    total(findings, "backends", BACKENDS, services.iter().flat_map(|service| &service.backends));
 }
 
 fn total<'a>(findings: &mut Findings, what: &str, limit: u32, mut marks: impl Iterator<Item = &'a Mark>) {

@@ -2,13 +2,16 @@
 
 use std::fmt::Write as _;
 
-use agent_ebpf::abi::limits::{MAX_BACKENDS, MAX_FALLBACKS, MAX_FRONTENDS, MAX_SERVICES, MAX_SUBSETS};
+use agent_ebpf::abi::limits::{MAX_FALLBACKS, MAX_SUBSETS};
 use agent_ebpf::abi::{Algorithm, BreakerMode, BreakerPolicy};
 use agent_ebpf::decide::breaker::{Signal, SignalSet};
 
-use crate::desired::PolicySpec;
+use crate::desired::{Departure, PolicySpec};
 
 use super::breaker::{self, BreakerField};
+use super::canary::{self, CanaryField, GuardField};
+use super::check::{BACKENDS, FRONTENDS, SERVICES};
+use super::draining::{self, DrainingField};
 use super::reader::Fields;
 use super::service::{AffinityField, BackendField, PolicyField, ServiceField};
 use super::value::{
@@ -23,6 +26,15 @@ pub fn reference() -> String {
     fields::<ServiceField>(&mut text, "`services[]`");
     fields::<PolicyField>(&mut text, "`services[].policy`");
     fields::<AffinityField>(&mut text, "`services[].policy.affinity`");
+    fields::<DrainingField>(&mut text, "`services[].policy.draining`");
+    let departures = Departure::ALL.iter().map(|departure| {
+        let name = marked(departure.name(), draining::DEFAULT_ON.contains(departure));
+        [name, departure_meaning(*departure).to_owned()]
+    });
+    table(&mut text, "`draining.on`", ["Name", "Which backends"], departures);
+    fields::<CanaryField>(&mut text, "`services[].policy.canary`");
+    fields::<GuardField>(&mut text, "`services[].policy.canary.guard`");
+    table(&mut text, "The values of `canary`", ["Field", "Value"], canary::values());
     fields::<BreakerField>(&mut text, "`services[].policy.breaker`");
     let title = "The values of `breaker`";
     table(&mut text, title, ["Field", "Value"], breaker::values());
@@ -89,6 +101,16 @@ fn algorithm_meaning(algorithm: Algorithm) -> &'static str {
     }
 }
 
+fn departure_meaning(departure: Departure) -> &'static str {
+    match departure {
+        Departure::Removed => "Those the service does not name any more, or whose service is gone.",
+        Departure::Draining => "Those marked `draining: true`, or with weight 0.",
+        Departure::Ejected => {
+            "Those whose breaker opened, until it closes, and those an operator ordered out."
+        }
+    }
+}
+
 fn mode_meaning(mode: BreakerMode) -> &'static str {
     match mode {
         BreakerMode::Off => "Nothing.",
@@ -121,10 +143,11 @@ fn signal_meaning(signal: Signal) -> &'static str {
 
 fn limits() -> Vec<[String; 2]> {
     let row = |what: &str, value: String| [what.to_owned(), value];
+    let [on, reset_after] = draining::values();
     vec![
-        row("services", format!("at most {MAX_SERVICES}")),
-        row("frontends of all services", format!("at most {MAX_FRONTENDS}")),
-        row("backends of all services", format!("at most {MAX_BACKENDS}")),
+        row("services", format!("at most {SERVICES}; one with IPv4 and IPv6 frontends counts twice")),
+        row("frontends of all services", format!("at most {FRONTENDS}")),
+        row("backends of all services", format!("at most {BACKENDS}")),
         row("versions in a `split`", format!("at most {MAX_SUBSETS}")),
         row("a share in a `split`", format!("{} to {}", SHARES.start(), SHARES.end())),
         row("`weight`", format!("{} to {}, default {DEFAULT_WEIGHT}", WEIGHTS.start(), WEIGHTS.end())),
@@ -144,6 +167,8 @@ fn limits() -> Vec<[String; 2]> {
                 show_duration(*CONNECT_TIMEOUT.end())
             ),
         ),
+        on,
+        reset_after,
         row("services in a chain of fallbacks", format!("at most {MAX_FALLBACKS}, the first included")),
         row("each part of a service's name, a zone, a version", format!("1 to {MAX_LABEL} characters")),
         row("size of the file", format!("at most {} MiB", MAX_FILE_BYTES >> 20)),

@@ -5,11 +5,14 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 
 use agent_ebpf::abi::Protocol;
-use agent_ebpf::abi::limits::{MAX_BACKENDS, MAX_FRONTENDS, MAX_SUBSETS};
+use agent_ebpf::abi::limits::MAX_SUBSETS;
 
 use crate::desired::{BackendSpec, PolicySpec, ServiceSpec, VersionShare};
 
 use super::breaker::{self, Breaker};
+use super::canary::{self, Canary};
+use super::check::{BACKENDS, FRONTENDS};
+use super::draining;
 use super::problem::Position;
 use super::reader::{Node, Reader, Stop, Text, fields};
 use super::value;
@@ -31,9 +34,13 @@ fields! {
         Algorithm = "algorithm": "How a backend is chosen.",
         Affinity = "affinity": "Keeps a client (a pod or a unit) on its backend.",
         Split = "split": "Shares by version, as in `{ v1: 95, v2: 5 }`, in any unit; every version must be one that a backend has, in each address family that has a frontend.",
+        Canary = "canary": "The version of the split that is tried out, when it is rolled back, and how its share grows. TCP only.",
         RefuseWith = "refuse_with": "What `connect()` fails with where nothing is usable.",
         ConnectTimeout = "connect_timeout": "How long a handshake may take; without it, as long as the kernel tries. TCP only.",
         Fallback = "fallback": "The service, as in `shop/payment-static`, that takes the connections where nothing of this one is usable. Of the same protocol, and with a frontend and a backend in each address family that has a frontend here.",
+        Draining = "draining": "Resets the open connections of a backend that is out, after a while; without it, they are kept.",
+        Locality = "locality": "`prefer_zone` keeps connections in the node's own zone (`segue run --zone`) down to 72% healthy backends there; of fewer, as much as they can carry. `any` (default) does not look at zones.",
+        SlowStart = "slow_start": "How long the share of a backend that joins a running service grows to the whole; 0s: the whole at once. Without it, as long as the breaker's `slow_start`; without a breaker, 0s.",
         Breaker = "breaker": "Takes backends out that fail, and brings them back. `{}` has the defaults; without it, none is taken out.",
     }
 }
@@ -85,8 +92,12 @@ pub(super) struct Service {
     pub(super) connect_timeout_at: Position,
     /// Where the fallback stands.
     pub(super) fallback_at: Position,
+    /// Where `draining.on` names `ejected`, if it does.
+    pub(super) ejected_at: Option<Position>,
     /// The breaker, and where it stands.
     pub(super) breaker: Option<(Breaker, Position)>,
+    /// The canary.
+    pub(super) canary: Option<Canary>,
     /// Every backend of the file is in `spec.backends`.
     pub(super) backends_whole: bool,
 }
@@ -141,7 +152,9 @@ pub(super) fn read<'a>(
         shares: Vec::new(),
         connect_timeout_at: node.at,
         fallback_at: node.at,
+        ejected_at: None,
         breaker: None,
+        canary: None,
         backends_whole: false,
     };
     let (mut has_name, mut has_frontends, mut has_backends) = (false, false, false);
@@ -217,7 +230,7 @@ fn frontends<'a>(
     let mut count = 0;
     let is_list = reader.list(node, "a list of addresses", |reader, index, node| {
         count += 1;
-        if !admitted(&mut totals.frontends, MAX_FRONTENDS) {
+        if !admitted(&mut totals.frontends, FRONTENDS) {
             return reader.skip(&node);
         }
         let at = node.at;
@@ -244,7 +257,7 @@ fn backends<'a>(
     let mut count = 0;
     reader.list(node, "a list of backends, or `[]`", |reader, index, node| {
         count += 1;
-        if !admitted(&mut totals.backends, MAX_BACKENDS) {
+        if !admitted(&mut totals.backends, BACKENDS) {
             return reader.skip(&node);
         }
         if let Some((backend, at)) = backend(reader, totals, node)? {
@@ -300,7 +313,12 @@ fn backend<'a>(
     Ok(address.map(|address| (BackendSpec { address, weight, zone, version, draining }, at)))
 }
 
-fn label<'a>(reader: &mut Reader<'a>, totals: &mut Totals, node: Node<'a>) -> Result<Option<Arc<str>>, Stop> {
+/// Reads a zone or a version.
+pub(super) fn label<'a>(
+    reader: &mut Reader<'a>,
+    totals: &mut Totals,
+    node: Node<'a>,
+) -> Result<Option<Arc<str>>, Stop> {
     one(reader, node, "a name", |text| value::label(text).map(|()| totals.label(text)))
 }
 
@@ -319,6 +337,7 @@ fn policy<'a>(
             }
             PolicyField::Affinity => affinity(reader, &value, &mut service.spec.policy)?,
             PolicyField::Split => split(reader, totals, &value, service)?,
+            PolicyField::Canary => service.canary = canary::read(reader, totals, &value)?,
             PolicyField::RefuseWith => {
                 if let Some(errno) = one(reader, value, "the name of an errno", value::refuse_with)? {
                     service.spec.policy.refuse_errno = errno.errno();
@@ -335,6 +354,19 @@ fn policy<'a>(
                 let wanted = "the name of a service, as in shop/payment";
                 service.spec.policy.fallback = one(reader, value, wanted, checked)?;
             }
+            PolicyField::Draining => {
+                let draining = draining::read(reader, &value)?;
+                service.ejected_at = draining.as_ref().and_then(|draining| draining.ejected_at);
+                service.spec.policy.draining = draining.map(|draining| draining.spec);
+            }
+            PolicyField::Locality => {
+                let prefers = one(reader, value, "the name of a locality", value::locality)?;
+                service.spec.policy.prefers_zone = prefers.unwrap_or_default();
+            }
+            PolicyField::SlowStart => {
+                let time = one(reader, value, "a duration", value::slow_start)?;
+                service.spec.policy.slow_start = time;
+            }
             PolicyField::Breaker => {
                 let at = value.at;
                 service.breaker = breaker::read(reader, &value)?.map(|breaker| (breaker, at));
@@ -345,6 +377,8 @@ fn policy<'a>(
     let has_fallback = service.spec.policy.fallback.is_some();
     let breaker = service.breaker.as_ref();
     service.spec.policy.breaker = breaker.map(|(breaker, _)| breaker.policy(has_fallback));
+    let canary = service.canary.as_ref().and_then(|canary| canary.spec(service));
+    service.spec.policy.canary = canary.map(Arc::new);
     Ok(())
 }
 

@@ -4,10 +4,10 @@ use std::fmt::Write as _;
 use std::net::Ipv4Addr;
 use std::time::Duration;
 
-use agent_ebpf::abi::limits::{MAX_BACKENDS, MAX_FRONTENDS, MAX_SERVICES};
 use agent_ebpf::abi::{Algorithm, Protocol};
 
-use crate::desired::{BackendSpec, PolicySpec, VersionShare};
+use crate::config::check::{BACKENDS as MAX_BACKENDS, FRONTENDS as MAX_FRONTENDS, SERVICES as MAX_SERVICES};
+use crate::desired::{BackendSpec, Departure, PolicySpec, VersionShare};
 
 use super::*;
 
@@ -502,7 +502,7 @@ fn more_than_fits_is_refused_where_it_begins() {
     assert_eq!(
         refused(&large(services, 1)),
         format!(
-            "f:{}:11: services: holds more than {MAX_SERVICES} services; remove some",
+            "f:{}:11: services: holds more than {MAX_SERVICES} services, where one with IPv4 and IPv6 frontends counts twice; remove some",
             2 + 4 * MAX_SERVICES
         )
     );
@@ -517,6 +517,46 @@ fn more_than_fits_is_refused_where_it_begins() {
         let message = format!("hold more than {limit} {what}; remove some");
         assert_eq!(refused(&yaml), format!("f:{line}:5: services: {message}"));
     }
+}
+
+#[test]
+fn what_a_file_may_hold_fits_beside_the_agents_own_service() {
+    use agent_ebpf::abi::limits;
+    let own = crate::canary::service();
+    // Ids of services and backends begin at 1.
+    assert_eq!(MAX_SERVICES + 1, limits::MAX_SERVICES - 1);
+    assert_eq!(MAX_FRONTENDS as usize + own.frontends.len(), limits::MAX_FRONTENDS as usize);
+    assert_eq!(MAX_BACKENDS as usize + own.backends.len(), limits::MAX_BACKENDS as usize - 1);
+}
+
+#[test]
+fn draining_says_which_backends_and_how_long() {
+    let with = |draining: &str| {
+        service(&[NAME, &format!("policy: {{ draining: {draining} }}"), FRONTENDS, BACKENDS])
+    };
+    let read = |draining: &str| {
+        let config = parsed(&with(draining)).expect(draining);
+        config.services[0].policy.draining.clone().expect(draining)
+    };
+    let defaults = read("{ reset_after: 30s }");
+    assert_eq!(defaults.on, [Departure::Removed, Departure::Draining]);
+    assert_eq!(defaults.reset_after, Duration::from_secs(30));
+    assert_eq!(
+        read("{ reset_after: 0s, on: [ejected, removed] }").on,
+        [Departure::Removed, Departure::Ejected]
+    );
+    for (draining, expected) in [
+        ("{ on: [removed] }", "reset_after: is missing"),
+        ("{ reset_after: 13h }", "out of range"),
+        ("{ reset_after: 1s, on: [] }", "is empty; name one of removed, draining, ejected"),
+        ("{ reset_after: 1s, on: [removed, removed] }", "is written twice"),
+        ("{ reset_after: 1s, on: [gone] }", "write one of removed, draining, ejected"),
+    ] {
+        let refusal = refused(&with(draining));
+        assert!(refusal.contains(expected), "{draining}: {refusal}");
+    }
+    let warning = warned(&with("{ reset_after: 1s, on: [ejected] }"));
+    assert!(warning.contains("without a breaker"), "{warning}");
 }
 
 #[test]
@@ -568,5 +608,6 @@ fn a_file_is_read_only_where_it_is_a_regular_one_of_bounded_size() {
 }
 
 mod breaker;
+mod canary;
 mod fallback;
 mod properties;

@@ -21,6 +21,8 @@ pub(super) const AFFINITY_TIMEOUT: RangeInclusive<Duration> =
 /// How long a handshake may take.
 pub(super) const CONNECT_TIMEOUT: RangeInclusive<Duration> =
     Duration::from_millis(100)..=Duration::from_secs(2 * 60);
+/// How long the share of a backend that joined or came back may take to grow.
+pub(super) const SLOW_START: RangeInclusive<Duration> = Duration::ZERO..=Duration::from_secs(3_600);
 /// The namespace of Segue's own services, among them the one of its test connection.
 pub(super) const OWN_NAMESPACE: &str = "segue";
 /// Characters of a DNS label, and of a zone or version.
@@ -87,6 +89,20 @@ pub(super) fn algorithm(text: &str) -> Result<Algorithm, String> {
 
 pub(super) fn protocol(text: &str) -> Result<Protocol, String> {
     Protocol::from_name(text).ok_or_else(|| unknown(text, Protocol::ALL, |value| value.name()))
+}
+
+/// Whether the node's own zone is preferred.
+pub(super) fn locality(text: &str) -> Result<bool, String> {
+    match text {
+        "any" => Ok(false),
+        "prefer_zone" => Ok(true),
+        _ => Err(format!("\"{text}\" is unknown; known are any, prefer_zone")),
+    }
+}
+
+/// How long a share grows.
+pub(super) fn slow_start(text: &str) -> Result<Duration, String> {
+    duration_within(text, &SLOW_START, "10s")
 }
 
 pub(super) fn breaker_mode(text: &str) -> Result<BreakerMode, String> {
@@ -167,6 +183,23 @@ pub(super) fn percent(text: &str) -> Result<u8, String> {
     let digits = text.strip_suffix('%').unwrap_or(text);
     number(digits, &(0..=100)).map_err(|_| {
         format!("is {}; write a whole number of percent from 0% to 100%, as in 50%", Quoted(text))
+    })
+}
+
+/// A multiple, `1.5x` or `2x`, in percent: at most two digits after the point.
+pub(super) fn factor(text: &str, range: &RangeInclusive<u32>) -> Result<u32, String> {
+    let percent = || -> Option<u32> {
+        let (whole, part) = text.strip_suffix('x')?.split_once('.').unwrap_or((text.strip_suffix('x')?, "0"));
+        let digits = |text: &str| !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_digit());
+        if !digits(whole) || !digits(part) || part.len() > 2 {
+            return None;
+        }
+        let hundredths: u32 = format!("{part:0<2}").parse().ok()?;
+        whole.parse::<u32>().ok()?.checked_mul(100)?.checked_add(hundredths)
+    };
+    percent().filter(|percent| range.contains(percent)).ok_or_else(|| {
+        let [from, to] = [*range.start(), *range.end()].map(|percent| f64::from(percent) / 100.0);
+        format!("is {}; write a multiple from {from}x to {to}x, as in 1.5x", Quoted(text))
     })
 }
 

@@ -45,20 +45,6 @@ pub enum IdentityError {
     },
 }
 
-/// The mount point of the cgroup v2 hierarchy in the text of `/proc/self/mountinfo`: the shortest one, where
-/// there are several.
-pub fn cgroup2_mount(mountinfo: &str) -> Option<PathBuf> {
-    mountinfo
-        .lines()
-        .filter_map(|line| {
-            let (mount, filesystem) = line.split_once(" - ")?;
-            let mut fields = mount.split(' ');
-            (filesystem.split(' ').next()? == "cgroup2").then(|| fields.nth(4))?
-        })
-        .min_by_key(|mount_point| mount_point.len())
-        .map(|mount_point| PathBuf::from(mount_point.replace("\\040", " ")))
-}
-
 #[derive(Debug)]
 struct Known {
     workload: Arc<Workload>,
@@ -210,18 +196,6 @@ mod tests {
 
     fn at(seconds: u64) -> Duration {
         Duration::from_secs(seconds)
-    }
-
-    #[test]
-    fn the_mount_point_is_found_in_both_layouts() {
-        let hybrid = "30 23 0:26 / /sys/fs/cgroup rw shared:9 - tmpfs tmpfs rw,mode=755\n\
-                      31 30 0:27 / /sys/fs/cgroup/unified rw,nosuid shared:10 - cgroup2 cgroup2 rw,nsdelegate\n\
-                      32 30 0:28 / /sys/fs/cgroup/cpu rw shared:11 - cgroup cgroup rw,cpu\n";
-        assert_eq!(cgroup2_mount(hybrid), Some(PathBuf::from("/sys/fs/cgroup/unified")));
-        let unified = "31 30 0:27 / /sys/fs/cgroup rw,nosuid - cgroup2 cgroup2 rw\n\
-                       99 30 0:27 / /run/other/cgroup\\040two rw - cgroup2 none rw\n";
-        assert_eq!(cgroup2_mount(unified), Some(PathBuf::from("/sys/fs/cgroup")));
-        assert_eq!(cgroup2_mount("32 30 0:28 / /sys/fs/cgroup/cpu rw - cgroup cgroup rw,cpu\n"), None);
     }
 
     #[test]

@@ -75,14 +75,14 @@ pub(super) fn since(now: &Edge, before: &Edge) -> Edge {
     difference
 }
 
-fn totals(edge: &Edge) -> [u64; 14] {
+fn totals(edge: &Edge) -> [u64; 16] {
     let mut copy = *edge;
     totals_mut(&mut copy).map(|total| *total)
 }
 
-fn totals_mut(edge: &mut Edge) -> [&mut u64; 14] {
-    let [c0, c1, c2, c3, c4] = &mut edge.closed;
-    let [f0, f1, f2, f3, f4] = &mut edge.failed;
+fn totals_mut(edge: &mut Edge) -> [&mut u64; 16] {
+    let [c0, c1, c2, c3, c4, c5] = &mut edge.closed;
+    let [f0, f1, f2, f3, f4, f5] = &mut edge.failed;
     let (sent, received) = (&mut edge.sent_bytes, &mut edge.received_bytes);
-    [&mut edge.opened, c0, c1, c2, c3, c4, f0, f1, f2, f3, f4, sent, received, &mut edge.retransmits]
+    [&mut edge.opened, c0, c1, c2, c3, c4, c5, f0, f1, f2, f3, f4, f5, sent, received, &mut edge.retransmits]
 }

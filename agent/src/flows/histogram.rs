@@ -37,7 +37,7 @@ pub fn quantile_ns(histogram: &Histogram, quantile: f64) -> Option<u64> {
 }
 
 /// Adds `other` to `sum`.
-pub(super) fn add(sum: &mut Histogram, other: &Histogram) {
+pub(crate) fn add(sum: &mut Histogram, other: &Histogram) {
     sum.sum_ns = sum.sum_ns.saturating_add(other.sum_ns);
     for (to, from) in sum.buckets.iter_mut().zip(other.buckets) {
         *to = to.saturating_add(from);
@@ -45,7 +45,7 @@ pub(super) fn add(sum: &mut Histogram, other: &Histogram) {
 }
 
 /// What was counted since `before`; never below zero.
-pub(super) fn since(now: &Histogram, before: &Histogram) -> Histogram {
+pub(crate) fn since(now: &Histogram, before: &Histogram) -> Histogram {
     let mut difference = *now;
     difference.sum_ns = now.sum_ns.saturating_sub(before.sum_ns);
     for (to, from) in difference.buckets.iter_mut().zip(before.buckets) {

@@ -16,6 +16,7 @@ use serde::{Deserialize, Serialize};
 use super::Names;
 use super::identity::{UNKNOWN, Workload};
 use super::named;
+use crate::rollout::Cause;
 
 /// Bytes that are no event of this build's programs.
 #[derive(Debug, PartialEq, Eq, thiserror::Error)]
@@ -40,7 +41,7 @@ pub enum DecodeError {
     },
 }
 
-/// What happened to a connection.
+/// What happened to a connection, a backend or a service.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(tag = "event", content = "reason", rename_all = "snake_case")]
 pub enum Happening {
@@ -61,6 +62,16 @@ pub enum Happening {
     /// The backend's breaker closed: it gets connections again.
     #[serde(with = "named::transition_reason")]
     BreakerClosed(TransitionReason),
+    /// The service's canary gets the share of its next step. This and what follows is about the service.
+    RolloutSteppedUp,
+    /// The service's canary gets every connection.
+    RolloutPromoted,
+    /// The service's canary gets no more connections.
+    RolloutRolledBack(Cause),
+    /// The share of the service's canary stays as it is.
+    RolloutPaused,
+    /// The share of the service's canary grows again.
+    RolloutResumed,
 }
 
 impl Happening {
@@ -73,13 +84,40 @@ impl Happening {
             Self::BreakerOpened(_) => "breaker_opened",
             Self::BreakerHalfOpen(_) => "breaker_half_open",
             Self::BreakerClosed(_) => "breaker_closed",
+            Self::RolloutSteppedUp => "rollout_stepped_up",
+            Self::RolloutPromoted => "rollout_promoted",
+            Self::RolloutRolledBack(_) => "rollout_rolled_back",
+            Self::RolloutPaused => "rollout_paused",
+            Self::RolloutResumed => "rollout_resumed",
         }
     }
 
-    /// The reason's name; empty for what opened.
+    /// It is about a service and nobody's connection.
+    pub const fn is_of_service(self) -> bool {
+        match self {
+            Self::RolloutSteppedUp
+            | Self::RolloutPromoted
+            | Self::RolloutRolledBack(_)
+            | Self::RolloutPaused
+            | Self::RolloutResumed => true,
+            Self::Opened
+            | Self::Failed(_)
+            | Self::Closed(_)
+            | Self::BreakerOpened(_)
+            | Self::BreakerHalfOpen(_)
+            | Self::BreakerClosed(_) => false,
+        }
+    }
+
+    /// The reason's name; empty for what needs none.
     pub const fn reason(self) -> &'static str {
         match self {
-            Self::Opened => "",
+            Self::Opened
+            | Self::RolloutSteppedUp
+            | Self::RolloutPromoted
+            | Self::RolloutPaused
+            | Self::RolloutResumed => "",
+            Self::RolloutRolledBack(cause) => cause.name(),
             Self::Failed(reason) => reason.name(),
             Self::Closed(reason) => reason.name(),
             Self::BreakerOpened(reason) | Self::BreakerHalfOpen(reason) | Self::BreakerClosed(reason) => {

@@ -33,7 +33,7 @@ reason!(CloseReason);
 reason!(ConnectFailure);
 
 /// Reasons one tally has room for; both sets have this many.
-pub const REASONS: usize = 5;
+pub const REASONS: usize = 6;
 const _: () = assert!(CloseReason::ALL.len() == REASONS && ConnectFailure::ALL.len() == REASONS);
 
 /// A count for each reason. In JSON an object: `{"refused": 3, …}`.
@@ -104,9 +104,9 @@ mod tests {
 
     #[test]
     fn a_tally_is_an_object_of_names_in_json_and_comes_back_equal() {
-        let tally = Tally::<ConnectFailure>::from([1, 2, 0, 4, 0]);
+        let tally = Tally::<ConnectFailure>::from([1, 2, 0, 4, 0, 0]);
         let json = serde_json::to_string(&tally).expect("plain numbers");
-        assert_eq!(json, r#"{"refused":1,"timeout":2,"unreachable":0,"no_backend":4,"local":0}"#);
+        assert_eq!(json, r#"{"refused":1,"timeout":2,"unreachable":0,"no_backend":4,"local":0,"drained":0}"#);
         let back: Tally<ConnectFailure> = serde_json::from_str(&json).expect("its own output");
         assert_eq!(back, tally);
         assert_eq!(back.total(), 7);

@@ -107,6 +107,12 @@ pub(super) fn update_link(link: BorrowedFd<'_>, program: BorrowedFd<'_>) -> io::
     Attr::default().u32(0, fd_word(link)).u32(1, fd_word(program)).call(BPF_LINK_UPDATE).map(drop)
 }
 
+/// Takes the program of a link away from its hook before the call returns (kernel 5.9). When the last holder of a link
+/// goes, the kernel does that too, but at its leisure.
+pub(super) fn detach(link: BorrowedFd<'_>) -> io::Result<()> {
+    Attr::default().u32(0, fd_word(link)).call(BPF_LINK_DETACH).map(drop)
+}
+
 /// What a cgroup link is attached to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct CgroupLink {
@@ -307,11 +313,6 @@ pub(super) fn describe_map(map: BorrowedFd<'_>) -> io::Result<(u64, u64)> {
         line.and_then(|value| value.trim().parse().ok()).unwrap_or_default()
     };
     Ok((field("max_entries"), field("memlock")))
-}
-
-/// Detaches the program of a link at once, whoever else still holds the link.
-pub(super) fn detach_link(link: BorrowedFd<'_>) -> io::Result<()> {
-    Attr::default().u32(0, fd_word(link)).call(BPF_LINK_DETACH).map(drop)
 }
 
 /// Takes away the limit on the memory this process may lock (`RLIMIT_MEMLOCK`). Fails where it may not raise it.

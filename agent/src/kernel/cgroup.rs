@@ -52,12 +52,13 @@ pub fn mount_point() -> Result<PathBuf, KernelError> {
 }
 
 /// Finds it in the text of `/proc/self/mountinfo` (proc(5)): the fifth field of the line whose file system type,
-/// the first after the dash, is `cgroup2`.
+/// the first after the dash, is `cgroup2`. Of several the shortest: the others are mounted for somebody inside.
 fn find_mount_point(mountinfo: &str) -> Option<PathBuf> {
-    mountinfo.lines().find_map(|line| {
+    let mounts = mountinfo.lines().filter_map(|line| {
         let (before, after) = line.split_once(" - ")?;
-        (after.split(' ').next() == Some("cgroup2")).then(|| before.split(' ').nth(4).map(PathBuf::from))?
-    })
+        (after.split(' ').next() == Some("cgroup2")).then(|| before.split(' ').nth(4))?
+    });
+    mounts.min_by_key(|mount| mount.len()).map(|mount| PathBuf::from(mount.replace("\\040", " ")))
 }
 
 #[cfg(test)]
@@ -71,6 +72,10 @@ mod tests {
         let hybrid = "32 31 0:29 / /sys/fs/cgroup/cpu rw - cgroup cgroup rw,cpu\n\
                       41 31 0:38 / /sys/fs/cgroup/unified rw,relatime - cgroup2 cgroup2 rw\n";
         assert_eq!(find_mount_point(hybrid), Some(PathBuf::from("/sys/fs/cgroup/unified")));
+        let inside = "50 32 0:38 / /run/some\\040box/cgroup rw - cgroup2 cgroup2 rw\n";
+        let both = format!("{inside}{unified}");
+        assert_eq!(find_mount_point(&both), Some(PathBuf::from("/sys/fs/cgroup")));
+        assert_eq!(find_mount_point(inside), Some(PathBuf::from("/run/some box/cgroup")));
         assert_eq!(find_mount_point("1 2 0:3 / / rw - ext4 /dev/sda rw\n"), None);
     }
 }

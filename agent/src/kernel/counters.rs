@@ -5,13 +5,14 @@ use std::os::fd::{AsFd, OwnedFd};
 use std::sync::atomic::Ordering;
 
 use agent_ebpf::abi::{
-    Backend, BackendState, Edge, EdgeKey, Histogram, Hook, Loss, Outcome, Policy, Sample, ServiceState,
-    ServiceWord, Settings, Verdict,
+    Backend, BackendState, Drain, Edge, EdgeKey, Histogram, Hook, Loss, OpenSocket, Outcome, Policy, Sample,
+    ServiceState, ServiceWord, Settings, Verdict,
 };
 use aya::maps::{HashMap, Map, MapData, PerCpuArray, PerCpuHashMap};
 
 use super::bpf;
 use super::data_plane::DataPlane;
+use super::hooks::{DRAIN_PROGRAM, SAMPLE_PROGRAM};
 use super::mapped::MappedArray;
 use super::tables::{Plain, errno_of};
 use super::{KernelError, MapError};
@@ -30,7 +31,8 @@ pub struct Counters {
     losses: PerCpuArray<MapData, u64>,
     workloads: HashMap<MapData, u64, u32>,
     connections: OwnedFd,
-    walk: Option<OwnedFd>,
+    sample_walk: Option<OwnedFd>,
+    drain_walk: Option<OwnedFd>,
 }
 
 impl Counters {
@@ -67,7 +69,8 @@ impl Counters {
                 path: connections,
                 source,
             })?,
-            walk: data_plane.sample_program(),
+            sample_walk: data_plane.walk_program(SAMPLE_PROGRAM),
+            drain_walk: data_plane.walk_program(DRAIN_PROGRAM),
         })
     }
 
@@ -157,6 +160,27 @@ impl Counters {
         self.backends.word(backend, VERDICT).store(verdict.0, Ordering::Relaxed);
     }
 
+    /// Writes down since when a backend is out and when its connections are reset, in one store. It stays in the pinned
+    /// map, for an agent that comes after this one.
+    pub fn set_drain(&self, backend: u32, drain: Drain) {
+        const DRAIN: usize = std::mem::offset_of!(Backend, drain) / 8;
+        const { assert!(std::mem::offset_of!(Backend, drain).is_multiple_of(8)) };
+        self.backends.word(backend, DRAIN).store(drain.0, Ordering::Relaxed);
+    }
+
+    /// Walks over every socket whose connection is due to be reset. `None` where this kernel cannot.
+    pub fn due_sockets(&self) -> Option<io::Result<Vec<OpenSocket>>> {
+        let walk = self.drain_walk.as_ref()?;
+        Some(self.walk(walk, decode::<OpenSocket>))
+    }
+
+    fn walk<T>(&self, program: &OwnedFd, decode: fn(&[u8]) -> T) -> io::Result<Vec<T>> {
+        let mut output = bpf::iterate_map(program.as_fd(), self.connections.as_fd())?;
+        let mut bytes = Vec::new();
+        output.read_to_end(&mut bytes)?;
+        Ok(bytes.chunks_exact(size_of::<T>()).map(decode).collect())
+    }
+
     /// Corrects the number of open connections of a backend by what the walk found. The one write of the agent
     /// to a map of the kernel's: an atomic add to a counter that the programs change by atomic adds.
     pub fn correct_active(&self, backend: u32, difference: i64) {
@@ -176,12 +200,8 @@ impl Counters {
 
     /// Walks over every socket that talks to a service. `None` where this kernel cannot.
     pub fn samples(&self) -> Option<io::Result<Vec<Sample>>> {
-        let walk = self.walk.as_ref()?;
-        Some(bpf::iterate_map(walk.as_fd(), self.connections.as_fd()).and_then(|mut output| {
-            let mut bytes = Vec::new();
-            output.read_to_end(&mut bytes)?;
-            Ok(bytes.chunks_exact(size_of::<Sample>()).map(decode_sample).collect())
-        }))
+        let walk = self.sample_walk.as_ref()?;
+        Some(self.walk(walk, decode::<Sample>))
     }
 
     /// Makes this the set of workload cgroups.
@@ -232,11 +252,16 @@ fn add_each<const N: usize>(sums: &mut [u64; N], parts: &[u64; N]) {
     }
 }
 
-/// Reads a record that the walk wrote. The chunk has the record's size.
-fn decode_sample(bytes: &[u8]) -> Sample {
-    let mut sample = Sample::default();
-    let length = bytes.len().min(size_of::<Sample>());
-    // SAFETY: `Sample` is made of integers, any bytes are a valid one, and no more than its size is copied.
-    unsafe { std::ptr::copy_nonoverlapping(bytes.as_ptr(), (&raw mut sample).cast(), length) };
-    sample
+/// What a walk writes: integers, of which any bytes are a valid one.
+trait Record: Copy + Default {}
+impl Record for Sample {}
+impl Record for OpenSocket {}
+
+/// Reads a record that a walk wrote. The chunk has the record's size.
+fn decode<T: Record>(bytes: &[u8]) -> T {
+    let mut record = T::default();
+    let length = bytes.len().min(size_of::<T>());
+    // SAFETY: a record is made of integers, any bytes are a valid one, and no more than its size is copied.
+    unsafe { std::ptr::copy_nonoverlapping(bytes.as_ptr(), (&raw mut record).cast(), length) };
+    record
 }

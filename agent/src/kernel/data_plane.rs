@@ -11,13 +11,13 @@ use super::bpf;
 use super::cgroup::Cgroup;
 use super::counters::Counters;
 use super::events::EventReader;
-use super::hooks::{ATTACHMENTS, Attachment, MAPS, SAMPLE_PROGRAM};
+use super::hooks::{ATTACHMENTS, Attachment, DRAIN_PROGRAM, MAPS, SAMPLE_PROGRAM};
 use super::layout::{self, Layout};
 use super::mapped::MappedArray;
 use super::privileges;
 use super::probe::{self, Features};
 use super::program_log::ProgramLog;
-use super::tables::KernelTables;
+use super::tables::{KernelTables, Plain};
 use super::{KernelError, MapStatus, ProgramStatus};
 
 /// The kernel object, built by the build script.
@@ -60,6 +60,7 @@ impl DataPlane {
         let offsets = features
             .tcp_sock
             .map(|at| [at.bytes_acked, at.bytes_received, at.srtt, at.retransmits, at.state, at.error]);
+        let socket = Plain(features.socket.unwrap_or_default());
         let [acked, received, srtt, retransmits, state, error] = offsets.unwrap_or_default();
         loader
             .override_global("HAS_SET_RETVAL", &retval, true)
@@ -68,14 +69,17 @@ impl DataPlane {
             .override_global("TCP_SRTT_OFFSET", &srtt, true)
             .override_global("TCP_RETRANSMITS_OFFSET", &retransmits, true)
             .override_global("SOCKET_STATE_OFFSET", &state, true)
-            .override_global("SOCKET_ERROR_OFFSET", &error, true);
+            .override_global("SOCKET_ERROR_OFFSET", &error, true)
+            .override_global("SOCKET_OFFSETS", &socket, true);
         let mut ebpf = loader
             .load(if features.compare_and_swap { OBJECT } else { OBJECT_5_10 })
             .map_err(|source| KernelError::Load { source: Box::new(source) })?;
         for attachment in ATTACHMENTS {
             load_program(&mut ebpf, attachment.program)?;
         }
-        features.sample = features.tcp_sock.is_some() && load_walk(&mut ebpf);
+        features.sample = features.tcp_sock.is_some() && load_walk(&mut ebpf, SAMPLE_PROGRAM);
+        let walks = features.tcp_sock.is_some() && features.socket.is_some();
+        features.drain = walks && load_walk(&mut ebpf, DRAIN_PROGRAM);
         Ok(Self { layout, cgroup, features, adopted, ebpf, _lock: lock })
     }
 
@@ -127,11 +131,9 @@ impl DataPlane {
         self.layout.map(name)
     }
 
-    pub(super) fn sample_program(&self) -> Option<OwnedFd> {
-        if !self.features.sample {
-            return None;
-        }
-        match self.ebpf.program(SAMPLE_PROGRAM) {
+    /// A walk over sockets, where this kernel took it.
+    pub(super) fn walk_program(&self, name: &str) -> Option<OwnedFd> {
+        match self.ebpf.program(name) {
             Some(Program::Iter(walk)) => walk.fd().ok()?.as_fd().try_clone_to_owned().ok(),
             _ => None,
         }
@@ -232,7 +234,7 @@ impl DataPlane {
     /// control thread: to ask takes a capability that no other has.
     pub fn neighbours(&self) -> Vec<(&'static str, u32, String)> {
         let ours: Vec<u32> = self.programs().iter().filter_map(|program| program.id).collect();
-        privileges::switched_on(|| {
+        privileges::switched_on(privileges::TO_LIST, || {
             let mut neighbours = Vec::new();
             for attachment in ATTACHMENTS {
                 for id in bpf::attached(self.cgroup.fd(), attachment.attach_type).unwrap_or_default() {
@@ -265,14 +267,15 @@ fn load_program(ebpf: &mut Ebpf, name: &'static str) -> Result<(), KernelError> 
     loaded.map_err(|source| KernelError::Program { program: name, source: Box::new(source) })
 }
 
-/// Loads the walk over sockets, where this kernel takes it.
-fn load_walk(ebpf: &mut Ebpf) -> bool {
+/// Loads a walk over sockets, where this kernel takes it.
+fn load_walk(ebpf: &mut Ebpf, name: &'static str) -> bool {
     let Ok(btf) = Btf::from_sys_fs() else { return false };
-    match ebpf.program_mut(SAMPLE_PROGRAM) {
+    match ebpf.program_mut(name) {
         Some(Program::Iter(walk)) => match walk.load("bpf_sk_storage_map", &btf) {
             Ok(()) => true,
             Err(error) => {
                 tracing::debug!(
+                    program = name,
                     error = &error as &dyn std::error::Error,
                     "the walk over sockets does not load"
                 );

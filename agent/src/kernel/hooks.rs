@@ -28,11 +28,12 @@ pub(super) const ATTACHMENTS: [Attachment; 10] = [
     Attachment { hook: Hook::Connect6, program: "segue_connect6", attach_type: 11 },
 ];
 
-/// The walk over sockets; read, not attached.
+/// The walks over sockets; read, not attached.
 pub(super) const SAMPLE_PROGRAM: &str = "segue_sample";
+pub(super) const DRAIN_PROGRAM: &str = "segue_drain";
 
 /// Every map of the object that is pinned.
-pub(super) const MAPS: [&str; 16] = [
+pub(super) const MAPS: [&str; 17] = [
     "FRONTENDS",
     "SERVICES",
     "POLICIES",
@@ -41,6 +42,7 @@ pub(super) const MAPS: [&str; 16] = [
     "BACKEND_STATE",
     "SERVICE_STATE",
     "AFFINITY",
+    "AVOIDANCES",
     "WORKLOADS",
     "EDGES",
     "OUTCOMES",
@@ -56,10 +58,10 @@ mod tests {
     use super::*;
 
     #[test]
-    fn every_hook_but_the_walk_is_attached_once() {
+    fn every_hook_but_the_walks_is_attached_once() {
         for &hook in Hook::ALL {
             let count = ATTACHMENTS.iter().filter(|attachment| attachment.hook == hook).count();
-            assert_eq!(count, usize::from(hook != Hook::Sample), "{}", hook.name());
+            assert_eq!(count, usize::from(!matches!(hook, Hook::Sample | Hook::Drain)), "{}", hook.name());
         }
     }
 

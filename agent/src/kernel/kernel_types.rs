@@ -1,7 +1,7 @@
 //! Where the running kernel keeps a field, read from its own type information (BTF,
 //! Documentation/bpf/btf.rst). Knows only as much of the format as finding a member by name takes.
 
-use std::io;
+use agent_ebpf::abi::SocketOffsets;
 
 /// Offsets of what the walk reads of a `struct tcp_sock`, in bytes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -20,15 +20,46 @@ pub struct TcpSockOffsets {
     pub error: u32,
 }
 
-impl TcpSockOffsets {
-    /// Those of the running kernel. Fails where it was built without BTF.
-    pub fn of_this_kernel() -> io::Result<Self> {
-        Self::parse(&std::fs::read("/sys/kernel/btf/vmlinux")?)
-            .ok_or_else(|| io::Error::new(io::ErrorKind::InvalidData, "struct tcp_sock is not described"))
-    }
+/// What is known of the running kernel; nothing where it was built without BTF.
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct KernelTypes {
+    pub(super) tcp_sock: Option<TcpSockOffsets>,
+    pub(super) socket: Option<SocketOffsets>,
+}
 
-    fn parse(btf: &[u8]) -> Option<Self> {
-        let types = Types::parse(btf)?;
+/// Reads what the running kernel says of itself.
+pub(super) fn of_this_kernel() -> KernelTypes {
+    let btf = std::fs::read("/sys/kernel/btf/vmlinux").unwrap_or_default();
+    let types = Types::parse(&btf);
+    KernelTypes {
+        tcp_sock: types.as_ref().and_then(TcpSockOffsets::find),
+        socket: types.as_ref().and_then(socket_offsets),
+    }
+}
+
+/// Where a `struct sock` keeps what names it. A kernel without IPv6 has no sockets that have such addresses.
+fn socket_offsets(types: &Types<'_>) -> Option<SocketOffsets> {
+    let common = types.structure("sock_common")?;
+    let field = |name| types.member_offset(common, name, 0);
+    let net = types.member_offset(types.structure("net")?, "ns", 0)?;
+    let inode = types.member_offset(types.structure("ns_common")?, "inum", 0)?;
+    Some(SocketOffsets {
+        family: field("skc_family")?,
+        remote_v4: field("skc_daddr")?,
+        local_v4: field("skc_rcv_saddr")?,
+        remote_v6: field("skc_v6_daddr").unwrap_or_default(),
+        local_v6: field("skc_v6_rcv_saddr").unwrap_or_default(),
+        remote_port: field("skc_dport")?,
+        local_port: field("skc_num")?,
+        interface: field("skc_bound_dev_if")?,
+        cookie: field("skc_cookie")?,
+        net: field("skc_net")?,
+        net_inode: net + inode,
+    })
+}
+
+impl TcpSockOffsets {
+    fn find(types: &Types<'_>) -> Option<Self> {
         let tcp_sock = types.structure("tcp_sock")?;
         let field = |name| types.member_offset(tcp_sock, name, 0);
         Some(Self {
@@ -150,7 +181,9 @@ mod tests {
         fn arbitrary_bytes_are_refused_without_a_panic(bytes in prop::collection::vec(any::<u8>(), 0..400)) {
             let mut btf = vec![0x9f, 0xeb, 1, 0, 24, 0, 0, 0];
             btf.extend(bytes);
-            let _ = TcpSockOffsets::parse(&btf);
+            let types = Types::parse(&btf);
+            let _ = types.as_ref().and_then(TcpSockOffsets::find);
+            let _ = types.as_ref().and_then(socket_offsets);
         }
     }
 
@@ -193,6 +226,6 @@ mod tests {
             state: 18,
             error: 32,
         };
-        assert_eq!(TcpSockOffsets::parse(&btf), Some(expected));
+        assert_eq!(Types::parse(&btf).as_ref().and_then(TcpSockOffsets::find), Some(expected));
     }
 }

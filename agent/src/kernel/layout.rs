@@ -8,9 +8,8 @@ use std::path::{Path, PathBuf};
 
 use agent_ebpf::abi::{ABI_VERSION, Hook};
 
-use super::KernelError;
-use super::bpf;
 use super::hooks::ATTACHMENTS;
+use super::{KernelError, bpf};
 
 /// The directory `<bpffs>/segue` and what is under it.
 #[derive(Clone, Debug)]
@@ -135,23 +134,32 @@ pub(super) fn remove_version(version: &Path, unloaded: &mut Unloaded) -> Result<
     for attachment in ATTACHMENTS.iter().rev() {
         let pin = links.join(attachment.hook.name());
         if pin.exists() {
-            // Removing the pin detaches too, but some kernels (seen on 6.12) do so a moment later only. What cannot be
-            // detached by hand, such as a link whose cgroup is gone, goes with its pin.
-            let _ = bpf::open_pin(&pin).and_then(|link| bpf::detach_link(link.as_fd()));
-            remove(&pin, |path| fs::remove_file(path))?;
+            remove_link(&pin)?;
             unloaded.links += 1;
         }
     }
-    unloaded.links += remove_all(&links)?;
-    unloaded.maps += remove_all(&version.join("maps"))?;
+    unloaded.links += remove_all(&links, remove_link)?;
+    unloaded.maps += remove_all(&version.join("maps"), |pin| remove(pin, |path| fs::remove_file(path)))?;
     remove(version, |path| fs::remove_dir(path))
 }
 
-fn remove_all(directory: &Path) -> Result<usize, KernelError> {
+/// Detaches what a pin holds, so that it is gone when this returns, and removes the pin.
+fn remove_link(pin: &Path) -> Result<(), KernelError> {
+    if let Ok(link) = bpf::open_pin(pin) {
+        // Where it does not work, or this is no link, removing the pin does it a moment later.
+        let _ = bpf::detach(link.as_fd());
+    }
+    remove(pin, |path| fs::remove_file(path))
+}
+
+fn remove_all(
+    directory: &Path,
+    remove_pin: impl Fn(&Path) -> Result<(), KernelError>,
+) -> Result<usize, KernelError> {
     let Ok(entries) = fs::read_dir(directory) else { return Ok(0) };
     let mut removed = 0;
     for entry in entries.flatten() {
-        remove(&entry.path(), |path| fs::remove_file(path))?;
+        remove_pin(&entry.path())?;
         removed += 1;
     }
     remove(directory, |path| fs::remove_dir(path))?;

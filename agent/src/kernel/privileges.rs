@@ -20,10 +20,18 @@ pub struct Capability {
 const NET_ADMIN: Capability = Capability {
     number: 12,
     name: "CAP_NET_ADMIN",
-    purpose: "load programs of the kinds that decide about connections, and to list those of others",
+    purpose: "load programs of the kinds that decide about connections, list those of others, and reset connections",
 };
-const SYS_ADMIN: Capability =
-    Capability { number: 21, name: "CAP_SYS_ADMIN", purpose: "have the kernel time program runs" };
+const SYS_PTRACE: Capability = Capability {
+    number: 19,
+    name: "CAP_SYS_PTRACE",
+    purpose: "see the network namespaces of other processes, to reset connections there",
+};
+const SYS_ADMIN: Capability = Capability {
+    number: 21,
+    name: "CAP_SYS_ADMIN",
+    purpose: "have the kernel time program runs, and enter network namespaces to reset connections there",
+};
 const PERFMON: Capability =
     Capability { number: 38, name: "CAP_PERFMON", purpose: "load programs that add to pointers" };
 const BPF: Capability = Capability { number: 39, name: "CAP_BPF", purpose: "load programs and make maps" };
@@ -31,13 +39,19 @@ const BPF: Capability = Capability { number: 39, name: "CAP_BPF", purpose: "load
 /// What loading takes. Without all of them nothing loads.
 const TO_LOAD: [Capability; 3] = [BPF, NET_ADMIN, PERFMON];
 
-/// What the control thread keeps, where it was given it, for what it does now and then. An optional duty that takes more
-/// adds it here, and does its work in [`switched_on`].
-const NOW_AND_THEN: Set = Set::NONE.with(NET_ADMIN);
+/// What listing programs of others takes.
+pub(super) const TO_LIST: Set = Set::NONE.with(NET_ADMIN);
+
+/// What it takes to find and enter other network namespaces: both, so that one that was given for something else is
+/// not kept.
+const TO_ENTER: Set = Set::NONE.with(SYS_ADMIN).with(SYS_PTRACE);
+
+/// What resetting connections takes.
+pub(super) const TO_RESET: Set = Set::NONE.with(NET_ADMIN).or(TO_ENTER);
 
 /// A set of capabilities; bit *k* is number *k*.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-struct Set(u64);
+pub(super) struct Set(u64);
 
 impl Set {
     const NONE: Self = Self(0);
@@ -46,8 +60,19 @@ impl Set {
         Self(self.0 | 1 << capability.number)
     }
 
+    const fn or(self, other: Self) -> Self {
+        Self(self.0 | other.0)
+    }
+
     const fn and(self, other: Self) -> Self {
         Self(self.0 & other.0)
+    }
+
+    /// What the control thread keeps of these for what it does now and then, in [`switched_on`]. An optional duty that
+    /// takes more adds it here.
+    fn now_and_then(self) -> Self {
+        let always = self.and(TO_LIST);
+        if self.and(TO_ENTER) == TO_ENTER { always.or(TO_ENTER) } else { always }
     }
 
     const fn contains(self, capability: Capability) -> bool {
@@ -133,6 +158,11 @@ pub(super) fn may_time_runs() -> bool {
     held().is_ok_and(|held| held.effective.contains(SYS_ADMIN))
 }
 
+/// Whether this thread may find and enter other network namespaces.
+pub(super) fn may_enter_namespaces() -> bool {
+    held().is_ok_and(|held| held.effective.and(TO_ENTER) == TO_ENTER)
+}
+
 /// Keeps what timing program runs takes, and nothing else.
 pub(super) fn keep_to_time_runs() -> io::Result<()> {
     let only = Set::NONE.with(SYS_ADMIN);
@@ -163,9 +193,10 @@ impl ReaderPrivileges {
 
     /// Leaves the control thread these, and, switched off, what it needs now and then. Returns the names of all.
     pub fn settle_control(self) -> Vec<&'static str> {
-        report(keep(self.0, Set(self.0.0 | NOW_AND_THEN.0)));
+        let given = held().map_or(Set::NONE, |held| held.permitted);
+        report(keep(self.0, self.0.or(given.now_and_then())));
         let held = held().map_or(Set::NONE, |held| held.permitted);
-        [BPF, NET_ADMIN, PERFMON, SYS_ADMIN]
+        [BPF, NET_ADMIN, PERFMON, SYS_ADMIN, SYS_PTRACE]
             .into_iter()
             .filter(|&capability| held.contains(capability))
             .map(|capability| capability.name)
@@ -184,12 +215,12 @@ fn report(result: io::Result<()>) {
     }
 }
 
-/// Does something with what the control thread keeps switched on. Threads that are started meanwhile have it, too. On
-/// any other thread it changes nothing, since those have nothing to switch on.
-pub(super) fn switched_on<T>(act: impl FnOnce() -> T) -> T {
+/// Does something with these switched on, of what the control thread keeps. Threads that are started meanwhile have
+/// them, too. On any other thread it changes nothing, since those have nothing to switch on.
+pub(super) fn switched_on<T>(wanted: Set, act: impl FnOnce() -> T) -> T {
     let before = held();
     if let Ok(held) = before {
-        let effective = Set(held.effective.0 | held.permitted.and(NOW_AND_THEN).0);
+        let effective = held.effective.or(held.permitted.and(wanted));
         report(hold(Held { effective, ..held }));
     }
     let result = act();
@@ -236,12 +267,30 @@ mod tests {
     }
 
     #[test]
+    fn what_was_given_for_timing_alone_is_not_kept() {
+        let given = TO_LIST.with(BPF).with(SYS_ADMIN);
+        assert_eq!(given.now_and_then(), TO_LIST);
+        assert_eq!(given.with(SYS_PTRACE).now_and_then(), TO_RESET);
+        assert_eq!(Set::NONE.now_and_then(), Set::NONE);
+    }
+
+    #[test]
+    fn a_thread_inherits_what_its_maker_has_switched_on() {
+        let (had, inherited) = apart(|| {
+            let had = held().expect("one's own").permitted;
+            keep(Set::NONE, had).expect("fewer is always allowed");
+            (had, switched_on(TO_RESET, || apart(|| held().expect("one's own").effective)))
+        });
+        assert_eq!(inherited, had.and(TO_RESET));
+    }
+
+    #[test]
     fn a_capability_is_switched_on_for_one_act_only() {
         let (during, after) = apart(|| {
             let had = held().expect("one's own").permitted;
             keep(Set::NONE, had).expect("fewer is always allowed");
-            let during = switched_on(|| held().expect("one's own").effective);
-            assert_eq!(during, had.and(NOW_AND_THEN));
+            let during = switched_on(TO_LIST, || held().expect("one's own").effective);
+            assert_eq!(during, had.and(TO_LIST));
             (during, held().expect("one's own").effective)
         });
         assert_eq!(after, Set::NONE, "{during:?}");

@@ -1,7 +1,9 @@
 //! What this kernel can do, found by asking it and never by its version.
 
-use super::bpf;
-use super::kernel_types::TcpSockOffsets;
+use agent_ebpf::abi::SocketOffsets;
+
+use super::kernel_types::{self, TcpSockOffsets};
+use super::{bpf, sock_diag};
 
 /// Something Segue uses where the kernel has it.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -23,6 +25,14 @@ pub struct Features {
     pub compare_and_swap: bool,
     /// Where `struct tcp_sock` keeps its counts.
     pub tcp_sock: Option<TcpSockOffsets>,
+    /// Where `struct sock` keeps what names a socket.
+    pub socket: Option<SocketOffsets>,
+    /// The walk over connections that are due to be reset was loaded. Known once that was tried.
+    pub drain: bool,
+    /// The kernel ends a socket when it is asked to.
+    pub socket_destroy: bool,
+    /// This process may enter other network namespaces.
+    pub network_namespaces: bool,
     /// A map's entries can be walked by a program of ours. Known once that was tried.
     pub sample: bool,
 }
@@ -58,10 +68,15 @@ pub(super) fn features() -> std::io::Result<Features> {
         }
         bpf::try_load(&NOTHING)?;
     }
+    let types = kernel_types::of_this_kernel();
     Ok(Features {
         set_retval: bpf::try_load(&SET_RETVAL).is_ok(),
         compare_and_swap: bpf::try_load(&COMPARE_AND_SWAP).is_ok(),
-        tcp_sock: TcpSockOffsets::of_this_kernel().ok(),
+        tcp_sock: types.tcp_sock,
+        socket: types.socket,
+        drain: false,
+        socket_destroy: sock_diag::can_reset(),
+        network_namespaces: sock_diag::can_enter_namespaces(),
         sample: false,
     })
 }
@@ -90,6 +105,18 @@ impl Features {
                 name: "socket_walk",
                 found: self.sample,
                 without: "bytes of a connection are counted when it ends; drifted counts are not healed",
+            },
+            Feature {
+                name: "socket_destroy",
+                found: self.socket_destroy && self.drain,
+                without: "open connections of backends that are out are kept, whatever `draining` says; it needs \
+                          CONFIG_INET_DIAG_DESTROY, CAP_NET_ADMIN and what socket_walk needs",
+            },
+            Feature {
+                name: "network_namespaces",
+                found: self.network_namespaces,
+                without: "of those, only connections in the agent's own network namespace are reset; it needs \
+                          CAP_SYS_ADMIN, CAP_SYS_PTRACE and the host's /proc",
             },
         ]
     }

@@ -1,5 +1,5 @@
 //! Which system calls the running agent may make (seccomp(2)). Installed when the data plane is loaded and before anything
-//! is served. Knows numbers, not reasons of callers; docs/decisions/0017 says how the list was found.
+//! is served. Knows numbers, not reasons of callers; docs/decisions/0023 says how the list was found.
 //!
 //! What is not on the list fails with EPERM and is written to the audit log, instead of killing the agent: a call that
 //! was overlooked then costs one function and leaves a trace. Two are answered with ENOSYS, so that the C library takes the older
@@ -11,7 +11,7 @@ use libc::{c_long, sock_filter};
 
 /// Calls that are allowed whatever their arguments.
 const CALLS: &[c_long] = &[
-    // Files: configuration, pins, /proc, /sys, the admin socket's file.
+    // Files: configuration, pins, /proc, /sys, the admin socket's file, how far canaries have come.
     libc::SYS_read,
     libc::SYS_readv,
     libc::SYS_pread64,
@@ -30,6 +30,10 @@ const CALLS: &[c_long] = &[
     libc::SYS_faccessat,
     libc::SYS_mkdirat,
     libc::SYS_unlinkat,
+    libc::SYS_renameat,
+    libc::SYS_renameat2,
+    libc::SYS_fsync,
+    libc::SYS_fdatasync,
     libc::SYS_fchmodat,
     libc::SYS_fcntl,
     libc::SYS_flock,
@@ -125,6 +129,7 @@ const OLDER_CALLS: &[c_long] = &[
     libc::SYS_mkdir,
     libc::SYS_rmdir,
     libc::SYS_unlink,
+    libc::SYS_rename,
     libc::SYS_chmod,
     libc::SYS_dup2,
     libc::SYS_pipe,
@@ -182,6 +187,7 @@ const LAST_KNOWN_CALL: u32 = 462;
 const NUMBER_AT: u32 = 0;
 const ARCHITECTURE_AT: u32 = 4;
 const FIRST_ARGUMENT_AT: u32 = if cfg!(target_endian = "little") { 16 } else { 20 };
+const SECOND_ARGUMENT_AT: u32 = FIRST_ARGUMENT_AT + 8;
 const ALLOW: u32 = 0x7fff_0000;
 const ERRNO: u32 = 0x0005_0000;
 
@@ -219,12 +225,12 @@ impl Filter {
         self.0.push(instruction(RETURN, action));
     }
 
-    /// Where the call is this one, allows it for these values of its first argument, and else ends with EPERM.
-    fn first_argument(&mut self, call: c_long, values: &[u32]) {
+    /// Where the call is this one, allows it for these values of the argument at that place, and else ends with EPERM.
+    fn argument(&mut self, call: c_long, place: u32, values: &[u32]) {
         // A load, two instructions for each value, and the refusal.
         let rest = u8::try_from(2 * values.len() + 2).expect("a short list of values");
         self.0.push(sock_filter { jf: rest, ..instruction(JUMP_IF_EQUAL, number(call)) });
-        self.0.push(instruction(LOAD_WORD, FIRST_ARGUMENT_AT));
+        self.0.push(instruction(LOAD_WORD, place));
         for &value in values {
             self.when(value, ALLOW);
         }
@@ -254,10 +260,12 @@ fn errno(errno: i32) -> u32 {
 fn agent(architecture: u32) -> Vec<sock_filter> {
     let mut filter = Filter::new(architecture);
     // The busiest come first; the kernel remembers the rest of those that depend on no argument (5.11).
-    filter.first_argument(libc::SYS_bpf, &BPF_COMMANDS);
+    filter.argument(libc::SYS_bpf, FIRST_ARGUMENT_AT, &BPF_COMMANDS);
     filter.allow(CALLS);
     filter.allow(OLDER_CALLS);
-    filter.first_argument(libc::SYS_socket, &SOCKET_FAMILIES.map(i32::cast_unsigned));
+    filter.argument(libc::SYS_socket, FIRST_ARGUMENT_AT, &SOCKET_FAMILIES.map(i32::cast_unsigned));
+    // Connections are reset in the network namespace they are in; namespaces of other kinds are not entered.
+    filter.argument(libc::SYS_setns, SECOND_ARGUMENT_AT, &[libc::CLONE_NEWNET.cast_unsigned()]);
     // The other filter answers it.
     filter.allow(&[libc::SYS_clone3]);
     // A thread or child, but no namespace: load the flags, and refuse where one of those is set.
@@ -284,7 +292,7 @@ fn unlogged(architecture: u32) -> Vec<sock_filter> {
 /// That of the process that times program runs.
 fn stopwatch(architecture: u32) -> Vec<sock_filter> {
     let mut filter = Filter::new(architecture);
-    filter.first_argument(libc::SYS_bpf, &[BPF_ENABLE_STATS]);
+    filter.argument(libc::SYS_bpf, FIRST_ARGUMENT_AT, &[BPF_ENABLE_STATS]);
     filter.allow(&[
         libc::SYS_read,
         libc::SYS_write,
@@ -337,8 +345,8 @@ mod tests {
 
     const HERE: u32 = 0xc000_003e;
 
-    /// What a filter answers to a call, by running it.
-    fn answer(filter: &[sock_filter], architecture: u32, call: u32, first_argument: u32) -> u32 {
+    /// What a filter answers to a call, by running it. Of its arguments the one it looks at is `argument`.
+    fn answer(filter: &[sock_filter], architecture: u32, call: u32, argument: u32) -> u32 {
         let (mut at, mut accumulator) = (0, 0);
         loop {
             let sock_filter { code, jt, jf, k } = filter[at];
@@ -349,7 +357,8 @@ mod tests {
                     accumulator = match k {
                         NUMBER_AT => call,
                         ARCHITECTURE_AT => architecture,
-                        FIRST_ARGUMENT_AT => first_argument,
+                        FIRST_ARGUMENT_AT if call != number(libc::SYS_setns) => argument,
+                        SECOND_ARGUMENT_AT if call == number(libc::SYS_setns) => argument,
                         other => panic!("a load from {other}"),
                     };
                 }
@@ -423,6 +432,17 @@ mod tests {
         // Its flags cannot be seen, so the C library is sent to the one above.
         assert_eq!(answer(&unlogged(HERE), HERE, number(libc::SYS_clone3), 0), ENOSYS);
         assert_eq!(answer(&unlogged(HERE), HERE, number(libc::SYS_clone), 0), ALLOW);
+    }
+
+    #[test]
+    fn of_namespaces_only_those_of_the_network_may_be_entered() {
+        let filter = agent(HERE);
+        let enter = |kind: i32| answer(&filter, HERE, number(libc::SYS_setns), kind.cast_unsigned());
+        assert_eq!(enter(libc::CLONE_NEWNET), ALLOW);
+        // 0 is whatever the descriptor is of.
+        for kind in [0, libc::CLONE_NEWNS, libc::CLONE_NEWUSER, libc::CLONE_NEWNET | libc::CLONE_NEWNS] {
+            assert_eq!(enter(kind), EPERM, "{kind:#x}");
+        }
     }
 
     #[test]

@@ -3,7 +3,9 @@
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
 
-use agent_ebpf::abi::{Backend, BackendState, FrontendKey, Policy, ServiceState, ServiceWord, Slot, Verdict};
+use agent_ebpf::abi::{
+    Backend, BackendState, Drain, FrontendKey, Policy, ServiceState, ServiceWord, Slot, Verdict,
+};
 use aya::maps::{HashMap, Map, MapData, MapError as AyaMapError};
 
 use super::bpf;
@@ -142,8 +144,8 @@ impl Tables for KernelTables {
     }
 
     fn backend(&self, id: u32) -> Backend {
-        // The operator's order is a word of its own, which is none of the reconciler's business.
-        Backend { verdict: Verdict::NONE, ..self.backends.read(id) }
+        // The operator's order and the deadline are words of their own, which are none of the reconciler's business.
+        Backend { verdict: Verdict::NONE, drain: Drain::NONE, ..self.backends.read(id) }
     }
 
     fn set_backend(&mut self, id: u32, backend: &Backend) -> Result<(), MapError> {
@@ -153,7 +155,7 @@ impl Tables for KernelTables {
             self.backend_state.write(id, &BackendState::default());
             self.backends.write(id, backend);
         } else {
-            // All but the order: another thread may be giving one right now.
+            // All but those two: another thread may be writing one right now.
             self.backends.write_until(id, backend, std::mem::offset_of!(Backend, verdict));
         }
         Ok(())

@@ -14,6 +14,11 @@ const SELECTIONS: Metric = Metric::counter(
     &["dst_namespace", "dst_service", "dst_port", "policy", "outcome"],
     "Connections to a service by what became of them: selected by the algorithm, affine (the client's last backend), panicked (an ejected backend, because too few were healthy), fallback (handed to the fallback service, which counts it, too), no_backend (refused), passed (untouched). Only services this node has used.",
 );
+const ZONES: Metric = Metric::counter(
+    "segue_lb_zone_selections_total",
+    &["dst_namespace", "dst_service", "dst_port", "zone"],
+    "Connections to a service that prefers the node's zone and has backends in it and elsewhere, by where they went: local or overflow.",
+);
 const BACKENDS: Metric = Metric::gauge(
     "segue_lb_backends",
     &["state"],
@@ -26,11 +31,12 @@ const SERVICES: Metric = Metric::gauge(
 );
 
 /// The metrics of this subject.
-pub(super) const METRICS: &[&Metric] = &[&SELECTIONS, &BACKENDS, &SERVICES];
+pub(super) const METRICS: &[&Metric] = &[&SELECTIONS, &ZONES, &BACKENDS, &SERVICES];
 
 /// Writes every metric of this subject.
 pub(super) fn write(sheet: &mut Sheet<'_>, services: &[ServiceView]) -> fmt::Result {
     sheet.counter(&SELECTIONS, services.iter().flat_map(selections))?;
+    sheet.counter(&ZONES, services.iter().flat_map(zones))?;
     let states = [BackendStatus::Ready, BackendStatus::Draining].map(|state| {
         let all = services.iter().flat_map(|service| &service.backends);
         (vec![label("state", state.name())], all.filter(|backend| backend.status == state).count())
@@ -61,6 +67,20 @@ fn selections(service: &ServiceView) -> Vec<(Vec<Label<'_>>, u64)> {
         labels
     };
     by_outcome.into_iter().map(|(outcome, count)| (labels(outcome), count)).collect()
+}
+
+/// Only services that prefer a zone have these.
+fn zones(service: &ServiceView) -> Vec<(Vec<Label<'_>>, u64)> {
+    let counters = service.counters;
+    if counters.near == 0 && counters.overflowed == 0 {
+        return Vec::new();
+    }
+    let labels = |zone| {
+        let mut labels = destination(service);
+        labels.push(label("zone", zone));
+        labels
+    };
+    vec![(labels("local"), counters.near), (labels("overflow"), counters.overflowed)]
 }
 
 /// The labels that name a service.

@@ -33,6 +33,11 @@ const PROBES: Metric = Metric::counter(
     &["dst_namespace", "dst_service", "dst_port"],
     "Connections admitted as probes of a backend that is held back.",
 );
+const KEPT_AWAY: Metric = Metric::counter(
+    "segue_breaker_kept_away_total",
+    &["dst_namespace", "dst_service", "dst_port"],
+    "Connections that were not given the backend their client had just failed on.",
+);
 const CAPPED: Metric = Metric::counter(
     "segue_breaker_capped_total",
     &["dst_namespace", "dst_service", "dst_port"],
@@ -40,7 +45,8 @@ const CAPPED: Metric = Metric::counter(
 );
 
 /// The metrics of this subject.
-pub(super) const METRICS: &[&Metric] = &[&TRANSITIONS, &BACKENDS, &AVOIDED, &WOULD_AVOID, &PROBES, &CAPPED];
+pub(super) const METRICS: &[&Metric] =
+    &[&TRANSITIONS, &BACKENDS, &AVOIDED, &WOULD_AVOID, &PROBES, &KEPT_AWAY, &CAPPED];
 
 /// Writes every metric of this subject.
 pub(super) fn write(sheet: &mut Sheet<'_>, services: &[ServiceView]) -> fmt::Result {
@@ -53,6 +59,7 @@ pub(super) fn write(sheet: &mut Sheet<'_>, services: &[ServiceView]) -> fmt::Res
     sheet.counter(&AVOIDED, each(|counters| counters.avoided))?;
     sheet.counter(&WOULD_AVOID, each(|counters| counters.would_avoid))?;
     sheet.counter(&PROBES, each(|counters| counters.probes))?;
+    sheet.counter(&KEPT_AWAY, each(|counters| counters.kept_away))?;
     sheet.counter(&CAPPED, each(|counters| counters.capped))
 }
 

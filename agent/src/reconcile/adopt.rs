@@ -9,7 +9,7 @@ use agent_ebpf::abi::{Algorithm, Backend, BackendStatus, FrontendKey, Policy, Se
 use super::spans::Span;
 use super::sync::Published;
 use super::{Lives, Reconciler};
-use crate::compile::{Ids, Restored};
+use crate::compile::{Ids, Restored, near_version};
 use crate::kernel::{MapError, Tables};
 
 /// How much was found.
@@ -57,7 +57,10 @@ impl<T: Tables> Reconciler<T> {
             adopted.unsound += usize::from(!published.sound);
             if published.sound && published.policy.algorithm() == Some(Algorithm::Maglev) {
                 let subsets = published.policy.subsets.iter().filter(|subset| subset.slot_count > 0);
-                table_slots.extend(subsets.map(|subset| (id, subset.version, subset.slot_count)));
+                table_slots.extend(subsets.flat_map(|subset| {
+                    let elsewhere = subset.slot_count.saturating_sub(subset.near_slots);
+                    [(id, near_version(subset.version), subset.near_slots), (id, subset.version, elsewhere)]
+                }));
             }
             live.entry(id).or_default().published = Some(published);
         }
@@ -89,7 +92,9 @@ impl<T: Tables> Reconciler<T> {
             table_slots,
         };
         let tables_capacity = self.capacity;
+        let here = self.ids.here();
         self.ids = Ids::restore(tables_capacity.services, tables_capacity.backends, &restored);
+        self.ids.set_here(here);
         self.placed = frontends.into_iter().collect();
         self.live = live;
         self.claims.clear();

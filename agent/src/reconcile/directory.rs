@@ -148,6 +148,11 @@ impl Directory {
         services
     }
 
+    /// Calls `look` with every service. Nobody can change the directory meanwhile.
+    pub fn each_service(&self, look: impl FnMut(&ServiceEntry)) {
+        self.read().services.iter().flatten().for_each(look);
+    }
+
     /// The ids of a service, at most one per family.
     pub fn ids_of(&self, name: &str) -> Vec<u32> {
         let entries = self.read();

@@ -86,8 +86,8 @@ impl<T: Tables> Dump<'_, T> {
         let mut start = 0;
         for subset in policy.subsets.iter().take(usize::from(policy.subset_count)) {
             let end = u64::from(subset.share_end) + 1;
-            text.push_str(&self.subset(id, &policy, subset, end - start));
-            start = end;
+            text.push_str(&self.subset(id, &policy, subset, end.saturating_sub(start)));
+            start = start.max(end);
         }
         Some(text)
     }
@@ -107,6 +107,9 @@ impl<T: Tables> Dump<'_, T> {
         let mut coins: BTreeMap<(SocketAddr, String), u64> = BTreeMap::new();
         for slot in &slots {
             for (backend, count) in coins_of(slot) {
+                if backend >= self.tables.capacity().backends {
+                    return format!("{text}    a slot with a backend outside the map\n");
+                }
                 let record = self.tables.backend(backend);
                 let foreign = if record.service == service { "" } else { ", of another service" };
                 let status = format!("{}{foreign}", status_name(&record));

@@ -21,7 +21,8 @@ impl<T: Tables> Reconciler<T> {
         let work = std::mem::take(&mut self.pending);
         report.failed = self.sync_all(&work, &mut report);
         self.repair_backends(&mut report);
-        for id in 1..self.capacity.services {
+        // The id 0 belongs to nobody; whatever stands there is not ours.
+        for id in 0..self.capacity.services {
             if let Err(error) = self.repair_service(id, &mut report) {
                 self.pending.insert(id);
                 report.failed.push(self.failure(id, error));
@@ -62,7 +63,7 @@ impl<T: Tables> Reconciler<T> {
             live.backends().for_each(&mut compare);
         }
         self.limbo.backends().for_each(&mut compare);
-        for id in (1..self.capacity.backends).filter(|&id| !known[id as usize]) {
+        for id in (0..self.capacity.backends).filter(|&id| !known[id as usize]) {
             let present = self.tables.backend(id);
             if present.status != BackendStatus::Vacant as u32 {
                 wrong.push((id, Backend { generation: present.generation, ..Backend::default() }));

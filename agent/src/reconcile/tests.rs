@@ -6,7 +6,7 @@ mod reader;
 
 use std::net::SocketAddr;
 
-use agent_ebpf::abi::{Algorithm, Backend, BackendStatus, Endpoint, Protocol, ServiceWord};
+use agent_ebpf::abi::{Algorithm, Backend, BackendStatus, Endpoint, Protocol, ServiceWord, Subset};
 
 use super::*;
 use crate::desired::{BackendSpec, Change, PolicySpec, VersionShare};
@@ -566,4 +566,30 @@ fn tables_that_cannot_be_right_are_replaced_by_the_first_apply() {
     next.apply(&desired(&[web(), api()])).unwrap();
     next.idle();
     assert_eq!((text(&next), used(&next)), expected);
+}
+
+#[test]
+fn what_somebody_wrote_at_the_id_of_nobody_is_cleared() {
+    let mut reconciler = holding(&[web()]);
+    let image = reconciler.tables_mut().image_mut();
+    image.services[0] = ServiceWord::new(1, 0);
+    image.backends[0] = Backend { status: BackendStatus::Ready as u32, ..image.backends[1] };
+    let repaired = reconciler.repair().repaired;
+    assert_eq!(repaired, Counts { services: 1, backends: 1, ..Counts::default() });
+    let image = reconciler.tables().image();
+    assert_eq!(image.services[0], ServiceWord::NONE);
+    assert_eq!(image.backends[0].status, BackendStatus::Vacant as u32);
+}
+
+#[test]
+fn a_dump_of_maps_somebody_else_wrote_says_what_is_wrong_with_them() {
+    let mut reconciler = holding(&[web()]);
+    let image = reconciler.tables_mut().image_mut();
+    let policy = image.services[1].policy().unwrap() as usize;
+    let policy = &mut image.policies[policy];
+    policy.subset_count = 2;
+    policy.subsets[1] = Subset { share_end: policy.subsets[0].share_end - 1, ..policy.subsets[0] };
+    image.slots[policy.subsets[0].first_slot as usize].backend = u32::MAX;
+    let text = text(&reconciler);
+    assert!(text.contains("a slot with a backend outside the map"), "{text}");
 }

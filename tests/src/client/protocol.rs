@@ -33,6 +33,10 @@ pub enum Command {
     Connect { socket: String, to: SocketAddr, nonblocking: bool },
     /// Waits until a non-blocking connect is decided; answers with its error if it has one.
     FinishConnect { socket: String },
+    /// `connect(2)` with an address of this family, whatever the socket's own is.
+    ConnectAs { socket: String, to: SocketAddr, family: Family, nonblocking: bool },
+    /// `bind(2)`.
+    Bind { socket: String, at: SocketAddr },
     /// `connect(2)` with `AF_UNSPEC`: the socket forgets its peer.
     Disconnect { socket: String },
     /// `getpeername(2)`.
@@ -49,6 +53,19 @@ pub enum Command {
     Receive { socket: String },
     /// `recvfrom(2)` once: text and source.
     ReceiveFrom { socket: String },
+    /// Receives all there is once nothing more arrives, without waiting for more; the source with each part. Of a
+    /// stream, one part with all bytes. With `peek` it stays where it is, and only the first is seen.
+    ReceiveAll { socket: String, peek: bool },
+    /// What `poll(2)` says once nothing more arrives: the bits of `revents`.
+    Events { socket: String },
+    /// `SO_ERROR`, which this takes away.
+    TakeError { socket: String },
+    /// How long connecting, sending and receiving wait (`SO_SNDTIMEO`, `SO_RCVTIMEO`).
+    Patience { socket: String, timeout_ms: u32 },
+    /// `TCP_USER_TIMEOUT`.
+    SetUserTimeout { socket: String, timeout_ms: i32 },
+    /// The same, as it is.
+    UserTimeout { socket: String },
     /// Receives up to the end of a line.
     ReadLine { socket: String },
     /// Receives until the peer has closed; answers with the number of bytes.
@@ -59,6 +76,8 @@ pub enum Command {
     ResetOnClose { socket: String },
     /// `shutdown(SHUT_WR)`.
     ShutdownWrite { socket: String },
+    /// `shutdown(2)` with `SHUT_RD` (0), `SHUT_WR` (1) or `SHUT_RDWR` (2).
+    Shutdown { socket: String, how: i32 },
     /// `dup(2)` under a second name.
     Duplicate { socket: String, copy: String },
     /// `close(2)`.
@@ -110,6 +129,15 @@ pub struct Datagram {
     pub text: String,
     /// Where the kernel says it came from, as the application sees it.
     pub from: String,
+}
+
+/// What [`Command::ReceiveAll`] gives.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Received {
+    /// The parts in the order of their arrival.
+    pub parts: Vec<Datagram>,
+    /// The errno that ended it; 0 where the peer has closed.
+    pub end: i32,
 }
 
 /// One attempt of [`Command::Greetings`]: the name of the server, or the errno.

@@ -112,7 +112,7 @@ prop_compose! {
             "breaker: {{ consecutive_failures: {consecutive_failures}, failure_ratio: {failure_percent}%, \
              minimum_samples: {minimum_samples}, window: 600s, open: {open_ms}ms, open_max: {open_max_ms}ms, \
              half_open: {half_open_ms}ms, probes: {probes}, successes_to_close: {successes_to_close}, \
-             slow_start: 0s, decay: 600s, jitter: 0%, max_ejection: 100%, panic: 0% }}"
+             slow_start: 0s, decay: 600s, jitter: 0%, max_ejection: 100%, panic: 0%, negative_affinity: 0s }}"
         );
         Rules { text, policy }
     }

@@ -20,12 +20,12 @@ const N1: &str = "127.0.0.1:8081";
 const N2: &str = "127.0.0.1:8082";
 const FALLBACK: &str = "127.0.0.1:8089";
 
-/// Open for longer than a test runs.
-const LONG: &str = "failure_ratio: 0%, open: 5m, open_max: 5m";
+/// Open for longer than a test runs. A client alone is what fails so often here: it is not kept away.
+const LONG: &str = "failure_ratio: 0%, open: 5m, open_max: 5m, negative_affinity: 0s";
 
 /// Back after a second.
-const SHORT: &str =
-    "consecutive_failures: 1, failure_ratio: 0%, open: 1s, open_max: 1s, jitter: 0%, slow_start: 0s";
+const SHORT: &str = "consecutive_failures: 1, failure_ratio: 0%, open: 1s, open_max: 1s, jitter: 0%, \
+                     slow_start: 0s, negative_affinity: 0s";
 
 const REFUSED: Errno = Errno(libc::ECONNREFUSED);
 fn nothing_usable() -> Errno {
@@ -417,10 +417,11 @@ fn a_backend_with_many_long_connections_gets_few_new_ones() {
     let mut client = world.client();
     assert_eq!(errors(&client.connect_together(PAYMENT, 32)), []);
     agent.edit(&compared("least_connections", &[N1, N2]));
-    eventually_equal("both to answer", SOON, &2, || tally(&client.greetings(PAYMENT, 20)).len());
+    eventually_equal("n2 to answer", SOON, &vec!["n2".to_owned()], || client.greetings(PAYMENT, 1));
     eventually_equal("connections held", SOON, &32, || n1.open());
     let names = client.greetings(PAYMENT, 400);
-    assert!(tally(&names)["n1"] <= AT_MOST, "{:?}", tally(&names));
+    let n1 = tally(&names).get("n1").copied().unwrap_or_default();
+    assert!(n1 <= AT_MOST, "{:?}", tally(&names));
 }
 
 #[test]

@@ -63,21 +63,23 @@ fn ask_as_nobody(world: &World, agent: &Agent<'_>, arguments: &[&str], path: &st
 
 #[test]
 #[ignore = "kernel tier: needs root and eBPF; run by cargo xtask test"]
-fn a_running_agent_has_one_capability_on_one_thread_and_that_one_switched_off() {
-    const NET_ADMIN: u64 = 1 << 12;
+fn a_running_agent_has_three_capabilities_on_one_thread_and_those_switched_off() {
+    // CAP_NET_ADMIN, CAP_SYS_PTRACE, CAP_SYS_ADMIN
+    const TO_RESET: u64 = 1 << 12 | 1 << 19 | 1 << 21;
     let world = World::new();
     let agent = world.agent(&[payment()]);
     let pid = agent.pid();
     assert!(capabilities(pid, "CapEff").iter().all(|held| *held == 0), "{:x?}", capabilities(pid, "CapEff"));
     let permitted = capabilities(pid, "CapPrm");
     assert!(permitted.len() > 2, "{permitted:x?}");
-    assert_eq!(permitted[0], NET_ADMIN, "{permitted:x?}");
+    assert_eq!(permitted[0], TO_RESET, "{permitted:x?}");
     assert!(permitted[1..].iter().all(|held| *held == 0), "{permitted:x?}");
     assert!(of_each_thread(pid, "NoNewPrivs").iter().all(|value| value == "1"));
     // 2 is a filter.
     assert!(of_each_thread(pid, "Seccomp").iter().all(|value| value == "2"));
     let status = agent.status();
-    assert_eq!(status["confinement"]["capabilities"], serde_json::json!(["CAP_NET_ADMIN"]));
+    let kept = serde_json::json!(["CAP_NET_ADMIN", "CAP_SYS_ADMIN", "CAP_SYS_PTRACE"]);
+    assert_eq!(status["confinement"]["capabilities"], kept);
     assert_eq!(status["confinement"]["filtered"], true);
 }
 
@@ -136,6 +138,9 @@ fn three_capabilities_and_a_read_only_root_are_enough_for_everything_but_timing(
     assert!(agent.metrics().sum("segue_tcp_connections_opened_total", &[]) >= 3.0);
     assert_eq!(agent.metrics().sum("segue_scrape_errors_total", &[]), 0.0);
     assert_eq!(agent.metrics().sum("segue_kernel_feature", &[("feature", "run_times")]), 0.0);
+    assert_eq!(agent.metrics().sum("segue_kernel_feature", &[("feature", "network_namespaces")]), 0.0);
+    let kept = agent.status()["confinement"]["capabilities"].clone();
+    assert_eq!(kept, serde_json::json!(["CAP_NET_ADMIN"]));
 }
 
 #[test]

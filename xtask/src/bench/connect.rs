@@ -47,7 +47,7 @@ pub(crate) fn run(arguments: &Arguments) -> anyhow::Result<()> {
     let node = Node::new("bench")?;
     widen_ports(&node)?;
     // Two servers that tell who they are, on every address of the namespace.
-    let (_servers, _) = backends::start(&node, &["a", "b"])?;
+    let _servers = backends::start(&node, &["a", "b"])?;
     let mut bench = Bench {
         beside: Probe::start(&node, Place::Beside)?,
         managed: Probe::start(&node, Place::Managed)?,
@@ -63,7 +63,7 @@ pub(crate) fn run(arguments: &Arguments) -> anyhow::Result<()> {
 }
 
 /// A long run opens more connections than there are default ports.
-fn widen_ports(node: &Node) -> anyhow::Result<()> {
+pub(super) fn widen_ports(node: &Node) -> anyhow::Result<()> {
     let path = "/proc/sys/net/ipv4/ip_local_port_range";
     node.within(|| fs::write(path, "1024 65535").with_context(|| format!("cannot write {path}")))
 }

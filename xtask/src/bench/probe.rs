@@ -3,6 +3,9 @@
 //!
 //! - `udp COUNT FIRST LAST`, `tcp COUNT FIRST LAST`: connects COUNT new sockets to random addresses of the
 //!   range; answers with the mean time of a connect() in nanoseconds.
+//! - `fail COUNT ADDRESS`: as `tcp`, where every connect() must fail; answers with the mean time and the errno.
+//! - `trip ADDRESS`: connects until it fails otherwise than ECONNREFUSED; answers with the refusals before, the
+//!   nanoseconds from the last of them to that failure, and its errno.
 //! - `until NAME ADDRESS`: asks over new connections until NAME answers; answers with the attempts.
 
 use std::io;
@@ -17,6 +20,9 @@ use crate::node::{Node, Place};
 
 /// After this, `until` gives up.
 const LIMIT: Duration = Duration::from_secs(30);
+
+/// After so many refusals, `trip` gives up.
+const MAX_REFUSALS: u32 = 100;
 
 /// A probe in a cgroup of a node.
 pub(crate) struct Probe {
@@ -60,6 +66,25 @@ impl Probe {
         Ok(nanoseconds / 1000.0)
     }
 
+    /// The mean time of a connect() that fails, in microseconds, and what it fails with.
+    pub(crate) fn failure_us(&mut self, count: u32, address: SocketAddrV4) -> anyhow::Result<(f64, i32)> {
+        let answer = self.ask(&format!("fail {count} {address}"))?;
+        let parts: Option<(f64, i32)> =
+            answer.split_once(' ').and_then(|(time, errno)| Some((time.parse().ok()?, errno.parse().ok()?)));
+        let (nanoseconds, errno) = parts.with_context(|| format!("the probe said {answer:?}"))?;
+        Ok((nanoseconds / 1000.0, errno))
+    }
+
+    /// Connects to an address that refuses until something else refuses: how many refusals that took, and the time
+    /// from the last of them to the end of the first other failure, in microseconds.
+    pub(crate) fn trip_us(&mut self, address: SocketAddrV4) -> anyhow::Result<(f64, f64)> {
+        let answer = self.ask(&format!("trip {address}"))?;
+        let parts: Option<(f64, f64)> =
+            answer.split_once(' ').and_then(|(count, time)| Some((count.parse().ok()?, time.parse().ok()?)));
+        let (refusals, nanoseconds) = parts.with_context(|| format!("the probe said {answer:?}"))?;
+        Ok((refusals, nanoseconds / 1000.0))
+    }
+
     /// Returns when new connections to the address are answered by `name`.
     pub(crate) fn until(&mut self, name: &str, address: SocketAddrV4) -> anyhow::Result<()> {
         let answer = self.ask(&format!("until {name} {address}"))?;
@@ -96,6 +121,8 @@ fn obey(line: &str, random: &mut u64) -> anyhow::Result<String> {
     match words[..] {
         ["udp", count, first, last] => connect_many(libc::SOCK_DGRAM, count, first, last, random),
         ["tcp", count, first, last] => connect_many(libc::SOCK_STREAM, count, first, last, random),
+        ["fail", count, address] => fail_many(count, address.parse()?),
+        ["trip", address] => trip(address.parse()?),
         ["until", name, address] => {
             let address: SocketAddrV4 = address.parse()?;
             let begin = Instant::now();
@@ -135,8 +162,46 @@ fn next(state: &mut u64) -> u64 {
     *state
 }
 
-/// The time of one connect() of a new socket.
+/// Connects in vain; the mean time and the errno, which must be the same each time.
+fn fail_many(count: &str, address: SocketAddrV4) -> anyhow::Result<String> {
+    let count: u32 = count.parse()?;
+    let mut total = Duration::ZERO;
+    let mut errno = None;
+    for _ in 0..count {
+        let (time, error) = timed_connect(libc::SOCK_STREAM, address)?;
+        let this = error.and_then(|error| error.raw_os_error()).context("a connect() succeeded")?;
+        if errno.replace(this).is_some_and(|before| before != this) {
+            bail!("connect to {address} fails with different errors");
+        }
+        total += time;
+    }
+    Ok(format!("{} {}", total.as_nanos() / u128::from(count.max(1)), errno.context("no connect")?))
+}
+
+/// Connects until the failure is another.
+fn trip(address: SocketAddrV4) -> anyhow::Result<String> {
+    let mut last = Instant::now();
+    for refusals in 0..MAX_REFUSALS {
+        let (_, error) = timed_connect(libc::SOCK_STREAM, address)?;
+        let error = error.context("a connect() succeeded")?;
+        if error.raw_os_error() != Some(libc::ECONNREFUSED) {
+            return Ok(format!("{refusals} {}", last.elapsed().as_nanos()));
+        }
+        last = Instant::now();
+    }
+    bail!("connect to {address} was refused {MAX_REFUSALS} times")
+}
+
+/// The time of one connect() of a new socket, which must succeed.
 fn connect_once(kind: i32, address: SocketAddrV4) -> io::Result<Duration> {
+    match timed_connect(kind, address)? {
+        (time, None) => Ok(time),
+        (_, Some(error)) => Err(error),
+    }
+}
+
+/// The time of one connect() of a new socket, and how it failed, if it did.
+fn timed_connect(kind: i32, address: SocketAddrV4) -> io::Result<(Duration, Option<io::Error>)> {
     let size = |bytes: usize| libc::socklen_t::try_from(bytes).map_err(io::Error::other);
     let target = libc::sockaddr_in {
         sin_family: libc::AF_INET.try_into().map_err(io::Error::other)?,
@@ -159,7 +224,7 @@ fn connect_once(kind: i32, address: SocketAddrV4) -> io::Result<Duration> {
         let time = begin.elapsed();
         let error = io::Error::last_os_error();
         libc::close(socket);
-        if result == 0 { Ok(time) } else { Err(error) }
+        Ok((time, (result != 0).then_some(error)))
     }
 }
 
@@ -194,6 +259,19 @@ mod tests {
         drop(listener);
         let error = obey(&format!("tcp 1 {address} 127.0.0.1"), &mut 1).unwrap_err();
         assert!(format!("{error:#}").contains(&address.to_string()), "{error:#}");
+    }
+
+    #[test]
+    fn failures_are_timed_and_a_success_among_them_is_an_error() {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let address = listener.local_addr().unwrap();
+        assert!(obey(&format!("fail 3 {address}"), &mut 1).is_err());
+        drop(listener);
+        let answer = obey(&format!("fail 3 {address}"), &mut 1).unwrap();
+        assert!(answer.ends_with(&format!(" {}", libc::ECONNREFUSED)), "{answer}");
+        assert!(
+            obey(&format!("trip {address}"), &mut 1).unwrap_err().to_string().contains("refused 100 times")
+        );
     }
 
     #[test]

@@ -1,4 +1,4 @@
-//! What is counted in one phase of the demo, and whether it went as the config says.
+//! What is counted in one phase of the demo, and whether it went as the config and the state of the servers say.
 
 use std::collections::VecDeque;
 use std::time::{Duration, Instant};
@@ -15,19 +15,26 @@ const SETTLING: u64 = 200;
 /// How far the shares after a change is in force may lie off, in percent of all.
 const TOLERANCE_PERCENT: u64 = 5;
 
+/// Servers that may answer: the backends, and the fallback's.
+pub(crate) const SERVERS: usize = 4;
+
 /// Counts of one phase.
 pub(crate) struct Phase {
     /// What it shows.
     pub(crate) title: &'static str,
     /// The weights that are to be in force at its end.
-    pub(crate) weights: [u64; 3],
+    pub(crate) weights: [u64; SERVERS],
+    /// Whether the shares are to be those of the weights, or only who answers at all.
+    exact: bool,
+    /// Failures that are in order.
+    pub(crate) allowed: u64,
     begin: Instant,
     /// Answers by backend.
-    pub(crate) answers: [u64; 3],
+    pub(crate) answers: [u64; SERVERS],
     /// Answers since the change is in force.
     since_in_force: u64,
     /// Those of them that count for its shares, by backend.
-    settled: [u64; 3],
+    settled: [u64; SERVERS],
     /// New connections without an answer.
     pub(crate) failed: u64,
     window: VecDeque<usize>,
@@ -36,18 +43,26 @@ pub(crate) struct Phase {
 
 impl Phase {
     /// A phase that begins now.
-    pub(crate) fn new(title: &'static str, weights: [u64; 3]) -> Self {
+    pub(crate) fn new(title: &'static str, weights: [u64; SERVERS]) -> Self {
         Self {
             title,
             weights,
+            exact: true,
+            allowed: 0,
             begin: Instant::now(),
-            answers: [0; 3],
+            answers: [0; SERVERS],
             since_in_force: 0,
-            settled: [0; 3],
+            settled: [0; SERVERS],
             failed: 0,
             window: VecDeque::new(),
             in_force: None,
         }
+    }
+
+    /// A phase that begins now, at whose end these answer and no others, in whatever shares. So many requests may
+    /// fail.
+    pub(crate) fn of_failure(title: &'static str, answering: [bool; SERVERS], allowed: u64) -> Self {
+        Self { exact: false, allowed, ..Self::new(title, answering.map(u64::from)) }
     }
 
     /// Counts an answer of the backend with this index.
@@ -78,15 +93,18 @@ impl Phase {
 
     /// What is wrong with it, if anything.
     pub(crate) fn fault(&self) -> Option<String> {
-        if self.failed > 0 {
-            return Some(format!("{}: {} requests failed", self.title, self.failed));
+        if self.failed > self.allowed {
+            return Some(format!(
+                "{}: {} requests failed, and at most {} may",
+                self.title, self.failed, self.allowed
+            ));
         }
         let total: u64 = self.settled.iter().sum();
         let weights: u64 = self.weights.iter().sum();
         let agrees = total > 0
             && self.settled.iter().zip(self.weights).all(|(answers, weight)| {
-                if weight == 0 {
-                    return *answers == 0;
+                if weight == 0 || !self.exact {
+                    return (*answers == 0) == (weight == 0);
                 }
                 (answers * weights * 100).abs_diff(weight * total * 100)
                     <= TOLERANCE_PERCENT * total * weights
@@ -102,11 +120,15 @@ impl Phase {
     fn window_agrees(&self) -> bool {
         let weights: u64 = self.weights.iter().sum();
         self.window.len() == WINDOW
-            && (0..3).all(|backend| {
+            && (0..SERVERS).all(|backend| {
                 let count = self.window.iter().filter(|answer| **answer == backend).count() as u64;
                 let expected = self.weights[backend] * WINDOW as u64;
                 let off = (count * weights).abs_diff(expected);
-                if self.weights[backend] == 0 { count == 0 } else { off <= WINDOW_TOLERANCE * weights }
+                if self.weights[backend] == 0 || !self.exact {
+                    (count == 0) == (expected == 0)
+                } else {
+                    off <= WINDOW_TOLERANCE * weights
+                }
             })
     }
 }
@@ -115,8 +137,8 @@ impl Phase {
 mod tests {
     use super::*;
 
-    fn phase(weights: [u64; 3], answers: impl IntoIterator<Item = usize>) -> Phase {
-        let mut phase = Phase::new("x", weights);
+    fn phase([a, b, c]: [u64; 3], answers: impl IntoIterator<Item = usize>) -> Phase {
+        let mut phase = Phase::new("x", [a, b, c, 0]);
         answers.into_iter().for_each(|backend| phase.answered(backend));
         phase
     }
@@ -149,5 +171,22 @@ mod tests {
         assert_eq!(phase.fault(), None);
         phase.failed = 1;
         assert!(phase.fault().unwrap().contains("1 requests failed"));
+    }
+
+    #[test]
+    fn in_a_failure_only_who_answers_counts_and_how_many_fail() {
+        let failure = |answers: &dyn Fn(usize) -> usize| {
+            let mut phase = Phase::of_failure("x", [true, true, false, false], 7);
+            (0..1000).for_each(|n| phase.answered(answers(n)));
+            phase
+        };
+        let mut uneven = failure(&|n| usize::from(n % 3 == 0));
+        uneven.failed = 7;
+        assert_eq!(uneven.fault(), None);
+        uneven.failed = 8;
+        assert!(uneven.fault().unwrap().contains("at most 7 may"));
+        assert!(failure(&|_| 0).fault().is_some(), "one that should answer does not");
+        let late = |n| if n == 900 { 2 } else { n % 2 };
+        assert!(failure(&late).fault().is_some(), "one that is out answers");
     }
 }

@@ -25,9 +25,14 @@ pub(crate) struct Process {
 impl Process {
     /// Starts a command with its output (but for a piped stdout) in `log`.
     pub(crate) fn start(name: &str, command: &mut Command, log: &Path) -> anyhow::Result<Self> {
+        Self::start_with_input(name, command.stdin(Stdio::null()), log)
+    }
+
+    /// The same, with the input that the command has.
+    pub(crate) fn start_with_input(name: &str, command: &mut Command, log: &Path) -> anyhow::Result<Self> {
         let file = File::options().create(true).append(true).open(log);
         let file = file.with_context(|| format!("cannot open {}", log.display()))?;
-        let child = command.stdin(Stdio::null()).stderr(file).spawn();
+        let child = command.stderr(file).spawn();
         let child = child.with_context(|| format!("cannot start {name}: {command:?}"))?;
         Ok(Self { name: name.to_owned(), child, log: log.to_path_buf() })
     }
@@ -40,6 +45,11 @@ impl Process {
     /// The pipe of its output, once, if the command had one.
     pub(crate) fn take_stdout(&mut self) -> Option<std::process::ChildStdout> {
         self.child.stdout.take()
+    }
+
+    /// The pipe to its input, if the command had one.
+    pub(crate) fn input(&mut self) -> Option<&mut std::process::ChildStdin> {
+        self.child.stdin.as_mut()
     }
 
     /// How it ended, if it did.

@@ -44,6 +44,7 @@ const CONFINED: [Confined; 6] = [
         except: &[
             "agent/src/kernel",
             "agent-ebpf/src/context.rs",
+            "agent-ebpf/src/context/",
             "agent-ebpf/src/maps.rs",
             "agent-ebpf/src/emit.rs",
             "tests/",
@@ -71,6 +72,7 @@ const CONFINED: [Confined; 6] = [
         within: &[
             "agent/src/desired",
             "agent/src/compile",
+            "agent/src/rollout",
             "agent/src/l7",
             "agent/src/flows/accumulator",
             "agent/src/flows/quantile",

@@ -1,6 +1,9 @@
 //! `peak_ewma`: of two backends drawn by weight, the one that promises the faster answer: its latency times the
 //! connections it has. The latency follows a slow answer at once and forgets it slowly.
 //!
+//! Only the handshake is timed. What the answer takes is taken to be [`ANSWER_US`] everywhere: where handshakes take
+//! microseconds, the one that a busy CPU delayed must not outweigh the connections of a backend that answers slowly.
+//!
 //! A backend that fails must not look fast: a failure counts as an answer of [`PENALTY_US`]. Neither must one that
 //! hangs: what waits for it counts as an answer that took as long as the wait so far.
 
@@ -8,11 +11,14 @@ use super::{Load, Side};
 use crate::abi::breaker::{CLOCK_SLACK_TICKS, TICK_SHIFT, period_ticks};
 use crate::abi::load::{LatencyWord, MAX_LATENCY_US};
 
-/// What a backend nobody knows anything about is taken to need, in microseconds.
+/// What a backend nobody knows anything about is taken to need, in microseconds, while its first connections tell.
 pub const DEFAULT_LATENCY_US: u32 = 30_000;
 
 /// What a failure is taken to have taken, in microseconds.
 pub const PENALTY_US: u32 = 5_000_000;
+
+/// What an answer is taken to need beyond its handshake, in microseconds.
+pub const ANSWER_US: u32 = 1_000;
 
 /// How long it takes to forget all but 1/e of a slow answer.
 pub const DECAY_TICKS: u32 = period_ticks(10_000);
@@ -47,12 +53,12 @@ pub const fn penalise(word: LatencyWord, now_ticks: u32) -> LatencyWord {
     observe(word, PENALTY_US, now_ticks)
 }
 
-/// The latency a word stands for now, in microseconds. What nobody confirms is forgotten: a backend that was slow,
+/// The latency a word stands for now, in microseconds; 0 where nothing is known. What nobody confirms is forgotten: a backend that was slow,
 /// and gets no connections for it, is tried again some time.
 #[inline(always)]
 pub const fn latency_us(word: LatencyWord, now_ticks: u32) -> u32 {
     match word.latency_us() {
-        0 => DEFAULT_LATENCY_US,
+        0 => 0,
         latency_us => match ewma(latency_us, 0, elapsed_ticks(word, now_ticks), DECAY_TICKS) {
             0 => 1,
             decayed_us => decayed_us,
@@ -77,17 +83,23 @@ pub const fn waiting_us(pending: u32, progress_ticks: u32, now_ticks: u32) -> u3
 /// The backend that promises the faster answer; the left one where both promise the same.
 #[inline(always)]
 pub const fn compare(left: Load, right: Load) -> Side {
-    // As in `least_connections`, without dividing. 26 + 20 + 16 bits do not overflow.
+    // As in `least_connections`, without dividing. 27 + 20 + 16 bits do not overflow.
     if cost(left) * right.weight() <= cost(right) * left.weight() { Side::Left } else { Side::Right }
 }
 
-/// Latency × (connections + 1): 46 bits.
+/// (Latency + answer) × (connections + 1): 47 bits.
 #[inline(always)]
 const fn cost(load: Load) -> u64 {
     let latency_us = if load.latency_us > load.waiting_us { load.latency_us } else { load.waiting_us };
     let latency_us = if latency_us < MAX_LATENCY_US { latency_us } else { MAX_LATENCY_US };
     let connections = if load.active < MAX_ACTIVE { load.active } else { MAX_ACTIVE };
-    latency_us as u64 * (connections as u64 + 1)
+    if latency_us == 0 && connections == 0 {
+        // Who never had a connection gets one, and is known by it. Else one that is compared with known ones only
+        // would stay unknown for ever.
+        return 0;
+    }
+    let latency_us = if latency_us == 0 { DEFAULT_LATENCY_US } else { latency_us };
+    (latency_us as u64 + ANSWER_US as u64) * (connections as u64 + 1)
 }
 
 /// Connections beyond this many change nothing any more.
@@ -136,8 +148,11 @@ mod tests {
     }
 
     #[test]
-    fn an_unknown_backend_counts_as_30_ms_and_the_first_answer_replaces_that() {
-        assert_eq!(latency_us(LatencyWord::UNKNOWN, 77), DEFAULT_LATENCY_US);
+    fn an_unknown_backend_gets_one_connection_and_counts_as_30_ms_until_it_is_known() {
+        assert_eq!(compare(load(20, 0), load(latency_us(LatencyWord::UNKNOWN, 77), 0)), Side::Right);
+        assert_eq!(compare(load(20, 5), load(0, 1)), Side::Left);
+        assert_eq!(compare(load(0, 1), load(DEFAULT_LATENCY_US, 1)), Side::Left, "as much");
+        assert_eq!(compare(load(DEFAULT_LATENCY_US, 1), load(0, 1)), Side::Left, "as much");
         assert_eq!(latency_us(observe(LatencyWord::UNKNOWN, 400, 77), 77), 400);
         assert_eq!(latency_us(observe(LatencyWord::UNKNOWN, 0, 0), 0), 1);
     }
@@ -172,10 +187,18 @@ mod tests {
 
     #[test]
     fn twice_as_busy_is_as_good_as_twice_as_slow() {
-        assert_eq!(compare(load(1_000, 2), load(2_001, 0)), Side::Right);
-        assert_eq!(compare(load(1_000, 1), load(2_001, 0)), Side::Left);
-        assert_eq!(compare(Load { weight: 2, ..load(1_000, 3) }, load(1_999, 0)), Side::Right);
-        assert_eq!(compare(Load { weight: 2, ..load(1_000, 3) }, load(2_000, 0)), Side::Left);
+        // With the answer these are 10, 20 and about 20 ms.
+        let (fast, slow) = (9_000, 19_000);
+        assert_eq!(compare(load(fast, 2), load(slow + 1, 0)), Side::Right);
+        assert_eq!(compare(load(fast, 1), load(slow + 1, 0)), Side::Left);
+        assert_eq!(compare(Load { weight: 2, ..load(fast, 3) }, load(slow - 1, 0)), Side::Right);
+        assert_eq!(compare(Load { weight: 2, ..load(fast, 3) }, load(slow, 0)), Side::Left);
+    }
+
+    #[test]
+    fn a_handshake_that_took_some_hundred_microseconds_by_accident_outweighs_no_connection() {
+        assert_eq!(compare(load(400, 0), load(20, 1)), Side::Left);
+        assert_eq!(compare(load(400, 0), load(20, 0)), Side::Right);
     }
 
     proptest! {
@@ -206,7 +229,7 @@ mod tests {
             m in 0u32..MAX_ACTIVE, n in 0u32..MAX_ACTIVE, v: u16, w: u16
         ) {
             let promise = |latency: u32, active: u32, weight: u16| {
-                f64::from(latency) * (f64::from(active) + 1.0) / f64::from(weight.max(1))
+                f64::from(latency + ANSWER_US) * (f64::from(active) + 1.0) / f64::from(weight.max(1))
             };
             let (left, right) = (promise(a.max(wait), m, v), promise(b, n, w));
             prop_assume!((left - right).abs() > left * 1e-12);

@@ -13,6 +13,18 @@ pub const fn position(slot_count: u32, draw: u32) -> Position {
     Position { slot: (product >> 32) as u32, coin: product as u32 }
 }
 
+/// A second place that is not the first, drawn evenly among the others: each slot is as often the second as it is the
+/// first, so weights hold for both. The first itself where there is no other.
+#[inline(always)]
+pub const fn another(slot_count: u32, first: u32, draw: u32) -> Position {
+    if slot_count < 2 {
+        return position(slot_count, draw);
+    }
+    let among_others = position(slot_count - 1, draw);
+    let slot = if among_others.slot < first { among_others.slot } else { among_others.slot + 1 };
+    Position { slot, coin: among_others.coin }
+}
+
 /// An alias table, one row per backend, in exact integers: every row holds the mean weight, a backend below the
 /// mean shares its row with one above it. `entries` all have a weight.
 #[cfg(not(target_arch = "bpf"))]

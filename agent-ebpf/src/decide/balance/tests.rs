@@ -319,3 +319,35 @@ fn only_the_algorithms_that_say_so_read_the_client_and_the_cursor() {
         assert_eq!(spot != other_cursor, needs_cursor(algorithm));
     }
 }
+
+proptest! {
+    #[test]
+    fn the_second_place_is_another_one_and_each_of_them_as_often(slot_count in 2u32..40, first in 0u32..40) {
+        let first = Position { slot: first % slot_count, coin: 0 };
+        let mut counts = vec![0u32; slot_count as usize];
+        for step in 0..DRAWS {
+            let second = second_position(Algorithm::LeastConnections, slot_count, first, step * (u32::MAX / DRAWS + 1));
+            counts[second.slot as usize] += 1;
+        }
+        prop_assert_eq!(counts[first.slot as usize], 0);
+        let due = DRAWS / (slot_count - 1);
+        let others = (0u32..).zip(&counts).filter(|(slot, _)| *slot != first.slot);
+        prop_assert!(others.map(|(_, count)| *count).all(|count| count.abs_diff(due) <= 1), "{:?}", counts);
+    }
+
+    #[test]
+    fn a_backend_that_looks_worst_is_still_drawn_twice_by_peak_ewma(slot_count in 2u32..40, slot in 0u32..40) {
+        let first = Position { slot: slot % slot_count, coin: 0 };
+        let again = (0..DRAWS).any(|step| {
+            second_position(Algorithm::PeakEwma, slot_count, first, step * (u32::MAX / DRAWS + 1)).slot == first.slot
+        });
+        prop_assert!(again);
+    }
+
+    #[test]
+    fn the_second_place_of_one_is_that_one(draw: u32) {
+        let first = Position { slot: 0, coin: 0 };
+        prop_assert_eq!(second_position(Algorithm::LeastConnections, 1, first, draw).slot, 0);
+        prop_assert_eq!(second_position(Algorithm::PeakEwma, 1, first, draw).slot, 0);
+    }
+}

@@ -33,7 +33,7 @@ impl BreakerPolicy {
         slow_start_min_percent: 10,
         ejection_cap_percent: 50,
         panic_percent: 50,
-        _pad: [0; 2],
+        avoidance_ticks: period_ticks(3_000) as u16,
     };
 
     /// The mode; a number this build does not know is [`BreakerMode::Off`].

@@ -4,29 +4,42 @@ use super::policy::period;
 use crate::abi::breaker::remaining_ticks;
 use crate::abi::{BreakerPolicy, BreakerState, CellWord};
 
-/// The cell of a backend that has just joined: closed, with a slow start; clean where the policy has none.
-#[inline(always)]
-pub const fn joining(policy: &BreakerPolicy, now_ticks: u32) -> CellWord {
-    match period(policy.slow_start_ticks) {
-        0 => CellWord::CLEAN,
-        slow_start_ticks => CellWord::recovering(0, now_ticks.wrapping_add(slow_start_ticks)),
-    }
-}
-
 /// The part of its due share a backend gets now, in thousandths: in a slow start from the policy's minimum to
 /// the whole, in a straight line; else the whole. Probes are not thinned out.
 #[inline(always)]
-#[allow(clippy::cast_possible_truncation, reason = "at most 1000")]
 pub const fn weight_permille(word: CellWord, policy: &BreakerPolicy, now_ticks: u32) -> u32 {
     let whole = period(policy.slow_start_ticks);
     if !word.is_recovering() || !matches!(word.state(), BreakerState::Closed) {
         return 1_000;
     }
-    let remaining = remaining_ticks(word.deadline_ticks(), now_ticks, whole);
+    growing_permille(remaining_ticks(word.deadline_ticks(), now_ticks, whole), whole, policy)
+}
+
+/// The same for a backend that joined a running service at this tick, whose share grows over so many ticks. 0: it
+/// did not join.
+#[inline(always)]
+pub const fn joining_permille(
+    joined_ticks: u32,
+    join_ticks: u32,
+    policy: &BreakerPolicy,
+    now_ticks: u32,
+) -> u32 {
+    let whole = period(join_ticks);
+    if joined_ticks == 0 {
+        return 1_000;
+    }
+    let remaining = remaining_ticks(joined_ticks.wrapping_add(whole), now_ticks, whole);
+    growing_permille(remaining, whole, policy)
+}
+
+/// From the policy's minimum to the whole, as the remaining ticks become none of `whole`.
+#[inline(always)]
+#[allow(clippy::cast_possible_truncation, reason = "at most 1000")]
+const fn growing_permille(remaining_ticks: u32, whole: u32, policy: &BreakerPolicy) -> u32 {
     let least =
         if policy.slow_start_min_percent < 100 { policy.slow_start_min_percent as u64 * 10 } else { 1_000 };
     // Missing share: all that the minimum leaves at the start, nothing at the end.
-    let remaining = if remaining < whole { remaining } else { whole } as u64;
+    let remaining = if remaining_ticks < whole { remaining_ticks } else { whole } as u64;
     match ((1_000 - least) * remaining).checked_div(whole as u64) {
         Some(missing) => 1_000 - missing as u32,
         None => 1_000,
@@ -54,21 +67,28 @@ mod tests {
         }
     }
 
+    const fn returned(start: u32) -> CellWord {
+        CellWord::recovering(0, start.wrapping_add(POLICY_TICKS))
+    }
+
     #[test]
-    fn a_backend_that_joins_gets_from_a_tenth_to_all_of_its_share_in_a_straight_line() {
-        for start in [0, u32::MAX - 300] {
-            let word = joining(&policy(), start);
-            let weight_after = |ticks| weight_permille(word, &policy(), start.wrapping_add(ticks));
-            assert_eq!([0, 500, 1_000, 1_001, 1 << 31].map(weight_after), [100, 550, 1_000, 1_000, 1_000]);
+    fn a_backend_that_joins_or_returns_gets_from_a_tenth_to_all_of_its_share_in_a_straight_line() {
+        for start in [1, u32::MAX - 300] {
+            let returned = |ticks| weight_permille(returned(start), &policy(), start.wrapping_add(ticks));
+            let joined = |ticks| joining_permille(start, POLICY_TICKS, &policy(), start.wrapping_add(ticks));
+            let moments = [0, 500, 1_000, 1_001, 1 << 31];
+            assert_eq!(moments.map(returned), [100, 550, 1_000, 1_000, 1_000]);
+            assert_eq!(moments.map(joined), [100, 550, 1_000, 1_000, 1_000]);
         }
     }
 
     #[test]
     fn without_a_slow_start_the_share_is_whole_at_once() {
         let none = BreakerPolicy { slow_start_ticks: 0, ..policy() };
-        assert_eq!(joining(&none, 50), CellWord::CLEAN);
         assert_eq!(weight_permille(CellWord::CLEAN, &policy(), 50), 1_000);
-        assert_eq!(weight_permille(joining(&policy(), 50), &none, 50), 1_000, "switched off meanwhile");
+        assert_eq!(weight_permille(returned(50), &none, 50), 1_000, "switched off meanwhile");
+        assert_eq!(joining_permille(50, 0, &policy(), 50), 1_000);
+        assert_eq!(joining_permille(0, POLICY_TICKS, &policy(), 50), 1_000, "it did not join");
     }
 
     #[test]
@@ -79,7 +99,7 @@ mod tests {
 
     #[test]
     fn a_clock_read_before_the_backend_closed_finds_the_start_of_its_slow_start() {
-        assert_eq!(weight_permille(joining(&policy(), 50), &policy(), 49), 100);
+        assert_eq!(weight_permille(returned(50), &policy(), 49), 100);
     }
 
     proptest! {

@@ -39,6 +39,10 @@ pub struct Step {
     /// What its breakers may do.
     #[serde(with = "named::breaker_mode")]
     pub breaker_mode: BreakerMode,
+    /// What the preferred zone gets, in words; null where zones do not matter.
+    pub locality: Option<String>,
+    /// What becomes of its canary, in words; null where there is none.
+    pub rollout: Option<String>,
     /// Its backends.
     pub candidates: Vec<Candidate>,
     /// What follows, in words.
@@ -52,6 +56,8 @@ pub struct Candidate {
     pub address: SocketAddr,
     /// The version it runs; null where it has none.
     pub version: Option<Arc<str>>,
+    /// The zone it runs in; null where it has none.
+    pub zone: Option<Arc<str>>,
     /// Its share among the backends of its version.
     pub weight: u16,
     /// It takes the next connection that asks it.

@@ -33,7 +33,7 @@ fn a_breaker_with_everything_becomes_what_it_says() {
         "breaker: { mode: observe, consecutive_failures: 7, failure_ratio: 30%, minimum_samples: 40, window: 20s, \
          slow_ratio: 80, slow_connect: 300ms, open: 2s, open_max: 1m, jitter: 5%, probes: 8, \
          successes_to_close: 4, half_open: 15s, slow_start: 0s, slow_start_minimum: 25%, decay: 1m, \
-         max_ejection: 30%, panic: 0%, signals: [refused, reset, retransmission_timeout] }",
+         max_ejection: 30%, panic: 0%, negative_affinity: 1s, signals: [refused, reset, retransmission_timeout] }",
     );
     let signals =
         SignalSet::NONE.with(Signal::Refused).with(Signal::Reset).with(Signal::RetransmissionTimeout);
@@ -57,7 +57,7 @@ fn a_breaker_with_everything_becomes_what_it_says() {
         slow_start_min_percent: 25,
         ejection_cap_percent: 30,
         panic_percent: 0,
-        _pad: [0; 2],
+        avoidance_ticks: period_ticks(1_000) as u16,
     };
     assert_eq!(read, Some(expected));
 }

@@ -14,7 +14,7 @@ use proptest::prelude::*;
 use crate::config::breaker::{duration_of, known_signals, window_of};
 use crate::config::value::RefuseWith;
 use crate::config::{ConfigError, Problem, parse};
-use crate::desired::{BackendSpec, PolicySpec, ServiceSpec, VersionShare};
+use crate::desired::{BackendSpec, Departure, DrainingSpec, PolicySpec, ServiceSpec, VersionShare};
 
 use super::{large, parsed};
 
@@ -106,10 +106,15 @@ fn any_breaker() -> impl Strategy<Value = BreakerPolicy> + Clone {
                 slow_start_min_percent,
                 ejection_cap_percent,
                 panic_percent,
-                _pad: [0; 2],
+                avoidance_ticks: u16::from(panic_percent) * 400,
             }
         },
     )
+}
+
+fn any_draining() -> impl Strategy<Value = DrainingSpec> + Clone {
+    let on = proptest::sample::subsequence(Departure::ALL, 1..=Departure::ALL.len());
+    (on, 0..=43_200_000_u64).prop_map(|(on, ms)| DrainingSpec { on, reset_after: Duration::from_millis(ms) })
 }
 
 fn any_service() -> impl Strategy<Value = ServiceSpec> {
@@ -120,6 +125,7 @@ fn any_service() -> impl Strategy<Value = ServiceSpec> {
         proptest::option::of(1..=1_000_000_u32),
         proptest::option::of(any_breaker()),
         proptest::option::of((100..=120_000_u64).prop_map(Duration::from_millis)),
+        proptest::option::of(any_draining()),
     );
     any::<bool>().prop_flat_map(move |ipv6| {
         let frontends = proptest::collection::btree_set(any_address(ipv6, 2), 1..4);
@@ -127,7 +133,7 @@ fn any_service() -> impl Strategy<Value = ServiceSpec> {
         let protocol = proptest::sample::select(Protocol::ALL);
         ("[a-z0-9]{1,8}(/[a-z0-9]{1,8})?", protocol, frontends, backends, policy.clone()).prop_map(
             |(name, protocol, frontends, mut backends, policy)| {
-                let (algorithm, affinity_timeout, refuse, share, breaker, connect_timeout) = policy;
+                let (algorithm, affinity_timeout, refuse, share, breaker, connect_timeout, draining) = policy;
                 backends.sort_by_key(|backend| backend.address);
                 backends.dedup_by_key(|backend| backend.address);
                 let version = backends.iter().find_map(|backend| backend.version.clone());
@@ -138,8 +144,13 @@ fn any_service() -> impl Strategy<Value = ServiceSpec> {
                     split: split.into_iter().collect(),
                     refuse_errno: refuse.errno(),
                     breaker,
+                    prefers_zone: share.is_some_and(|share| share % 2 == 0),
+                    slow_start: affinity_timeout
+                        .map(|time| Duration::from_millis(u64::from(time.subsec_millis()))),
                     fallback: None,
                     connect_timeout,
+                    draining,
+                    canary: None,
                 };
                 let frontends = frontends.into_iter().collect();
                 ServiceSpec { name: name.into(), protocol, frontends, backends, policy }
@@ -219,6 +230,7 @@ fn written_breaker(policy: &BreakerPolicy, has_fallback: bool, long: bool) -> St
         ("slow_start_minimum", percent(policy.slow_start_min_percent)),
         ("decay", ms(policy.decay_ticks)),
         ("panic", percent(policy.panic_percent)),
+        ("negative_affinity", ms(u32::from(policy.avoidance_ticks))),
         ("signals", format!("[{signals}]")),
     ];
     if long || policy.ejection_cap_percent != default_cap {
@@ -252,6 +264,18 @@ fn written(services: &[ServiceSpec], long: bool) -> String {
         }
         if let Some(timeout) = policy.connect_timeout {
             let _ = writeln!(yaml, "    connect_timeout: {}ms", timeout.as_millis());
+        }
+        if let Some(draining) = &policy.draining {
+            let on: Vec<&str> = draining.on.iter().map(|departure| departure.name()).collect();
+            let after_ms = draining.reset_after.as_millis();
+            let _ = writeln!(yaml, "    draining: {{ on: [{}], reset_after: {after_ms}ms }}", on.join(", "));
+        }
+        if long || policy.prefers_zone {
+            let locality = if policy.prefers_zone { "prefer_zone" } else { "any" };
+            let _ = writeln!(yaml, "    locality: {locality}");
+        }
+        if let Some(time) = policy.slow_start {
+            let _ = writeln!(yaml, "    slow_start: {}ms", time.as_millis());
         }
         if let Some(breaker) = &policy.breaker {
             yaml += &written_breaker(breaker, policy.fallback.is_some(), long);

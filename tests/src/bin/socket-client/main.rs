@@ -2,6 +2,7 @@
 //! standard output. It knows nothing of Segue, as an application should.
 
 mod load;
+mod settled;
 mod socket;
 
 use std::collections::HashMap;
@@ -94,6 +95,10 @@ impl Client {
             Command::Connect { socket, to, nonblocking } => {
                 socket::connect(find(&socket)?, to, nonblocking).map(done)
             }
+            Command::ConnectAs { socket, to, family, nonblocking } => {
+                socket::connect_as(find(&socket)?, to, family, nonblocking).map(done)
+            }
+            Command::Bind { socket, at } => socket::bind(find(&socket)?, at).map(done),
             Command::FinishConnect { socket } => socket::finish_connect(find(&socket)?).map(done),
             Command::Disconnect { socket } => sockopt::disconnect(find(&socket)?).map(done),
             Command::Peer { socket } => socket::peer(find(&socket)?).map(|text| json!(text)),
@@ -107,6 +112,13 @@ impl Client {
             Command::ReceiveFrom { socket } => {
                 socket::receive_from(find(&socket)?).map(|datagram| json!(datagram))
             }
+            Command::ReceiveAll { .. }
+            | Command::Events { .. }
+            | Command::TakeError { .. }
+            | Command::Patience { .. }
+            | Command::SetUserTimeout { .. }
+            | Command::UserTimeout { .. }
+            | Command::Shutdown { .. } => settled::execute(command, find),
             Command::ReadLine { socket } => socket::read_line(find(&socket)?).map(|text| json!(text)),
             Command::Drain { socket } => socket::drain(find(&socket)?).map(|count| json!(count)),
             Command::Exchange { socket, bytes } => socket::exchange(find(&socket)?, bytes).map(done),

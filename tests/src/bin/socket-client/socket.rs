@@ -33,13 +33,28 @@ pub(crate) fn open(family: Family, kind: Kind) -> io::Result<OwnedFd> {
 }
 
 pub(crate) fn connect(socket: RawFd, to: SocketAddr, nonblocking: bool) -> io::Result<()> {
+    connect_as(socket, to, family_of(socket)?, nonblocking)
+}
+
+pub(crate) fn connect_as(socket: RawFd, to: SocketAddr, family: Family, nonblocking: bool) -> io::Result<()> {
     if nonblocking {
         // SAFETY: fcntl takes integers here.
         checked(unsafe { libc::fcntl(socket, libc::F_SETFL, libc::O_NONBLOCK) })?;
     }
-    let (address, length) = raw_address(socket, to)?;
+    let (address, length) = raw_address(family, to);
     // SAFETY: the address is initialised for `length` bytes.
     checked(unsafe { libc::connect(socket, (&raw const address).cast(), length) })
+}
+
+pub(crate) fn bind(socket: RawFd, at: SocketAddr) -> io::Result<()> {
+    let (address, length) = raw_address(family_of(socket)?, at);
+    // SAFETY: the address is initialised for `length` bytes.
+    checked(unsafe { libc::bind(socket, (&raw const address).cast(), length) })
+}
+
+pub(crate) fn shutdown(socket: RawFd, how: libc::c_int) -> io::Result<()> {
+    // SAFETY: shutdown takes integers.
+    checked(unsafe { libc::shutdown(socket, how) })
 }
 
 pub(crate) fn finish_connect(socket: RawFd) -> io::Result<()> {
@@ -75,7 +90,7 @@ pub(crate) fn send(socket: RawFd, bytes: &[u8]) -> io::Result<()> {
 }
 
 pub(crate) fn send_to(socket: RawFd, text: &str, to: SocketAddr, flags: libc::c_int) -> io::Result<()> {
-    let (address, length) = raw_address(socket, to)?;
+    let (address, length) = raw_address(family_of(socket)?, to);
     // SAFETY: buffer and address are valid for their lengths.
     let sent = unsafe {
         libc::sendto(socket, text.as_ptr().cast(), text.len(), flags, (&raw const address).cast(), length)
@@ -90,12 +105,17 @@ pub(crate) fn receive(socket: RawFd) -> io::Result<String> {
 }
 
 pub(crate) fn receive_from(socket: RawFd) -> io::Result<Datagram> {
+    receive_from_with(socket, 0)
+}
+
+pub(crate) fn receive_from_with(socket: RawFd, flags: libc::c_int) -> io::Result<Datagram> {
     let mut buffer = [0_u8; 4096];
     let mut received = 0;
     let from = name_of(|address, length| {
         // SAFETY: buffer, address and length are valid and belong together.
-        received =
-            unsafe { libc::recvfrom(socket, buffer.as_mut_ptr().cast(), buffer.len(), 0, address, length) };
+        received = unsafe {
+            libc::recvfrom(socket, buffer.as_mut_ptr().cast(), buffer.len(), flags, address, length)
+        };
         if received < 0 { -1 } else { 0 }
     })?;
     let length = counted(received)?;
@@ -145,8 +165,7 @@ pub(crate) fn reset_on_close(socket: RawFd) -> io::Result<()> {
 }
 
 pub(crate) fn shutdown_write(socket: RawFd) -> io::Result<()> {
-    // SAFETY: shutdown takes integers.
-    checked(unsafe { libc::shutdown(socket, libc::SHUT_WR) })
+    shutdown(socket, libc::SHUT_WR)
 }
 
 /// Room for the control message that carries one descriptor, aligned as its header.
@@ -204,14 +223,19 @@ fn receive_into(socket: RawFd, buffer: &mut [u8]) -> io::Result<usize> {
     counted(unsafe { libc::recv(socket, buffer.as_mut_ptr().cast(), buffer.len(), 0) })
 }
 
-/// The address in the form the socket's own family wants.
-fn raw_address(socket: RawFd, to: SocketAddr) -> io::Result<(libc::sockaddr_storage, libc::socklen_t)> {
+/// The family a socket was opened with.
+fn family_of(socket: RawFd) -> io::Result<Family> {
+    let family = sockopt::get(socket, libc::SOL_SOCKET, libc::SO_DOMAIN)?;
+    Ok(if family == libc::AF_INET { Family::V4 } else { Family::V6 })
+}
+
+/// The address in the form this family has. An IPv6 address has only one.
+fn raw_address(family: Family, to: SocketAddr) -> (libc::sockaddr_storage, libc::socklen_t) {
     // SAFETY: an all-zero sockaddr_storage is valid: it is plain data.
     let mut storage: libc::sockaddr_storage = unsafe { std::mem::zeroed() };
-    let family = sockopt::get(socket, libc::SOL_SOCKET, libc::SO_DOMAIN)?;
     let port_be = to.port().to_be();
     match to.ip() {
-        IpAddr::V4(v4) if family == libc::AF_INET => {
+        IpAddr::V4(v4) if family == Family::V4 => {
             let address = libc::sockaddr_in {
                 sin_family: family_number(libc::AF_INET),
                 sin_port: port_be,
@@ -220,7 +244,7 @@ fn raw_address(socket: RawFd, to: SocketAddr) -> io::Result<(libc::sockaddr_stor
             };
             // SAFETY: sockaddr_storage is large enough and aligned for every address.
             unsafe { (&raw mut storage).cast::<libc::sockaddr_in>().write(address) };
-            Ok((storage, sockopt::length_of::<libc::sockaddr_in>()))
+            (storage, sockopt::length_of::<libc::sockaddr_in>())
         }
         ip => {
             let octets = match ip {
@@ -236,7 +260,7 @@ fn raw_address(socket: RawFd, to: SocketAddr) -> io::Result<(libc::sockaddr_stor
             };
             // SAFETY: sockaddr_storage is large enough and aligned for every address.
             unsafe { (&raw mut storage).cast::<libc::sockaddr_in6>().write(address) };
-            Ok((storage, sockopt::length_of::<libc::sockaddr_in6>()))
+            (storage, sockopt::length_of::<libc::sockaddr_in6>())
         }
     }
 }

@@ -1,0 +1,247 @@
+//! What the observer answers to the admin API, and the orders it hands on.
+
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+
+use agent_ebpf::abi::Loss;
+use tokio::sync::broadcast;
+
+use super::super::explanation;
+use super::super::services;
+use super::Observer;
+use super::lock;
+use crate::admin::Control;
+use crate::admin::Observe;
+use crate::admin::ObserveError;
+use crate::admin::view::ConfigView;
+use crate::admin::view::ConfinementView;
+use crate::admin::view::Counters as CounterView;
+use crate::admin::view::DataPlaneView;
+use crate::admin::view::Explanation;
+use crate::admin::view::FeatureView;
+use crate::admin::view::OrderError;
+use crate::admin::view::OrderRequest;
+use crate::admin::view::Ordered;
+use crate::admin::view::OutcomeCount;
+use crate::admin::view::OverheadView;
+use crate::admin::view::ProgramView;
+use crate::admin::view::Readiness as ReadinessView;
+use crate::admin::view::RolloutError;
+use crate::admin::view::RolloutRequest;
+use crate::admin::view::RolloutView;
+use crate::admin::view::ServiceView;
+use crate::admin::view::Status;
+use crate::clock;
+use crate::flows::EdgeView;
+use crate::flows::Record;
+use crate::kernel::Feature;
+
+fn unreadable<E>(what: &'static str) -> impl Fn(E) -> ObserveError
+where
+    E: std::error::Error + Send + Sync + 'static,
+{
+    move |source| ObserveError { what, source: Box::new(source) }
+}
+
+impl Observer {
+    /// What depends on how the agent was started, besides on the kernel.
+    fn own_features(&self) -> [Feature; 2] {
+        [
+            Feature {
+                name: "run_times",
+                found: self.overhead.is_timed(),
+                without: "what the programs cost is not known; it takes CAP_SYS_ADMIN",
+            },
+            Feature {
+                name: "system_call_filter",
+                found: self.facts.confinement.filtered,
+                without: "the agent may make every system call its user may",
+            },
+        ]
+    }
+}
+
+impl Observe for Observer {
+    fn status(&self) -> Result<Status, ObserveError> {
+        let (programs, features) = {
+            let data_plane = lock(&self.data_plane);
+            (data_plane.programs(), data_plane.features().table())
+        };
+        let journal = lock(&self.record);
+        let now_ns = clock::monotonic_ns();
+        let heartbeat_ns = self.heartbeat_ns.load(Ordering::Relaxed);
+        let status = Status {
+            version: env!("CARGO_PKG_VERSION").to_owned(),
+            pid: std::process::id(),
+            started: self.facts.started,
+            abi: agent_ebpf::abi::ABI_VERSION,
+            cgroup: self.facts.cgroup.display().to_string(),
+            bpffs: self.facts.bpffs.display().to_string(),
+            readiness: self.readiness(),
+            programs: programs
+                .into_iter()
+                .map(|program| ProgramView {
+                    name: program.program.to_owned(),
+                    hook: program.hook.name().to_owned(),
+                    attached: program.attached,
+                    id: program.id,
+                    runs: program.runs,
+                    run_time_ns: program.run_time_ns,
+                    verified_instructions: program.verified_instructions,
+                })
+                .collect(),
+            features: features
+                .into_iter()
+                .chain(self.own_features())
+                .map(|feature| FeatureView {
+                    name: feature.name.to_owned(),
+                    found: feature.found,
+                    without: feature.without.to_owned(),
+                })
+                .collect(),
+            maps: Vec::new(),
+            config: ConfigView {
+                file: Some(self.facts.config.display().to_string()),
+                generation: journal.generation,
+                applied_at: journal.applied_at,
+                error: journal.error.clone(),
+            },
+            canary: journal.canary.clone(),
+            neighbours: lock(&self.neighbours).clone(),
+            data_plane: DataPlaneView {
+                heartbeat_age_ms: (heartbeat_ns != 0)
+                    .then(|| now_ns.saturating_sub(heartbeat_ns) / 1_000_000),
+                following: self.followers.receiver_count() > 0,
+            },
+            confinement: ConfinementView {
+                capabilities: self.facts.confinement.capabilities.iter().map(ToString::to_string).collect(),
+                filtered: self.facts.confinement.filtered,
+            },
+            timed_ms: self.overhead.timed_ms(),
+            rollouts: self.rollouts.views(),
+            rollouts_error: self.rollouts.problem(),
+        };
+        drop(journal);
+        Ok(Status { maps: self.maps(), ..status })
+    }
+
+    fn services(&self) -> Result<Vec<ServiceView>, ObserveError> {
+        self.leave_untidy();
+        // In the order of names, so that the families of a service stand together.
+        let entries = self.directory.services();
+        let leaving = lock(&self.leaving).clone();
+        let mut views = services::views(&entries, &*lock(&self.counters), &leaving, clock::monotonic_ns());
+        for rollout in self.rollouts.views() {
+            let its = views.iter_mut().find(|view| view.name == rollout.service);
+            if let Some(view) = its {
+                view.rollout = Some(rollout);
+            }
+        }
+        Ok(views)
+    }
+
+    fn explain(&self, target: &str) -> Result<Explanation, ObserveError> {
+        let entries = self.directory.services();
+        let now_ns = clock::monotonic_ns();
+        let leaving = lock(&self.leaving).clone();
+        let mut explanation =
+            explanation::explain(target, &entries, &*lock(&self.counters), &leaving, now_ns);
+        let rollouts = self.rollouts.register();
+        for step in explanation.chains.iter_mut().flat_map(|chain| &mut chain.services) {
+            step.rollout = rollouts.rollout(&step.service).map(|(rollout, _)| rollout.to_string());
+        }
+        Ok(explanation)
+    }
+
+    fn rollouts(&self) -> Vec<RolloutView> {
+        self.rollouts.views()
+    }
+
+    fn edges(&self) -> Result<Vec<EdgeView>, ObserveError> {
+        self.fold_edges().map_err(unreadable("edges"))?;
+        Ok(lock(&self.edges).accumulator.views())
+    }
+
+    fn counters(&self) -> Result<CounterView, ObserveError> {
+        let (outcomes, losses) = {
+            let counters = lock(&self.counters);
+            (
+                counters.outcomes().map_err(unreadable("outcomes"))?,
+                counters.losses().map_err(unreadable("losses"))?,
+            )
+        };
+        let written = |loss: &(Loss, u64)| loss.0 == Loss::EventWritten;
+        let journal = lock(&self.record);
+        Ok(CounterView {
+            outcomes: outcomes
+                .into_iter()
+                .map(|(hook, outcome, count)| OutcomeCount { program: hook.name(), outcome, count })
+                .collect(),
+            events_written: losses.iter().filter(|loss| written(loss)).map(|(_, count)| count).sum(),
+            losses: losses
+                .iter()
+                .filter(|loss| !written(loss))
+                .map(|(loss, count)| (loss.name(), *count))
+                .chain([("follow", self.records_lost.load(Ordering::Relaxed))])
+                .collect(),
+            map_update_errors: journal
+                .map_errors
+                .iter()
+                .map(|((map, errno), count)| (*map, *errno, *count))
+                .collect(),
+            identity_unresolved: lock(&self.cgroups).unresolved(),
+            series_overflow: lock(&self.edges).accumulator.overflowed(),
+            config_apply_failures: journal.failures.iter().map(|(stage, count)| (*stage, *count)).collect(),
+            repairs: journal.repairs.iter().map(|(map, count)| (*map, *count)).collect(),
+            connections_reset: {
+                let resets = self.resets();
+                let done = resets.done.iter();
+                done.map(|((service, why), count)| (Arc::clone(service), why.name(), *count)).collect()
+            },
+            connection_resets_failed: self
+                .resets()
+                .failed
+                .iter()
+                .map(|(cause, count)| (*cause, *count))
+                .collect(),
+        })
+    }
+
+    fn overhead(&self) -> OverheadView {
+        self.overhead.measure(|| self.programs())
+    }
+
+    fn follow(&self) -> broadcast::Receiver<Arc<Record>> {
+        let receiver = self.followers.subscribe();
+        self.sign_of_life();
+        receiver
+    }
+
+    fn readiness(&self) -> ReadinessView {
+        let waiting_for = self.readiness.waiting_for();
+        ReadinessView { ready: waiting_for.is_empty(), waiting_for }
+    }
+}
+
+impl Control for Observer {
+    fn order(&self, request: &OrderRequest) -> Result<Ordered, OrderError> {
+        let (verdict, backends, answer) =
+            services::plan(&self.directory.services(), request, clock::monotonic_ns())?;
+        let counters = lock(&self.counters);
+        for backend in backends {
+            counters.order(backend, verdict);
+        }
+        tracing::info!(
+            service = &*answer.service,
+            order = answer.order.name(),
+            backends = answer.backends.len(),
+            for_ms = answer.ends_in_ms,
+            "an operator's order"
+        );
+        Ok(answer)
+    }
+
+    fn steer(&self, request: &RolloutRequest) -> Result<RolloutView, RolloutError> {
+        self.rollouts.order(request)
+    }
+}

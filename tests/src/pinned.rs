@@ -1,0 +1,83 @@
+//! Pinned maps, read by the system call itself: fast enough to ask after every step, and without any code of the
+//! agent. Knows keys and values as bytes only.
+
+use std::ffi::CString;
+use std::io;
+use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
+use std::os::unix::ffi::OsStrExt;
+use std::path::Path;
+
+use agent_ebpf::abi::ABI_VERSION;
+
+use crate::world::World;
+
+// include/uapi/linux/bpf.h, enum bpf_cmd
+const BPF_MAP_LOOKUP_ELEM: libc::c_long = 1;
+const BPF_OBJ_GET: libc::c_long = 7;
+const BPF_OBJ_GET_INFO_BY_FD: libc::c_long = 15;
+
+/// A map of the data plane in a [`World`].
+#[derive(Debug)]
+pub struct PinnedMap {
+    map: OwnedFd,
+    value_size: usize,
+}
+
+impl PinnedMap {
+    /// Opens the map of this name.
+    ///
+    /// # Panics
+    /// When it is not pinned.
+    pub fn open(world: &World, name: &str) -> Self {
+        let pin = world.bpffs().join(format!("segue/abi{ABI_VERSION}/maps/{name}"));
+        // Only the world's own mount namespace sees its bpffs.
+        world.namespace().run(|| open(&pin)).unwrap_or_else(|error| panic!("{}: {error}", pin.display()))
+    }
+
+    /// The value at a key; `None` where there is none.
+    ///
+    /// # Panics
+    /// When the kernel refuses for another reason.
+    pub fn lookup(&self, key: &[u8]) -> Option<Vec<u8>> {
+        let mut value = vec![0_u8; self.value_size];
+        let found = call(
+            BPF_MAP_LOOKUP_ELEM,
+            &[descriptor(&self.map), key.as_ptr() as u64, value.as_mut_ptr() as u64],
+        );
+        match found {
+            Ok(_) => Some(value),
+            Err(error) if error.raw_os_error() == Some(libc::ENOENT) => None,
+            Err(error) => panic!("cannot look up {key:x?}: {error}"),
+        }
+    }
+}
+
+fn open(pin: &Path) -> io::Result<PinnedMap> {
+    let path = CString::new(pin.as_os_str().as_bytes())?;
+    let raw = call(BPF_OBJ_GET, &[path.as_ptr() as u64])?;
+    // SAFETY: the kernel gave a new descriptor that nobody else owns.
+    let map = unsafe { OwnedFd::from_raw_fd(raw) };
+    // struct bpf_map_info: type, id, key_size, value_size, …
+    let mut info = [0_u32; 32];
+    let size_and_descriptor = descriptor(&map) | (size_of_val(&info) as u64) << 32;
+    call(BPF_OBJ_GET_INFO_BY_FD, &[size_and_descriptor, info.as_mut_ptr() as u64])?;
+    Ok(PinnedMap { map, value_size: info[3] as usize })
+}
+
+fn descriptor(map: &OwnedFd) -> u64 {
+    u64::from(map.as_raw_fd().cast_unsigned())
+}
+
+/// One command of bpf(2). The arguments are the first words of `union bpf_attr`, on a little-endian machine.
+fn call(command: libc::c_long, arguments: &[u64]) -> io::Result<i32> {
+    let mut attributes = [0_u64; 16];
+    attributes[..arguments.len()].copy_from_slice(arguments);
+    // SAFETY: the attributes are aligned, zero after what is given, and of the size given; what they point to
+    // outlives the call.
+    let result =
+        unsafe { libc::syscall(libc::SYS_bpf, command, attributes.as_mut_ptr(), size_of_val(&attributes)) };
+    match i32::try_from(result) {
+        Ok(value) if value >= 0 => Ok(value),
+        _ => Err(io::Error::last_os_error()),
+    }
+}
