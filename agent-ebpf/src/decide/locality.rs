@@ -136,18 +136,18 @@ mod tests {
 
     proptest! {
         #[test]
-        fn the_share_is_the_exact_one_to_two_thousandths(local in zones(), elsewhere in zones()) {
+        fn the_share_is_the_exact_one_to_three_thousandths(local in zones(), elsewhere in zones()) {
             let capacity = |zone: Zone| match zone.total {
                 0 => 0.0,
                 total => (1.4 * f64::from(zone.healthy) / f64::from(total)).min(1.0),
             };
             let (here, there) = (capacity(local), capacity(elsewhere));
-            // Below this, what integers cut off is more than two thousandths of the result.
+            // Below this, what integers cut off is more than three thousandths of the result.
             prop_assume!(here + there == 0.0 || here + there > 0.6);
             let exact = if here + there == 0.0 { 1.0 } else { here.max(here / (here + there).min(1.0)) };
             let exact = if here + there >= 1.0 { here } else { exact };
             let share = f64::from(local_share_permille(local, elsewhere)) / 1_000.0;
-            prop_assert!((share - exact).abs() <= 0.002, "{share}, exactly {exact}");
+            prop_assert!((share - exact).abs() <= 0.003, "{share}, exactly {exact}");
         }
 
         #[test]

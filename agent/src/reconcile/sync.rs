@@ -15,6 +15,7 @@ use crate::kernel::{MapError, Tables};
 
 /// What should become of a service id.
 #[derive(Debug, Default)]
+#[expect(clippy::large_enum_variant, reason = "all but a few are wanted; a box for each would cost more")]
 pub(super) enum Intent {
     /// It was found in the maps and nobody has claimed it yet: it stays as it is.
     #[default]

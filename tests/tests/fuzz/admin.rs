@@ -54,13 +54,15 @@ const TOKENS: &[&str] = &[
     "Expect: 100-continue\r\n",
     "Upgrade: h2c\r\n",
     "/v1/flows/follow",
+    "/v1/rollout",
+    "\"order\":\"rollback\"",
     "PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n",
 ];
 
 /// How long an answer may take.
 const PATIENCE: Duration = Duration::from_secs(10);
 
-/// An agent that shows nothing, takes every order to a breaker and has no canary.
+/// An agent that shows nothing, takes every order about a breaker, and has no canary.
 struct Agent(Edges);
 
 impl Observe for Agent {
@@ -76,16 +78,16 @@ impl Observe for Agent {
         self.0.explain(target)
     }
 
+    fn rollouts(&self) -> Vec<RolloutView> {
+        self.0.rollouts()
+    }
+
     fn edges(&self) -> Result<Vec<EdgeView>, ObserveError> {
         self.0.edges()
     }
 
     fn counters(&self) -> Result<Counters, ObserveError> {
         self.0.counters()
-    }
-
-    fn rollouts(&self) -> Vec<RolloutView> {
-        self.0.rollouts()
     }
 
     fn overhead(&self) -> OverheadView {

@@ -40,16 +40,16 @@ impl Observe for Edges {
         Ok(Explanation { target: target.to_owned(), chains: Vec::new() })
     }
 
+    fn rollouts(&self) -> Vec<RolloutView> {
+        Vec::new()
+    }
+
     fn edges(&self) -> Result<Vec<EdgeView>, ObserveError> {
         Ok(self.0.clone())
     }
 
     fn counters(&self) -> Result<Counters, ObserveError> {
         not_here("counters")
-    }
-
-    fn rollouts(&self) -> Vec<RolloutView> {
-        Vec::new()
     }
 
     fn overhead(&self) -> OverheadView {

@@ -13,6 +13,7 @@ impl Default for BreakerPolicy {
 
 impl BreakerPolicy {
     /// What suits most services: see each field.
+    #[allow(clippy::cast_possible_truncation, reason = "three seconds are some 2 900 ticks")]
     pub const DEFAULT: Self = Self {
         mode: BreakerMode::Enforce as u8,
         consecutive_failures: 5,

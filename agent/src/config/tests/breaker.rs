@@ -57,7 +57,7 @@ fn a_breaker_with_everything_becomes_what_it_says() {
         slow_start_min_percent: 25,
         ejection_cap_percent: 30,
         panic_percent: 0,
-        avoidance_ticks: period_ticks(1_000) as u16,
+        avoidance_ticks: u16::try_from(period_ticks(1_000)).expect("a second"),
     };
     assert_eq!(read, Some(expected));
 }
