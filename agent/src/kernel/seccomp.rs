@@ -143,7 +143,7 @@ const OLDER_CALLS: &[c_long] = &[
 const OLDER_CALLS: &[c_long] = &[];
 
 /// Commands of bpf(2): reading and writing maps, pins, links. None that loads a program or makes a map.
-const BPF_COMMANDS: [u32; 15] = [
+const BPF_COMMANDS: [u32; 16] = [
     1,  // BPF_MAP_LOOKUP_ELEM
     2,  // BPF_MAP_UPDATE_ELEM
     3,  // BPF_MAP_DELETE_ELEM
@@ -159,6 +159,7 @@ const BPF_COMMANDS: [u32; 15] = [
     28, // BPF_LINK_CREATE
     29, // BPF_LINK_UPDATE
     33, // BPF_ITER_CREATE
+    34, // BPF_LINK_DETACH
 ];
 
 /// `BPF_ENABLE_STATS`, which the process that times runs may use and the agent may not.

@@ -202,6 +202,8 @@ fn only_root_is_answered_on_the_admin_socket() {
         (&[], "/v1/flows/follow"),
         (&[], "/v1/overhead"),
         (&["-d", order], "/v1/breaker"),
+        (&[], "/v1/rollouts"),
+        (&["-d", r#"{"service": "shop/payment", "order": "promote"}"#], "/v1/rollout"),
         (&[], "/v1/nothing"),
     ] {
         let refused = ask_as_nobody(&world, &agent, arguments, path);
@@ -219,9 +221,13 @@ fn the_tcp_listener_takes_no_orders() {
     let world = World::new();
     let agent = world.agent(&[payment()]);
     let order = r#"{"service": "shop/payment", "order": "open"}"#;
-    for (method, path) in
-        [("POST", "/v1/breaker"), ("GET", "/v1/status"), ("POST", "/metrics"), ("DELETE", "/readyz")]
-    {
+    for (method, path) in [
+        ("POST", "/v1/breaker"),
+        ("POST", "/v1/rollout"),
+        ("GET", "/v1/status"),
+        ("POST", "/metrics"),
+        ("DELETE", "/readyz"),
+    ] {
         let url = format!("http://127.0.0.1:9464{path}");
         let arguments = ["-s", "-o", "/dev/null", "-w", "%{http_code}", "-X", method, "-d", order, &url];
         let code = world.run_outside("curl", &arguments);
