@@ -163,6 +163,14 @@ impl<'w> Agent<'w> {
         self.world.start_outside(command).finish()
     }
 
+    /// The agent's process.
+    ///
+    /// # Panics
+    /// When it does not run.
+    pub fn process(&self) -> &Program {
+        self.process.as_ref().expect("the agent runs")
+    }
+
     /// Kills the agent with SIGKILL.
     ///
     /// # Panics

@@ -433,13 +433,14 @@ impl<'n> Show<'n> {
     }
 }
 
-/// The config with these weights; a backend of weight 0 is left out.
+/// The config with these weights; a backend of weight 0 is left out. One that joins has its whole share at once, and
+/// a client that failed is not kept from the backend: what is shown is the breaker.
 fn config(weights: [u64; 3]) -> String {
     let mut text = format!(
         "services:\n  - name: shop/payment\n    frontends: [\"{SERVICE}\"]\n    policy:\n      algorithm: round_robin\n      \
-         connect_timeout: 500ms\n      fallback: shop/payment-static\n      \
+         connect_timeout: 500ms\n      fallback: shop/payment-static\n      slow_start: 0s\n      \
          breaker: {{ consecutive_failures: {FAILURES}, failure_ratio: 0%, jitter: 0%, open: {OPEN_MS}ms, open_max: {OPEN_MS}ms, \
-         slow_start: 3s }}\n    backends:\n"
+         slow_start: 3s, negative_affinity: 0s }}\n    backends:\n"
     );
     for (index, weight) in weights.into_iter().enumerate().filter(|(_, weight)| *weight > 0) {
         let address = actors::address(index);

@@ -3,6 +3,7 @@
 use std::fs::File;
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::{Path, PathBuf};
+use std::sync::{Mutex, PoisonError};
 
 use aya::programs::Program;
 use aya::{Btf, Ebpf, EbpfLoader};
@@ -34,7 +35,7 @@ pub struct DataPlane {
     adopted: bool,
     ebpf: Ebpf,
     /// Held as long as this agent lives.
-    _lock: File,
+    lock: Mutex<File>,
 }
 
 impl DataPlane {
@@ -80,7 +81,7 @@ impl DataPlane {
         features.sample = features.tcp_sock.is_some() && load_walk(&mut ebpf, SAMPLE_PROGRAM);
         let walks = features.tcp_sock.is_some() && features.socket.is_some();
         features.drain = walks && load_walk(&mut ebpf, DRAIN_PROGRAM);
-        Ok(Self { layout, cgroup, features, adopted, ebpf, _lock: lock })
+        Ok(Self { layout, cgroup, features, adopted, ebpf, lock: Mutex::new(lock) })
     }
 
     /// What the programs log. There is one reader; the next call finds nothing.
@@ -143,6 +144,7 @@ impl DataPlane {
     /// in between; one that is missing, or holds on to another cgroup, is made anew. The order is that of
     /// `ATTACHMENTS`. May be called again at any time; it repairs what is broken.
     pub fn attach(&self) -> Result<Vec<Repair>, KernelError> {
+        self.restore_pins()?;
         let mut repairs = Vec::new();
         for attachment in ATTACHMENTS {
             if let Some(repair) = self.attach_one(attachment)? {
@@ -153,6 +155,31 @@ impl DataPlane {
             layout::remove_version(&version, &mut layout::Unloaded::default())?;
         }
         Ok(repairs)
+    }
+
+    /// Pins the maps again where somebody removed their pins: without them the next agent would begin anew.
+    fn restore_pins(&self) -> Result<(), KernelError> {
+        let missing: Vec<_> = MAPS.iter().filter(|map| !self.layout.map(map).exists()).collect();
+        if missing.is_empty() {
+            return Ok(());
+        }
+        self.layout.create()?;
+        // The directory may be another one now, which nobody has locked.
+        let held = self.layout.lock();
+        for &&name in &missing {
+            let path = self.layout.map(name);
+            let map = self.ebpf.map(name).ok_or(KernelError::Missing { program: name })?;
+            map.pin(&path)
+                .map_err(|error| KernelError::Pins { path, source: std::io::Error::other(error) })?;
+        }
+        match held {
+            Ok(lock) => *self.lock.lock().unwrap_or_else(PoisonError::into_inner) = lock,
+            // The same directory as before: it is this agent that holds it.
+            Err(KernelError::AnotherAgent { .. }) => {}
+            Err(error) => return Err(error),
+        }
+        tracing::warn!(maps = missing.len(), "pins were gone; pinned anew");
+        Ok(())
     }
 
     fn attach_one(&self, attachment: Attachment) -> Result<Option<Repair>, KernelError> {

@@ -17,6 +17,7 @@ mod getpeername;
 mod harness;
 mod memory;
 mod metrics;
+mod node_faults;
 mod programs_nobody_here_wrote;
 mod recvmsg;
 mod restart;
