@@ -9,7 +9,8 @@ use agent_ebpf::decide::flow;
 use aya_ebpf::bindings::{bpf_sock, bpf_sock_addr, bpf_sock_ops};
 use aya_ebpf::helpers::generated::{
     bpf_get_current_ancestor_cgroup_id, bpf_get_current_cgroup_id, bpf_get_prandom_u32, bpf_getsockopt,
-    bpf_ktime_get_ns, bpf_set_retval, bpf_setsockopt, bpf_sock_ops_cb_flags_set, bpf_tcp_sock,
+    bpf_ktime_get_ns, bpf_set_retval, bpf_setsockopt, bpf_skc_to_tcp_sock, bpf_sock_ops_cb_flags_set,
+    bpf_tcp_sock,
 };
 use aya_ebpf::programs::{SockAddrContext, SockContext, SockOpsContext};
 
@@ -19,6 +20,11 @@ pub(crate) use visit::{RawVisit, Visit};
 /// kernel; the verifier removes the branch that is not taken, so an older one never sees the helper.
 #[unsafe(no_mangle)]
 static HAS_SET_RETVAL: u8 = 0;
+
+/// Where `struct sock` keeps its error on this kernel, in bytes from its start; 0 where that is not known. Set by the
+/// loader, which reads it from the kernel's own type information.
+#[unsafe(no_mangle)]
+static SOCKET_ERROR_OFFSET: u32 = 0;
 
 /// Which of the two forms of an address a context has.
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -263,6 +269,30 @@ impl TcpSocket {
         unsafe {
             bpf_setsockopt(self.raw.cast(), IPPROTO_TCP, TCP_USER_TIMEOUT, (&raw mut value).cast(), size)
         };
+    }
+
+    /// Whether the socket is known to have met no error so far: then whatever ends it is the application. Unknown, and
+    /// so false, where the kernel does not describe its types.
+    #[inline(always)]
+    pub(crate) fn met_no_error(&self) -> bool {
+        // SAFETY: a volatile read of a constant of this object; null-checked as the verifier demands, and the helper
+        // gives a pointer into which the verifier lets a program of ours read. It also removes the rest where the constant is
+        // zero. No helper reads for us here: a locked-down kernel has none.
+        unsafe {
+            let offset = (&raw const SOCKET_ERROR_OFFSET).read_volatile();
+            if offset == 0 {
+                return false;
+            }
+            let socket = (*self.raw).__bindgen_anon_2.sk;
+            if socket.is_null() {
+                return false;
+            }
+            let tcp = bpf_skc_to_tcp_sock(socket.cast());
+            if tcp.is_null() {
+                return false;
+            }
+            tcp.cast::<u32>().byte_add(offset as usize).read_volatile() == 0
+        }
     }
 
     /// What [`TcpSocket::set_user_timeout`] sets, as it is now; 0 also where this kernel does not tell (before 6.0).

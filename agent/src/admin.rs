@@ -18,8 +18,8 @@ pub use probes::{listen, serve_metrics};
 
 use crate::flows::{EdgeView, Record};
 use view::{
-    Counters, Explanation, OrderError, OrderRequest, Ordered, Readiness, RolloutError, RolloutRequest,
-    RolloutView, ServiceView, Status,
+    Counters, Explanation, OrderError, OrderRequest, Ordered, OverheadView, Readiness, RolloutError,
+    RolloutRequest, RolloutView, ServiceView, Status,
 };
 
 /// What can be seen of a running agent.
@@ -53,6 +53,8 @@ pub trait Observe: Send + Sync + 'static {
     /// # Errors
     /// What the kernel refuses to show.
     fn counters(&self) -> Result<Counters, ObserveError>;
+    /// What the programs cost, of a window that begins now. Blocks for about a second.
+    fn overhead(&self) -> OverheadView;
     /// Every connection event from now on, until the receiver is dropped.
     fn follow(&self) -> broadcast::Receiver<Arc<Record>>;
     /// Whether the agent is ready. Does not block.

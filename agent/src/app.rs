@@ -1,6 +1,7 @@
 //! The composition root: builds every part in order and runs the one control loop. The only module that knows
 //! every other; it decides nothing about services.
 
+mod confinement;
 mod draining;
 mod drift;
 mod duties;
@@ -10,6 +11,7 @@ mod journal;
 mod limits;
 mod names;
 mod observer;
+mod overhead;
 mod rollouts;
 mod services;
 
@@ -31,6 +33,7 @@ use crate::readiness::Readiness;
 use crate::reconcile::Reconciler;
 use crate::rollout::Transition;
 use crate::{admin, canary, clock, shutdown};
+pub use confinement::Beginnings;
 use draining::Draining;
 use duties::Duties;
 use observer::Observer;
@@ -73,7 +76,7 @@ const UPDATE_QUEUE: usize = 1_024;
 /// # Errors
 /// What keeps the agent from starting: no eBPF, another agent, a socket in use, a first configuration that cannot
 /// be used while nothing is pinned yet.
-pub async fn run(options: Options) -> anyhow::Result<()> {
+pub async fn run(options: Options, beginnings: Beginnings) -> anyhow::Result<()> {
     // What may be taken is taken first: an agent that cannot start has changed nothing.
     let listener = admin::listen(options.listen).await?;
     // Reading a large file takes as long as loading the programs: they go on side by side.
@@ -90,7 +93,10 @@ pub async fn run(options: Options) -> anyhow::Result<()> {
     reconciler.set_zone(options.zone.as_deref());
     reconciler.adopt().context("cannot read the pinned maps")?;
     let readiness = Readiness::awaiting(&[CONFIGURATION, PROGRAMS, CANARY]);
-    let observer = Arc::new(Observer::new(data_plane, reconciler.directory(), readiness.clone(), &options)?);
+    let confinement = confinement::confine(beginnings.readers());
+    let guards = (confinement, beginnings.stopwatch);
+    let observer =
+        Arc::new(Observer::new(data_plane, reconciler.directory(), readiness.clone(), &options, guards)?);
 
     let (trigger, leaving) = shutdown::channel();
     let mut servers = tokio::task::JoinSet::new();
@@ -103,6 +109,7 @@ pub async fn run(options: Options) -> anyhow::Result<()> {
         servers.spawn(admin::serve_metrics(listener, observer, leaving.wait()));
     }
     let reader = tokio::spawn(duties::read_events(Arc::clone(&observer), observer.events()?));
+    let timer = tokio::spawn(duties::time_programs(Arc::clone(&observer)));
 
     let mut control = Control {
         reconciler,
@@ -121,6 +128,7 @@ pub async fn run(options: Options) -> anyhow::Result<()> {
     trigger.leave();
     source.abort();
     reader.abort();
+    timer.abort();
     program_log.abort();
     while servers.join_next().await.is_some() {}
     result
@@ -350,6 +358,7 @@ impl Control {
             if self.observer.programs().iter().any(|program| !program.attached) {
                 self.attach();
             }
+            self.observer.learn_neighbours();
         });
         if self.observer.test_connection().await {
             self.done(CANARY);

@@ -136,7 +136,10 @@ pub fn main() -> ExitCode {
         Command::Explain(args) => return ask(explain::run(&args)),
         Command::Flows(args) => return ask(flows::run(&args)),
         Command::Unload(args) => unload(&args),
-        Command::Canary { cgroup } => canary::child(&cgroup).map_err(Into::into),
+        Command::Canary { cgroup } => {
+            kernel::drop_capabilities();
+            canary::child(&cgroup).map_err(Into::into)
+        }
     };
     match result {
         Ok(()) => ExitCode::SUCCESS,
@@ -170,12 +173,16 @@ fn run(args: RunArgs) -> anyhow::Result<()> {
         zone: args.zone.filter(|zone| !zone.is_empty()),
         state: args.state,
     };
-    // Two workers: the control loop may read maps for milliseconds while the other answers.
+    let beginnings = app::Beginnings::settle();
+    let readers = beginnings.readers();
+    // Two workers: the control loop may read maps for milliseconds while the other answers. The control loop itself runs
+    // on this thread, and no other is given what loading takes.
     tokio::runtime::Builder::new_multi_thread()
         .worker_threads(2)
+        .on_thread_start(move || readers.settle())
         .enable_all()
         .build()?
-        .block_on(app::run(options))
+        .block_on(app::run(options, beginnings))
 }
 
 /// Runs a command that asks the agent.

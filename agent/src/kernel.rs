@@ -15,10 +15,13 @@ mod kernel_types;
 mod layout;
 mod mapped;
 mod monotonic;
+mod privileges;
 mod probe;
 mod program_log;
 mod readers;
+mod seccomp;
 mod sock_diag;
+mod stopwatch;
 mod tables;
 
 use std::io;
@@ -33,10 +36,13 @@ pub use events::EventReader;
 pub use heap::trim_heap;
 pub use layout::{Unloaded, unload};
 pub use monotonic::monotonic_ns;
+pub use privileges::{Capability, ReaderPrivileges, drop_capabilities, forbid_new_privileges};
 pub use probe::{Feature, Features};
 pub use program_log::ProgramLog;
 pub use readers::Readers;
+pub use seccomp::confine_agent;
 pub use sock_diag::{Fate, ResetSockets, SockDiag, describe as describe_socket};
+pub use stopwatch::{Stopwatch, StopwatchError};
 pub use tables::KernelTables;
 
 /// What can go wrong between the agent and the kernel.
@@ -49,6 +55,12 @@ pub enum KernelError {
          memory (LimitMEMLOCK=infinity)"
     )]
     NoEbpf(#[source] io::Error),
+    /// Loading would fail for want of capabilities.
+    #[error("{}; be root with them, or add them to CapabilityBoundingSet= of the unit", lacking(missing))]
+    Unprivileged {
+        /// Which.
+        missing: Vec<Capability>,
+    },
     /// No cgroup version 2 anywhere.
     #[error("cgroup version 2 is not mounted; mount it with `mount -t cgroup2 none /sys/fs/cgroup`")]
     NoCgroup2,
@@ -146,6 +158,15 @@ pub enum KernelError {
         /// Why not.
         source: io::Error,
     },
+}
+
+/// Each missing capability with what it is for.
+fn lacking(missing: &[Capability]) -> String {
+    let each: Vec<_> = missing
+        .iter()
+        .map(|capability| format!("{} is missing, which it takes to {}", capability.name, capability.purpose))
+        .collect();
+    each.join("; ")
 }
 
 /// One program of the data plane.

@@ -36,6 +36,8 @@ pub struct Agent<'w> {
     world: &'w World,
     process: Option<Program>,
     config: PathBuf,
+    /// What it is started by, as in `setpriv … --`; empty where nothing is between.
+    starter: Vec<String>,
 }
 
 impl<'w> Agent<'w> {
@@ -43,8 +45,9 @@ impl<'w> Agent<'w> {
     ///
     /// # Panics
     /// When it ends or is not ready in time, with its log.
-    pub(crate) fn start(world: &'w World, config: &Path) -> Self {
-        let mut agent = Self { world, process: None, config: config.to_owned() };
+    pub(crate) fn start(world: &'w World, config: &Path, starter: &[&str]) -> Self {
+        let starter = starter.iter().map(ToString::to_string).collect();
+        let mut agent = Self { world, process: None, config: config.to_owned(), starter };
         agent.restart();
         agent
     }
@@ -87,6 +90,23 @@ impl<'w> Agent<'w> {
             let log = process.output();
             check(&log).map_err(|reason| format!("{reason}\n{log}"))
         });
+    }
+
+    /// Everything it has logged since it was last started.
+    ///
+    /// # Panics
+    /// When it does not run.
+    pub fn log(&self) -> String {
+        self.process.as_ref().expect("the agent runs").output()
+    }
+
+    /// Its process id, also where something else started it.
+    ///
+    /// # Panics
+    /// When it does not say.
+    pub fn pid(&self) -> u32 {
+        let pid = self.status()["pid"].as_u64().and_then(|pid| u32::try_from(pid).ok());
+        pid.expect("an agent that runs has a process id")
     }
 
     /// Starts the agent again under strace, which kills it at its bpf(2) call of this number, counted from 1 on each
@@ -281,6 +301,14 @@ impl<'w> Agent<'w> {
         serde_json::from_str(&text).unwrap_or_else(|error| panic!("no JSON: {error}\n{text}"))
     }
 
+    /// `segue status --overhead`, which takes a second.
+    pub fn overhead(&self) -> Value {
+        let mut command = Command::new(beside_test("segue"));
+        command.args(["status", "--overhead", "-o", "json", "--socket"]).arg(self.socket());
+        let text = self.world.start_outside(command).finish().expect_success();
+        serde_json::from_str(&text).unwrap_or_else(|error| panic!("no JSON: {error}\n{text}"))
+    }
+
     fn query(&self, subject: &str) -> Value {
         let mut command = Command::new(beside_test("segue"));
         command.arg(subject).arg("--socket").arg(self.socket()).args(["-o", "json"]);
@@ -292,12 +320,20 @@ impl<'w> Agent<'w> {
             .unwrap_or_else(|error| panic!("segue {subject} printed no JSON: {error}\n{text}"))
     }
 
-    fn socket(&self) -> PathBuf {
+    /// The admin API's socket.
+    pub fn socket(&self) -> PathBuf {
         self.world.directory().join("segue.sock")
     }
 
     fn run_command(&self) -> Command {
-        let mut command = Command::new(beside_test("segue"));
+        let mut command = match self.starter.as_slice() {
+            [] => Command::new(beside_test("segue")),
+            [program, arguments @ ..] => {
+                let mut command = Command::new(program);
+                command.args(arguments).arg(beside_test("segue"));
+                command
+            }
+        };
         command.arg("run").arg("--config").arg(&self.config);
         command.arg("--cgroup").arg(self.world.managed_cgroup()).args(["--listen", LISTEN]);
         command.arg("--socket").arg(self.socket()).arg("--bpffs").arg(self.world.bpffs());

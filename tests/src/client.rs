@@ -90,6 +90,20 @@ impl Client {
         }
     }
 
+    /// The process id.
+    pub fn pid(&self) -> u32 {
+        self.child.id()
+    }
+
+    /// From now on closing this socket sends a reset.
+    ///
+    /// # Panics
+    /// When the kernel refuses that.
+    pub fn reset_on_close(&mut self, socket: &Socket) {
+        self.ask::<()>(&Command::ResetOnClose { socket: socket.name() })
+            .expect("SO_LINGER on a socket of ours");
+    }
+
     /// Kills the process where it stands, sockets open.
     ///
     /// # Panics

@@ -108,7 +108,18 @@ impl World {
     /// # Panics
     /// When it ends or is not ready in time, with its log.
     pub fn agent_on(&self, file: &Path) -> Agent<'_> {
-        Agent::start(self, file)
+        Agent::start(self, file, &[])
+    }
+
+    /// Starts an agent with these services by way of another program that becomes it, as in `setpriv … --`, and waits
+    /// until it is ready.
+    ///
+    /// # Panics
+    /// When it ends or is not ready in time, with its log.
+    pub fn agent_by(&self, starter: &[&str], services: &[Service]) -> Agent<'_> {
+        let file = self.directory().join("segue.yaml");
+        std::fs::write(&file, config(services)).expect("a configuration file can be written");
+        Agent::start(self, &file, starter)
     }
 
     /// Makes a host at [`NEIGHBOUR`], in the same network 10.77.0.0/24 as this one, which has 10.77.0.1.

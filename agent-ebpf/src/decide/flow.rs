@@ -58,18 +58,19 @@ pub const fn payload_received(
 
 /// Why a handshake failed, at the moment its socket goes from SYN_SENT to CLOSE.
 ///
-/// The kernel does not show the socket's error to these programs, so it is told from its traces: giving up is
+/// Not every kernel shows the socket's error to these programs, so it is told from its traces: giving up is
 /// announced by the retransmission callback before; a reset is the only segment a closed port sends, and the
-/// socket counts it; an application that leaves closes its socket first. What is left is an ICMP error.
+/// socket counts it; an application that leaves closes its socket first, or dissolves the connection, which is no error
+/// of the socket's. What is left is an ICMP error.
 #[inline(always)]
-pub const fn connect_failure(marks: u8, segments_received: u32) -> ConnectFailure {
+pub const fn connect_failure(marks: u8, segments_received: u32, met_no_error: bool) -> ConnectFailure {
     if marks & RESET_BY_POLICY != 0 {
         ConnectFailure::Drained
     } else if marks & TIMED_OUT != 0 {
         ConnectFailure::Timeout
     } else if segments_received > 0 {
         ConnectFailure::Refused
-    } else if marks & CLOSED_BY_APPLICATION != 0 {
+    } else if marks & CLOSED_BY_APPLICATION != 0 || met_no_error {
         ConnectFailure::Local
     } else {
         ConnectFailure::Unreachable
@@ -80,9 +81,10 @@ pub const fn connect_failure(marks: u8, segments_received: u32) -> ConnectFailur
 ///
 /// A socket that leaves ESTABLISHED or CLOSE_WAIT for CLOSE without passing through a FIN was reset: by this
 /// side if the application closed it in that very state (unread data, or SO_LINGER of 0), else by the peer.
-/// In FIN_WAIT1 the FIN was not acknowledged yet, so a sudden end is the peer's reset.
+/// In FIN_WAIT1 the FIN was not acknowledged yet, so a sudden end is the peer's reset. A peer's reset is an error of the
+/// socket's; where it is known to have met none, the application dissolved the connection (`connect()` with `AF_UNSPEC`).
 #[inline(always)]
-pub const fn close_reason(old_state: u8, marks: u8, state_at_close: u8) -> CloseReason {
+pub const fn close_reason(old_state: u8, marks: u8, state_at_close: u8, met_no_error: bool) -> CloseReason {
     if marks & RESET_BY_POLICY != 0 {
         return CloseReason::Drained;
     }
@@ -91,12 +93,13 @@ pub const fn close_reason(old_state: u8, marks: u8, state_at_close: u8) -> Close
     }
     match old_state {
         tcp_state::ESTABLISHED | tcp_state::CLOSE_WAIT => {
-            if marks & CLOSED_BY_APPLICATION != 0 && state_at_close == old_state {
+            if met_no_error || (marks & CLOSED_BY_APPLICATION != 0 && state_at_close == old_state) {
                 CloseReason::RstLocal
             } else {
                 CloseReason::RstRemote
             }
         }
+        tcp_state::FIN_WAIT1 if met_no_error => CloseReason::RstLocal,
         tcp_state::FIN_WAIT1 => CloseReason::RstRemote,
         tcp_state::SYN_SENT | tcp_state::CLOSE => CloseReason::Other,
         _ => CloseReason::Fin,
@@ -117,7 +120,11 @@ mod tests {
             (CLOSED_BY_APPLICATION, 0, ConnectFailure::Local),
             (0, 0, ConnectFailure::Unreachable),
         ] {
-            assert_eq!(connect_failure(marks, segments), expected, "marks {marks}, segments {segments}");
+            assert_eq!(
+                connect_failure(marks, segments, false),
+                expected,
+                "marks {marks}, segments {segments}"
+            );
         }
     }
 
@@ -125,18 +132,36 @@ mod tests {
     fn a_connection_that_ends_in_good_order_ends_by_fin() {
         // FIN_WAIT2, CLOSING, LAST_ACK, TIME_WAIT
         for state in [5, 11, 9, 6] {
-            assert_eq!(close_reason(state, CLOSED_BY_APPLICATION, 1), CloseReason::Fin);
+            assert_eq!(close_reason(state, CLOSED_BY_APPLICATION, 1, false), CloseReason::Fin);
         }
     }
 
     #[test]
     fn a_reset_is_ours_only_if_the_application_closed_in_that_state() {
         use tcp_state::{CLOSE_WAIT, ESTABLISHED, FIN_WAIT1};
-        assert_eq!(close_reason(ESTABLISHED, CLOSED_BY_APPLICATION, ESTABLISHED), CloseReason::RstLocal);
-        assert_eq!(close_reason(CLOSE_WAIT, CLOSED_BY_APPLICATION, CLOSE_WAIT), CloseReason::RstLocal);
-        assert_eq!(close_reason(ESTABLISHED, 0, 0), CloseReason::RstRemote);
-        assert_eq!(close_reason(CLOSE_WAIT, 0, 0), CloseReason::RstRemote);
-        assert_eq!(close_reason(FIN_WAIT1, CLOSED_BY_APPLICATION, ESTABLISHED), CloseReason::RstRemote);
+        assert_eq!(
+            close_reason(ESTABLISHED, CLOSED_BY_APPLICATION, ESTABLISHED, false),
+            CloseReason::RstLocal
+        );
+        assert_eq!(close_reason(CLOSE_WAIT, CLOSED_BY_APPLICATION, CLOSE_WAIT, false), CloseReason::RstLocal);
+        assert_eq!(close_reason(ESTABLISHED, 0, 0, false), CloseReason::RstRemote);
+        assert_eq!(close_reason(CLOSE_WAIT, 0, 0, false), CloseReason::RstRemote);
+        assert_eq!(
+            close_reason(FIN_WAIT1, CLOSED_BY_APPLICATION, ESTABLISHED, false),
+            CloseReason::RstRemote
+        );
+    }
+
+    #[test]
+    fn a_connection_that_ends_without_an_error_was_ended_by_its_application() {
+        use tcp_state::{CLOSE_WAIT, ESTABLISHED, FIN_WAIT1};
+        for state in [ESTABLISHED, CLOSE_WAIT, FIN_WAIT1] {
+            assert_eq!(close_reason(state, 0, 0, true), CloseReason::RstLocal);
+        }
+        assert_eq!(connect_failure(0, 0, true), ConnectFailure::Local);
+        // What the traces say of the peer stands.
+        assert_eq!(connect_failure(0, 1, true), ConnectFailure::Refused);
+        assert_eq!(connect_failure(TIMED_OUT, 0, true), ConnectFailure::Timeout);
     }
 
     #[test]
@@ -156,9 +181,9 @@ mod tests {
     #[test]
     fn what_the_policy_resets_is_told_from_every_other_end() {
         for marks in [RESET_BY_POLICY, RESET_BY_POLICY | TIMED_OUT | CLOSED_BY_APPLICATION] {
-            assert_eq!(connect_failure(marks, 1), ConnectFailure::Drained);
+            assert_eq!(connect_failure(marks, 1, false), ConnectFailure::Drained);
             for state in 1..12 {
-                assert_eq!(close_reason(state, marks, 1), CloseReason::Drained);
+                assert_eq!(close_reason(state, marks, 1, false), CloseReason::Drained);
             }
         }
     }
@@ -166,7 +191,7 @@ mod tests {
     #[test]
     fn giving_up_retransmitting_is_a_timeout_whatever_the_state() {
         for state in 1..12 {
-            assert_eq!(close_reason(state, TIMED_OUT, 0), CloseReason::Timeout);
+            assert_eq!(close_reason(state, TIMED_OUT, 0, false), CloseReason::Timeout);
         }
     }
 }

@@ -121,7 +121,8 @@ fn closed(connection: &mut Connection, socket: &TcpSocket, old_state: u8) -> Out
     counts.keep_payload(connection, old_state);
     let now = Moment::now();
     if connection.phase != Phase::Established as u8 {
-        let failure = flow::connect_failure(connection.marks, counts.segments_received);
+        let failure =
+            flow::connect_failure(connection.marks, counts.segments_received, socket.met_no_error());
         release(connection);
         let waited_ns = now.ns.saturating_sub(connection.started_at_ns);
         let signal = match breaker::signal_of_failure(failure) {
@@ -132,7 +133,8 @@ fn closed(connection: &mut Connection, socket: &TcpSocket, old_state: u8) -> Out
         return Outcome::Failed;
     }
     release(connection);
-    let reason = flow::close_reason(old_state, connection.marks, connection.state_at_close);
+    let reason =
+        flow::close_reason(old_state, connection.marks, connection.state_at_close, socket.met_no_error());
     count_close(connection, reason, &counts);
     match verdict(connection, reason, &counts) {
         Some(report) => breaker::report(connection, report, now),

@@ -169,6 +169,7 @@ fn router(api: Api) -> Router {
     Router::new()
         .route("/v1/status", get(status))
         .route("/v1/services", get(services))
+        .route("/v1/overhead", get(overhead))
         .route("/v1/explain", get(explain))
         .route("/v1/flows", get(flows))
         .route("/v1/flows/follow", get(follow))
@@ -182,6 +183,10 @@ fn router(api: Api) -> Router {
 
 async fn status(State(api): State<Api>) -> Response {
     answer(move || api.agent.status()).await
+}
+
+async fn overhead(State(api): State<Api>) -> Response {
+    answer(move || Ok(api.agent.overhead())).await
 }
 
 async fn services(State(api): State<Api>) -> Response {
@@ -285,7 +290,7 @@ async fn forward(
 }
 
 async fn unknown_path() -> Response {
-    let text = "no such path; there are /v1/status, /v1/services, /v1/explain, /v1/flows, /v1/flows/follow, /v1/rollouts, /v1/breaker (POST) and /v1/rollout (POST)";
+    let text = "no such path; there are /v1/status, /v1/overhead, /v1/services, /v1/explain, /v1/flows, /v1/flows/follow, /v1/rollouts, /v1/breaker (POST) and /v1/rollout (POST)";
     failure(StatusCode::NOT_FOUND, text.to_owned())
 }
 

@@ -229,6 +229,8 @@ impl Observe for Specimen {
                 id: 40,
             }],
             data_plane: DataPlaneView { heartbeat_age_ms: Some(400), following: false },
+            confinement: ConfinementView { capabilities: vec!["CAP_NET_ADMIN".to_owned()], filtered: true },
+            timed_ms: 121_000,
             rollouts: self.rollouts(),
             rollouts_error: None,
         })
@@ -365,6 +367,27 @@ impl Observe for Specimen {
             ..edge.clone()
         };
         Ok(vec![batch, edge, overflow])
+    }
+
+    fn overhead(&self) -> OverheadView {
+        if self.broken {
+            return OverheadView { reason: Some("nobody times them".to_owned()), ..OverheadView::default() };
+        }
+        let cost = |name: &str, hook: &str, runs, run_time_ns| ProgramCost {
+            name: name.to_owned(),
+            hook: hook.to_owned(),
+            runs,
+            run_time_ns,
+        };
+        OverheadView {
+            window_ns: 1_000_000_000,
+            programs: vec![
+                cost("connect4", "cgroup/connect4", 2_000, 1_800_000),
+                cost("flow", "sock_ops", 18_000, 3_200_000),
+                cost("connect6", "cgroup/connect6", 0, 0),
+            ],
+            reason: None,
+        }
     }
 
     fn counters(&self) -> Result<Counters, ObserveError> {

@@ -5,6 +5,7 @@
 mod breaker;
 mod explain;
 mod limits;
+mod overhead;
 mod rollout;
 
 use std::net::SocketAddr;
@@ -20,6 +21,7 @@ pub use breaker::{
 };
 pub use explain::{Candidate, Chain, Explanation, Step};
 pub use limits::LimitView;
+pub use overhead::{ConfinementView, OverheadView, ProgramCost};
 pub use rollout::{RolloutError, RolloutRequest, RolloutView, Rollouts, SampleView};
 
 /// From which share of its entries in use a map is worth a warning.
@@ -59,6 +61,10 @@ pub struct Status {
     pub neighbours: Vec<NeighbourView>,
     /// What the kernel side knows of the agent.
     pub data_plane: DataPlaneView,
+    /// What the agent may do.
+    pub confinement: ConfinementView,
+    /// For how long the agent had program runs timed since it started, in milliseconds.
+    pub timed_ms: u64,
     /// The canaries of all services.
     pub rollouts: Vec<RolloutView>,
     /// Why rollouts do not outlive the agent, in words; null where they do.
@@ -85,9 +91,9 @@ pub struct ProgramView {
     pub attached: bool,
     /// The kernel's id of the program; null where it is not loaded.
     pub id: Option<u32>,
-    /// How often it ran; null where the kernel does not count (`kernel.bpf_stats_enabled`).
+    /// How often it ran while runs were timed; null where that was never.
     pub runs: Option<u64>,
-    /// The time all runs took, in nanoseconds; null where the kernel does not count.
+    /// The time these runs took, in nanoseconds; null as above.
     pub run_time_ns: Option<u64>,
     /// Instructions the kernel's verifier followed before it took the program; null before Linux 5.16, which does not
     /// say.

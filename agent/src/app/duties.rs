@@ -3,6 +3,8 @@
 use std::sync::Arc;
 
 use super::observer::Observer;
+use super::overhead;
+use crate::admin::Observe;
 use crate::kernel::EventReader;
 
 /// Events taken from the ring at a time.
@@ -54,6 +56,21 @@ pub(super) async fn read_events(observer: Arc<Observer>, mut events: EventReader
                 tracing::error!("cannot read the event ring, connections are not followed any more: {error}");
                 return;
             }
+        }
+    }
+}
+
+/// Has program runs timed for a moment now and then, until the agent leaves.
+pub(super) async fn time_programs(observer: Arc<Observer>) {
+    let mut due = super::every(overhead::EVERY);
+    loop {
+        due.tick().await;
+        let observer = Arc::clone(&observer);
+        // Blocks for the length of a window.
+        let timed = tokio::task::spawn_blocking(move || observer.overhead()).await;
+        let Ok(timed) = timed else { return };
+        if let Some(reason) = timed.reason {
+            tracing::debug!("{reason}");
         }
     }
 }

@@ -19,15 +19,18 @@ use jiff::Timestamp;
 use tokio::sync::broadcast;
 
 use super::Options;
+use super::confinement::Confinement;
 use super::draining::Resets;
 use super::drift::Drift;
 use super::healing;
 use super::journal::Journal;
 use super::names::LiveNames;
+use super::overhead::Overhead;
 use super::rollouts::Rollouts;
 use crate::admin::view::CanaryState;
 use crate::admin::view::CanaryView;
 use crate::admin::view::MapView;
+use crate::admin::view::NeighbourView;
 use crate::canary;
 use crate::clock;
 use crate::draining::Leaving;
@@ -42,6 +45,7 @@ use crate::kernel::KernelError;
 use crate::kernel::MapError;
 use crate::kernel::ProgramStatus;
 use crate::kernel::Repair;
+use crate::kernel::Stopwatch;
 use crate::kernel::mount_point;
 use crate::readiness::Readiness;
 use crate::reconcile::Directory;
@@ -75,6 +79,8 @@ pub(super) struct Observer {
     client_entries: AtomicU64,
     heartbeat_ns: AtomicU64,
     untidy: AtomicBool,
+    overhead: Overhead,
+    neighbours: Mutex<Vec<NeighbourView>>,
     rollouts: Rollouts,
     facts: Facts,
 }
@@ -87,6 +93,7 @@ struct Facts {
     mount: PathBuf,
     bpffs: PathBuf,
     adopted: bool,
+    confinement: Confinement,
 }
 
 /// Edges as last folded.
@@ -111,6 +118,7 @@ impl Observer {
         directory: Arc<Directory>,
         readiness: Readiness,
         options: &Options,
+        (confinement, stopwatch): (Confinement, Option<Stopwatch>),
     ) -> Result<Self, KernelError> {
         let mount = mount_point()?;
         let counters = data_plane.counters()?;
@@ -122,6 +130,7 @@ impl Observer {
                 mount: mount.clone(),
                 bpffs: options.bpffs.clone(),
                 adopted: data_plane.adopted(),
+                confinement,
             },
             data_plane: Mutex::new(data_plane),
             counters: Mutex::new(counters),
@@ -138,6 +147,8 @@ impl Observer {
             client_entries: AtomicU64::new(0),
             heartbeat_ns: AtomicU64::new(0),
             untidy: AtomicBool::new(false),
+            overhead: Overhead::new(stopwatch),
+            neighbours: Mutex::default(),
             rollouts: Rollouts::restored(&options.state),
         })
     }
@@ -157,6 +168,15 @@ impl Observer {
 
     pub(super) fn programs(&self) -> Vec<ProgramStatus> {
         lock(&self.data_plane).programs()
+    }
+
+    /// Looks what others have attached to the same hooks. On the control thread only.
+    pub(super) fn learn_neighbours(&self) {
+        let found = lock(&self.data_plane).neighbours();
+        *lock(&self.neighbours) = found
+            .into_iter()
+            .map(|(hook, id, program)| NeighbourView { hook: hook.to_owned(), program, id })
+            .collect();
     }
 
     /// What the control loop did, to be added to.

@@ -7,7 +7,7 @@ use jiff::Timestamp;
 
 use super::client::{Client, ConnectArgs};
 use super::table::{BAD, Cell, DIM, GOOD, HEADING, Output, Table, WARN, bytes, duration, print, print_json};
-use crate::admin::view::{CanaryState, MAP_ALMOST_FULL, Status};
+use crate::admin::view::{CanaryState, MAP_ALMOST_FULL, OverheadView, Status};
 
 /// Exit code where the agent answers and something needs a look.
 pub const EXIT_PROBLEMS: u8 = 3;
@@ -18,6 +18,9 @@ pub const EXIT_PROBLEMS: u8 = 3;
     after_help = "Exit code: 0 all is well, 1 the agent cannot be asked, 3 it answers and needs a look."
 )]
 pub struct StatusArgs {
+    /// Show what the programs cost instead: their runs are timed for one second
+    #[arg(long)]
+    pub overhead: bool,
     /// How to print
     #[arg(short, long, value_enum, default_value_t)]
     pub output: Output,
@@ -29,6 +32,9 @@ pub struct StatusArgs {
 /// Asks the agent and writes the answer.
 pub async fn run(args: &StatusArgs) -> ExitCode {
     let client = Client::new(args.connect.socket.clone());
+    if args.overhead {
+        return overhead(&client, args.output).await;
+    }
     let status = match client.get::<Status>("/v1/status").await {
         Ok(status) => status,
         Err(error) => return error.report(),
@@ -41,6 +47,48 @@ pub async fn run(args: &StatusArgs) -> ExitCode {
         return ExitCode::from(EXIT_PROBLEMS);
     }
     code
+}
+
+/// Asks what the programs cost. Exit code 3 where that cannot be told.
+async fn overhead(client: &Client, output: Output) -> ExitCode {
+    let view = match client.get::<OverheadView>("/v1/overhead").await {
+        Ok(view) => view,
+        Err(error) => return error.report(),
+    };
+    let code = match output {
+        Output::Json => print_json(&view),
+        Output::Table => print(&costs(&view)),
+    };
+    if code == ExitCode::SUCCESS && view.reason.is_some() {
+        return ExitCode::from(EXIT_PROBLEMS);
+    }
+    code
+}
+
+#[expect(clippy::cast_precision_loss, reason = "shown with three digits")]
+fn costs(view: &OverheadView) -> String {
+    if let Some(reason) = &view.reason {
+        return format!("{BAD}✗ {reason}{BAD:#}\n");
+    }
+    let window_ns = view.window_ns.max(1) as f64;
+    let mut table = Table::new(&["PROGRAM", "HOOK", ">RUNS/S", ">MEAN TIME", ">OF ONE CPU"]);
+    let mut row = |name: &str, hook: &str, runs: u64, run_time_ns: u64| {
+        table.row([
+            name.into(),
+            hook.into(),
+            format!("{:.0}", runs as f64 / window_ns * 1e9).into(),
+            Cell::or_dash(run_time_ns.checked_div(runs).map(duration)),
+            format!("{:.3} %", run_time_ns as f64 / window_ns * 100.0).into(),
+        ]);
+    };
+    let (mut runs, mut run_time_ns) = (0_u64, 0_u64);
+    for program in &view.programs {
+        runs = runs.saturating_add(program.runs);
+        run_time_ns = run_time_ns.saturating_add(program.run_time_ns);
+        row(&program.name, &program.hook, program.runs, program.run_time_ns);
+    }
+    row("all", "", runs, run_time_ns);
+    format!("{table}\n")
 }
 
 fn report(status: &Status, now: Timestamp) -> String {
@@ -102,6 +150,14 @@ fn summary(status: &Status, now: Timestamp) -> String {
         |age_ms| format!("{} ago", duration(age_ms.saturating_mul(1_000_000))),
     );
     let following = if status.data_plane.following { "; connection events are on" } else { "" };
+    let confinement = &status.confinement;
+    let capabilities = match confinement.capabilities.as_slice() {
+        [] => "no capabilities".to_owned(),
+        names => names.join(" "),
+    };
+    let filter =
+        if confinement.filtered { "system calls are filtered" } else { "system calls are not filtered" };
+    line("may use", &format!("{capabilities}; {filter}"));
     line("heartbeat", &format!("{heartbeat}{following}"));
     text
 }
@@ -208,6 +264,7 @@ Segue 0.1.0  pid 4711, up 2 h 3 min, map layouts of version 1
   pins       /sys/fs/bpf/segue/abi1
   config     /etc/segue/segue.yaml; generation 7, applied 95 s ago
   test call  reached its backend, 12 s ago
+  may use    CAP_NET_ADMIN; system calls are filtered
   heartbeat  400 ms ago
 
 Canaries
@@ -248,6 +305,22 @@ Other programs on the same hooks
         let lines: Vec<&str> = text.lines().collect();
         assert_eq!(lines[1], "✗ program connect6 is not attached to cgroup/connect6");
         assert_eq!(lines[2], "✗ the test connection did not reach its backend: connection refused");
+    }
+
+    #[test]
+    fn the_cost_of_all_programs_is_the_last_line() {
+        let text = costs(&Specimen::default().overhead());
+        let plain = plain(&text);
+        let lines: Vec<Vec<&str>> = plain.lines().map(|line| line.split_whitespace().collect()).collect();
+        assert_eq!(lines[1], ["connect4", "cgroup/connect4", "2000", "900", "ns", "0.180", "%"], "{plain}");
+        assert_eq!(lines[3], ["connect6", "cgroup/connect6", "0", "-", "0.000", "%"], "{plain}");
+        assert_eq!(lines[4], ["all", "20000", "250", "ns", "0.500", "%"], "{plain}");
+    }
+
+    #[test]
+    fn where_runs_are_not_timed_the_reason_stands_instead() {
+        let text = costs(&Specimen { broken: true, ..Specimen::default() }.overhead());
+        assert!(text.contains("nobody times them"), "{text}");
     }
 
     #[test]

@@ -18,6 +18,7 @@ const BPF_PROG_QUERY: i32 = 16;
 const BPF_MAP_LOOKUP_BATCH: i32 = 24;
 const BPF_LINK_CREATE: i32 = 28;
 const BPF_LINK_UPDATE: i32 = 29;
+const BPF_ENABLE_STATS: i32 = 32;
 const BPF_ITER_CREATE: i32 = 33;
 const BPF_LINK_DETACH: i32 = 34;
 
@@ -289,6 +290,19 @@ pub(super) fn program_name(id: u32) -> String {
         .and_then(|found| program(found.as_fd()))
         .map(|info| info.name)
         .unwrap_or_default()
+}
+
+/// Has the kernel time every program run until the descriptor is closed (5.8).
+pub(super) fn time_runs() -> io::Result<OwnedFd> {
+    // Its only argument is the kind of statistics: BPF_STATS_RUN_TIME, 0.
+    Attr::default().call_for_fd(BPF_ENABLE_STATS)
+}
+
+/// Whether the kernel refuses the calling thread every command, also the most harmless.
+pub(super) fn is_refused_outright() -> bool {
+    // About a descriptor that no process has.
+    let asked = Attr::default().u32(0, u32::MAX).call(BPF_OBJ_GET_INFO_BY_FD);
+    asked.is_err_and(|error| error.raw_os_error() == Some(libc::EPERM))
 }
 
 /// Entries a map can hold, and the memory it takes in bytes, as `/proc` accounts it (`memlock`).

@@ -15,6 +15,7 @@ use super::events::EventReader;
 use super::hooks::{ATTACHMENTS, Attachment, DRAIN_PROGRAM, MAPS, SAMPLE_PROGRAM};
 use super::layout::{self, Layout};
 use super::mapped::MappedArray;
+use super::privileges;
 use super::probe::{self, Features};
 use super::program_log::ProgramLog;
 use super::tables::{KernelTables, Plain};
@@ -41,6 +42,10 @@ impl DataPlane {
     /// Loads the programs into the kernel, with the maps that are pinned or new ones. Attaches nothing yet.
     pub fn load(cgroup: Option<&Path>, bpffs: &Path) -> Result<Self, KernelError> {
         let cgroup = Cgroup::open(cgroup)?;
+        let missing = privileges::missing();
+        if !missing.is_empty() {
+            return Err(KernelError::Unprivileged { missing });
+        }
         let mut features = probe::features().map_err(KernelError::NoEbpf)?;
         layout::ensure_bpffs(bpffs)?;
         let layout = Layout::new(bpffs);
@@ -55,9 +60,9 @@ impl DataPlane {
         let retval = u8::from(features.set_retval);
         let offsets = features
             .tcp_sock
-            .map(|at| [at.bytes_acked, at.bytes_received, at.srtt, at.retransmits, at.state]);
+            .map(|at| [at.bytes_acked, at.bytes_received, at.srtt, at.retransmits, at.state, at.error]);
         let socket = Plain(features.socket.unwrap_or_default());
-        let [acked, received, srtt, retransmits, state] = offsets.unwrap_or_default();
+        let [acked, received, srtt, retransmits, state, error] = offsets.unwrap_or_default();
         loader
             .override_global("HAS_SET_RETVAL", &retval, true)
             .override_global("TCP_BYTES_ACKED_OFFSET", &acked, true)
@@ -65,6 +70,7 @@ impl DataPlane {
             .override_global("TCP_SRTT_OFFSET", &srtt, true)
             .override_global("TCP_RETRANSMITS_OFFSET", &retransmits, true)
             .override_global("SOCKET_STATE_OFFSET", &state, true)
+            .override_global("SOCKET_ERROR_OFFSET", &error, true)
             .override_global("SOCKET_OFFSETS", &socket, true);
         let mut ebpf = loader
             .load(if features.compare_and_swap { OBJECT } else { OBJECT_5_10 })
@@ -251,18 +257,21 @@ impl DataPlane {
             .collect()
     }
 
-    /// Programs of others on the hooks Segue uses, on the managed cgroup itself: hook, id and name.
+    /// Programs of others on the hooks Segue uses, on the managed cgroup itself: hook, id and name. To be called on the
+    /// control thread: to ask takes a capability that no other has.
     pub fn neighbours(&self) -> Vec<(&'static str, u32, String)> {
         let ours: Vec<u32> = self.programs().iter().filter_map(|program| program.id).collect();
-        let mut neighbours = Vec::new();
-        for attachment in ATTACHMENTS {
-            for id in bpf::attached(self.cgroup.fd(), attachment.attach_type).unwrap_or_default() {
-                if !ours.contains(&id) {
-                    neighbours.push((attachment.hook.name(), id, bpf::program_name(id)));
+        privileges::switched_on(privileges::TO_LIST, || {
+            let mut neighbours = Vec::new();
+            for attachment in ATTACHMENTS {
+                for id in bpf::attached(self.cgroup.fd(), attachment.attach_type).unwrap_or_default() {
+                    if !ours.contains(&id) {
+                        neighbours.push((attachment.hook.name(), id, bpf::program_name(id)));
+                    }
                 }
             }
-        }
-        neighbours
+            neighbours
+        })
     }
 }
 

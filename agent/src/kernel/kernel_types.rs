@@ -16,6 +16,8 @@ pub struct TcpSockOffsets {
     pub retransmits: u32,
     /// `skc_state`, of the `struct sock_common` it starts with
     pub state: u32,
+    /// `sk_err`, of the `struct sock` it starts with
+    pub error: u32,
 }
 
 /// What is known of the running kernel; nothing where it was built without BTF.
@@ -66,6 +68,7 @@ impl TcpSockOffsets {
             srtt: field("srtt_us")?,
             retransmits: field("total_retrans")?,
             state: types.member_offset(types.structure("sock_common")?, "skc_state", 0)?,
+            error: types.member_offset(types.structure("sock")?, "sk_err", 0)?,
         })
     }
 }
@@ -187,7 +190,7 @@ mod tests {
     #[test]
     fn a_member_of_an_anonymous_union_is_found() {
         let strings =
-            b"\0tcp_sock\0bytes_acked\0bytes_received\0srtt_us\0total_retrans\0sock_common\0skc_state\0";
+            b"\0tcp_sock\0bytes_acked\0bytes_received\0srtt_us\0total_retrans\0sock_common\0skc_state\0sock\0sk_err\0";
         let offset = |name: &str| {
             let text = String::from_utf8_lossy(strings);
             u32::try_from(text.find(&format!("\0{name}\0")).unwrap() + 1).unwrap()
@@ -204,6 +207,9 @@ mod tests {
             // type 3: struct sock_common
             vec![offset("sock_common"), (KIND_STRUCT << 24) | 1, 64],
             vec![offset("skc_state"), 0, 18 * 8],
+            // type 4: struct sock
+            vec![offset("sock"), (KIND_STRUCT << 24) | 1, 64],
+            vec![offset("sk_err"), 0, 32 * 8],
         ]
         .concat();
         let types: Vec<u8> = words.iter().flat_map(|word| word.to_ne_bytes()).collect();
@@ -212,8 +218,14 @@ mod tests {
         let mut btf: Vec<u8> = header.iter().flat_map(|word| word.to_ne_bytes()).collect();
         btf.extend(types);
         btf.extend(strings);
-        let expected =
-            TcpSockOffsets { bytes_acked: 16, bytes_received: 8, srtt: 24, retransmits: 28, state: 18 };
+        let expected = TcpSockOffsets {
+            bytes_acked: 16,
+            bytes_received: 8,
+            srtt: 24,
+            retransmits: 28,
+            state: 18,
+            error: 32,
+        };
         assert_eq!(Types::parse(&btf).as_ref().and_then(TcpSockOffsets::find), Some(expected));
     }
 }

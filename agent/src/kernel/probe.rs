@@ -98,7 +98,8 @@ impl Features {
             Feature {
                 name: "kernel_types",
                 found: self.tcp_sock.is_some(),
-                without: "bytes of a connection are counted when it ends, not while it is open",
+                without: "bytes of a connection are counted when it ends, not while it is open; one that its client \
+                          dissolves counts as the backend's failure",
             },
             Feature {
                 name: "socket_walk",

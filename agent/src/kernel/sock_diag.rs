@@ -11,6 +11,8 @@ use std::path::Path;
 
 use agent_ebpf::abi::{Endpoint, OpenSocket, Protocol};
 
+use super::privileges;
+
 /// What became of a socket that was to end.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Fate {
@@ -35,29 +37,34 @@ pub trait ResetSockets: Send {
 pub struct SockDiag;
 
 impl ResetSockets for SockDiag {
+    /// To be called on the control thread: it takes capabilities that no other has.
     fn reset(&mut self, sockets: &[OpenSocket]) -> Vec<Fate> {
-        let mut fates = vec![Fate::OutOfReach; sockets.len()];
-        let mut by_namespace: BTreeMap<u32, Vec<usize>> = BTreeMap::new();
-        for (place, socket) in sockets.iter().enumerate() {
-            by_namespace.entry(socket.netns).or_default().push(place);
-        }
-        let here = own_namespace();
-        let elsewhere: BTreeSet<u32> =
-            by_namespace.keys().copied().filter(|netns| Some(*netns) != here).collect();
-        let doors = if elsewhere.is_empty() { BTreeMap::new() } else { find_namespaces(&elsewhere) };
-        for (netns, places) in by_namespace {
-            let of_this = || places.iter().map(|&place| &sockets[place]);
-            let ended = match doors.get(&netns) {
-                Some(door) => inside(door, || end_all(of_this())),
-                None if Some(netns) == here => end_all(of_this()),
-                None => continue,
-            };
-            if let Ok(ended) = ended {
-                places.iter().zip(ended).for_each(|(&place, fate)| fates[place] = fate);
-            }
-        }
-        fates
+        privileges::switched_on(privileges::TO_RESET, || reset_each(sockets))
     }
+}
+
+fn reset_each(sockets: &[OpenSocket]) -> Vec<Fate> {
+    let mut fates = vec![Fate::OutOfReach; sockets.len()];
+    let mut by_namespace: BTreeMap<u32, Vec<usize>> = BTreeMap::new();
+    for (place, socket) in sockets.iter().enumerate() {
+        by_namespace.entry(socket.netns).or_default().push(place);
+    }
+    let here = own_namespace();
+    let elsewhere: BTreeSet<u32> =
+        by_namespace.keys().copied().filter(|netns| Some(*netns) != here).collect();
+    let doors = if elsewhere.is_empty() { BTreeMap::new() } else { find_namespaces(&elsewhere) };
+    for (netns, places) in by_namespace {
+        let of_this = || places.iter().map(|&place| &sockets[place]);
+        let ended = match doors.get(&netns) {
+            Some(door) => inside(door, || end_all(of_this())),
+            None if Some(netns) == here => end_all(of_this()),
+            None => continue,
+        };
+        if let Ok(ended) = ended {
+            places.iter().zip(ended).for_each(|(&place, fate)| fates[place] = fate);
+        }
+    }
+    fates
 }
 
 /// Whether this kernel ends a socket when it is asked to, tried on one of our own.
@@ -77,9 +84,10 @@ pub(super) fn can_reset() -> bool {
     matches!(attempt(), Ok(Fate::Reset))
 }
 
-/// Whether this process may enter network namespaces, tried on its own.
+/// Whether this process may find and enter network namespaces; entering is tried on its own.
 pub(super) fn can_enter_namespaces() -> bool {
-    File::open("/proc/self/ns/net").and_then(|door| inside(&door, || Ok(()))).is_ok()
+    privileges::may_enter_namespaces()
+        && File::open("/proc/self/ns/net").and_then(|door| inside(&door, || Ok(()))).is_ok()
 }
 
 /// The network namespace of this process, as its inode number.
@@ -112,7 +120,8 @@ fn find_namespaces(wanted: &BTreeSet<u32>) -> BTreeMap<u32, File> {
     found
 }
 
-/// Does something on a thread of its own inside a network namespace: a thread that others use must not move.
+/// Does something on a thread of its own inside a network namespace: a thread that others use must not move. It has what
+/// its maker has switched on.
 fn inside<T: Send>(door: &File, work: impl FnOnce() -> io::Result<T> + Send) -> io::Result<T> {
     std::thread::scope(|scope| {
         let thread = std::thread::Builder::new().name("netns".to_owned()).spawn_scoped(scope, move || {

@@ -13,12 +13,17 @@ const ATTACHED: Metric = Metric::gauge(
 const RUNS: Metric = Metric::counter(
     "segue_bpf_program_runs_total",
     &["program", "hook"],
-    "Runs of a program; only while kernel.bpf_stats_enabled is 1.",
+    "Runs of a program while runs were timed: a second of each minute.",
 );
 const RUN_TIME: Metric = Metric::counter(
     "segue_bpf_program_run_seconds_total",
     &["program", "hook"],
-    "Time spent in a program; only while kernel.bpf_stats_enabled is 1.",
+    "Time spent in a program while runs were timed.",
+);
+const TIMED: Metric = Metric::counter(
+    "segue_bpf_program_timed_seconds_total",
+    &[],
+    "For how long the agent had runs timed; the run seconds of this time, divided by it, are the CPUs the programs use.",
 );
 const FEATURE: Metric =
     Metric::gauge("segue_kernel_feature", &["feature"], "1 where this kernel has the feature.");
@@ -50,6 +55,7 @@ pub(super) const METRICS: &[&Metric] = &[
     &ATTACHED,
     &RUNS,
     &RUN_TIME,
+    &TIMED,
     &FEATURE,
     &MAP_ENTRIES,
     &MAP_MAX_ENTRIES,
@@ -72,6 +78,7 @@ pub(super) fn write_status(sheet: &mut Sheet<'_>, status: &Status) -> fmt::Resul
     sheet.counter(&RUNS, programs().filter_map(|(labels, program)| Some((labels, program.runs?))))?;
     let run_times = programs().filter_map(|(labels, program)| Some((labels, seconds(program.run_time_ns?))));
     sheet.counter(&RUN_TIME, run_times)?;
+    sheet.counter(&TIMED, [(Vec::new(), seconds(status.timed_ms.saturating_mul(1_000_000)))])?;
     let features = status.features.iter();
     sheet.gauge(
         &FEATURE,

@@ -9,8 +9,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use segue_agent::admin::view::{
-    Counters, Explanation, OrderError, OrderRequest, Ordered, Readiness, RolloutError, RolloutRequest,
-    RolloutView, ServiceView, Status,
+    Counters, Explanation, OrderError, OrderRequest, Ordered, OverheadView, Readiness, RolloutError,
+    RolloutRequest, RolloutView, ServiceView, Status,
 };
 use segue_agent::admin::{Control, Observe, ObserveError, serve_admin};
 use segue_agent::flows::{EdgeView, Record};
@@ -88,6 +88,10 @@ impl Observe for Agent {
 
     fn counters(&self) -> Result<Counters, ObserveError> {
         self.0.counters()
+    }
+
+    fn overhead(&self) -> OverheadView {
+        self.0.overhead()
     }
 
     fn follow(&self) -> broadcast::Receiver<Arc<Record>> {

@@ -4,7 +4,9 @@
 use std::collections::HashSet;
 use std::sync::Arc;
 
-use segue_agent::admin::view::{Counters, Explanation, Readiness, RolloutView, ServiceView, Status};
+use segue_agent::admin::view::{
+    Counters, Explanation, OverheadView, Readiness, RolloutView, ServiceView, Status,
+};
 use segue_agent::admin::{Observe, ObserveError};
 use segue_agent::flows::{EdgeView, Record, Tally, identity, split_service_name};
 use segue_agent::metrics::{Exposition, Format};
@@ -48,6 +50,10 @@ impl Observe for Edges {
 
     fn counters(&self) -> Result<Counters, ObserveError> {
         not_here("counters")
+    }
+
+    fn overhead(&self) -> OverheadView {
+        OverheadView::default()
     }
 
     fn follow(&self) -> broadcast::Receiver<Arc<Record>> {

@@ -23,6 +23,8 @@ mod programs_nobody_here_wrote;
 mod recvmsg;
 mod restart;
 mod rollout;
+mod security;
+mod security_workloads;
 mod sendmsg;
 mod soak;
 mod sock_ops;

@@ -89,7 +89,7 @@ fn a_connection_the_client_dissolves_is_closed_once() {
     let socket = client.connect_tcp(PAYMENT).expect("the service has a backend");
     client.read_line(&socket).expect("a greeting");
     client.disconnect(&socket).expect("AF_UNSPEC resets a connection");
-    eventually_equal("connections closed", SOON, &1.0, || count(&agent, CLOSED));
+    settles_at(&agent, CLOSED, "rst_local");
     client.close(socket);
     eventually_equal("open connections", SOON, &0.0, || count(&agent, "segue_tcp_connections_active"));
     assert_eq!(count(&agent, CLOSED), 1.0);

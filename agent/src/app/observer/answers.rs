@@ -14,15 +14,16 @@ use crate::admin::Control;
 use crate::admin::Observe;
 use crate::admin::ObserveError;
 use crate::admin::view::ConfigView;
+use crate::admin::view::ConfinementView;
 use crate::admin::view::Counters as CounterView;
 use crate::admin::view::DataPlaneView;
 use crate::admin::view::Explanation;
 use crate::admin::view::FeatureView;
-use crate::admin::view::NeighbourView;
 use crate::admin::view::OrderError;
 use crate::admin::view::OrderRequest;
 use crate::admin::view::Ordered;
 use crate::admin::view::OutcomeCount;
+use crate::admin::view::OverheadView;
 use crate::admin::view::ProgramView;
 use crate::admin::view::Readiness as ReadinessView;
 use crate::admin::view::RolloutError;
@@ -33,6 +34,7 @@ use crate::admin::view::Status;
 use crate::clock;
 use crate::flows::EdgeView;
 use crate::flows::Record;
+use crate::kernel::Feature;
 
 fn unreadable<E>(what: &'static str) -> impl Fn(E) -> ObserveError
 where
@@ -41,11 +43,29 @@ where
     move |source| ObserveError { what, source: Box::new(source) }
 }
 
+impl Observer {
+    /// What depends on how the agent was started, besides on the kernel.
+    fn own_features(&self) -> [Feature; 2] {
+        [
+            Feature {
+                name: "run_times",
+                found: self.overhead.is_timed(),
+                without: "what the programs cost is not known; it takes CAP_SYS_ADMIN",
+            },
+            Feature {
+                name: "system_call_filter",
+                found: self.facts.confinement.filtered,
+                without: "the agent may make every system call its user may",
+            },
+        ]
+    }
+}
+
 impl Observe for Observer {
     fn status(&self) -> Result<Status, ObserveError> {
-        let (programs, features, neighbours) = {
+        let (programs, features) = {
             let data_plane = lock(&self.data_plane);
-            (data_plane.programs(), data_plane.features().table(), data_plane.neighbours())
+            (data_plane.programs(), data_plane.features().table())
         };
         let journal = lock(&self.record);
         let now_ns = clock::monotonic_ns();
@@ -72,6 +92,7 @@ impl Observe for Observer {
                 .collect(),
             features: features
                 .into_iter()
+                .chain(self.own_features())
                 .map(|feature| FeatureView {
                     name: feature.name.to_owned(),
                     found: feature.found,
@@ -86,15 +107,17 @@ impl Observe for Observer {
                 error: journal.error.clone(),
             },
             canary: journal.canary.clone(),
-            neighbours: neighbours
-                .into_iter()
-                .map(|(hook, id, program)| NeighbourView { hook: hook.to_owned(), program, id })
-                .collect(),
+            neighbours: lock(&self.neighbours).clone(),
             data_plane: DataPlaneView {
                 heartbeat_age_ms: (heartbeat_ns != 0)
                     .then(|| now_ns.saturating_sub(heartbeat_ns) / 1_000_000),
                 following: self.followers.receiver_count() > 0,
             },
+            confinement: ConfinementView {
+                capabilities: self.facts.confinement.capabilities.iter().map(ToString::to_string).collect(),
+                filtered: self.facts.confinement.filtered,
+            },
+            timed_ms: self.overhead.timed_ms(),
             rollouts: self.rollouts.views(),
             rollouts_error: self.rollouts.problem(),
         };
@@ -182,6 +205,10 @@ impl Observe for Observer {
                 .map(|(cause, count)| (*cause, *count))
                 .collect(),
         })
+    }
+
+    fn overhead(&self) -> OverheadView {
+        self.overhead.measure(|| self.programs())
     }
 
     fn follow(&self) -> broadcast::Receiver<Arc<Record>> {
