@@ -171,6 +171,13 @@ pub(crate) fn read(word: &u64) -> u64 {
     unsafe { ptr::read_volatile(word) }
 }
 
+/// Sets a word to 0. Volatile: of several the compiler would make a call of `memset`, which takes a frame of the stack.
+#[inline(always)]
+pub(crate) fn clear(word: &mut u64) {
+    // SAFETY: an exclusive reference is a valid, aligned pointer.
+    unsafe { ptr::write_volatile(word, 0) };
+}
+
 /// Replaces a word if it still is what it was. Kernel 5.12.
 #[cfg(not(segue_no_compare_and_swap))]
 #[inline(always)]
@@ -424,10 +431,61 @@ pub(crate) fn lost(loss: Loss) {
 pub(crate) fn send(event: Event) -> bool {
     match EVENTS.reserve::<Event>(0) {
         Some(mut place) => {
-            place.write(event);
+            // SAFETY: the kernel gave so much memory to write to, and every field is written.
+            unsafe { fill(place.as_mut_ptr(), &event) };
             place.submit(0);
             true
         }
         None => false,
+    }
+}
+
+/// Writes an event field by field. Volatile: of the zeros the compiler would make calls of `memset`, each with a frame
+/// of its own on a stack that kernels before 6.8 count in steps of 32 bytes.
+///
+/// # Safety
+/// `at` must be valid for writing an event.
+#[inline(always)]
+unsafe fn fill(at: *mut Event, event: &Event) {
+    macro_rules! write_each {
+        ($($($field:ident).+),+ $(,)?) => {
+            // SAFETY: fields of what the caller may write to.
+            unsafe { $( ptr::write_volatile(&raw mut (*at).$($field).+, event.$($field).+); )+ }
+        };
+    }
+    write_each!(
+        at_ns,
+        duration_ns,
+        cgroup,
+        sent_bytes,
+        received_bytes,
+        service,
+        backend,
+        version,
+        rtt_us,
+        retransmits,
+        kind,
+        reason,
+        protocol,
+        states,
+        requested.port_be,
+        requested._pad,
+        chosen.port_be,
+        chosen._pad,
+    );
+    let mut word = 0;
+    while word < 4 {
+        // SAFETY: as above; an address has four words.
+        unsafe {
+            ptr::write_volatile(
+                &raw mut (*at).requested.address.words_be[word],
+                event.requested.address.words_be[word],
+            );
+            ptr::write_volatile(
+                &raw mut (*at).chosen.address.words_be[word],
+                event.chosen.address.words_be[word],
+            );
+        }
+        word += 1;
     }
 }

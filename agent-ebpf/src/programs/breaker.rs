@@ -77,7 +77,7 @@ extern "C" fn segue_ask_cell(service: u32, id: u32, now_ns: u64, manner: u32) ->
     let now = Moment { ns: now_ns };
     let now_ticks = now.ticks();
     let mut tries = 0;
-    while tries < MAX_SWAP_TRIES {
+    while tries < SWAP_TRIES {
         let word = CellWord(maps::read(&state.cell.0));
         if word.0 == CellWord::CLEAN.0 && policy.breaker.mode == BreakerMode::Enforce as u8 {
             return ADMITTED;
@@ -95,6 +95,10 @@ extern "C" fn segue_ask_cell(service: u32, id: u32, now_ns: u64, manner: u32) ->
     // So many others changed the cell meanwhile that it must be the busiest in the world: let it be the next.
     REFUSED
 }
+
+/// Without compare-and-swap there is next to nothing to try again for, and kernels that old count the stack of every
+/// call in steps of 32 bytes: there is none to spare for a loop.
+const SWAP_TRIES: u32 = if cfg!(segue_no_compare_and_swap) { 1 } else { MAX_SWAP_TRIES };
 
 /// What an admission means under the policy's mode.
 #[inline(always)]
@@ -427,7 +431,7 @@ fn forget_window(id: u32) {
     let mut bucket = 0;
     while bucket < WINDOW_BUCKETS {
         if let Some(word) = state.window.get_mut(bucket) {
-            word.0 = 0;
+            maps::clear(&mut word.0);
         }
         bucket += 1;
     }

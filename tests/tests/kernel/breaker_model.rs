@@ -268,18 +268,24 @@ impl Pair<'_> {
 
     /// All reports are failures, so their order says nothing.
     fn reset_all(&mut self, at: u64) {
+        self.await_accepted();
         let Some(server) = &self.server else { return };
         let held = std::mem::take(&mut self.held);
-        eventually("the server to have accepted them", SOON, || match server.open() {
-            open if open == held.len() => Ok(()),
-            open => Err(format!("{open} of {}", held.len())),
-        });
         server.reset_connections();
         for (socket, period) in held {
             assert_eq!(self.client.receive(&socket), Err(Errno(libc::ECONNRESET)));
             self.client.close(socket);
             self.report(at, period, Verdict::Failed);
         }
+    }
+
+    /// A server resets what it never accepted when it leaves, and cannot reset it while it stays.
+    fn await_accepted(&self) {
+        let Some(server) = &self.server else { return };
+        eventually("the server to have accepted what is held", SOON, || match server.open() {
+            open if open == self.held.len() => Ok(()),
+            open => Err(format!("{open} of {}", self.held.len())),
+        });
     }
 
     fn crowd(&mut self, count: u32, at: u64) {
@@ -300,6 +306,7 @@ impl Pair<'_> {
 
     /// Gives up what is held first: a server that leaves ends its connections in good order, which proves nothing.
     fn stop_serving(&mut self) {
+        self.await_accepted();
         for (socket, period) in std::mem::take(&mut self.held) {
             self.client.close(socket);
             self.model.abandoned(period);
