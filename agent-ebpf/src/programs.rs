@@ -5,6 +5,7 @@ mod connect;
 mod datagrams;
 mod drain;
 mod getpeername;
+mod latency;
 mod limits;
 mod recvmsg;
 mod sample;

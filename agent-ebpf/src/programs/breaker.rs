@@ -8,7 +8,6 @@ use agent_ebpf::abi::{
     AffinityKey, Backend, BreakerMode, BreakerState, CellWord, ConnectFailure, Connection, FailedOn, Policy,
     Probe, Verdict as Order, WindowWord,
 };
-use agent_ebpf::decide::balance::peak_ewma;
 use agent_ebpf::decide::breaker::avoidance::{self, NOBODY};
 use agent_ebpf::decide::breaker::cell::{self, Admission};
 use agent_ebpf::decide::breaker::signal::{self, Signal};
@@ -16,6 +15,7 @@ use agent_ebpf::decide::breaker::window::{self, Totals, Verdict};
 use agent_ebpf::decide::breaker::{Change, ejection, slow_start};
 use agent_ebpf::decide::census::{self, Census};
 
+use super::latency;
 use crate::context::{self, Moment};
 use crate::{emit, maps};
 
@@ -247,7 +247,7 @@ pub(crate) fn report(connection: &Connection, report: Report, now: Moment) {
     if backend.generation != connection.backend_generation {
         return;
     }
-    keep_latency(connection, report, now);
+    latency::keep(connection, report, now);
     if policy.breaker.mode == BreakerMode::Off as u8 {
         return;
     }
@@ -434,25 +434,6 @@ fn forget_window(id: u32) {
             maps::clear(&mut word.0);
         }
         bucket += 1;
-    }
-}
-
-/// Keeps how long handshakes take. Two CPUs may overwrite each other's sample, which an average can bear.
-#[inline(always)]
-fn keep_latency(connection: &Connection, report: Report, now: Moment) {
-    let Some(state) = maps::backend_state(connection.backend) else { return };
-    match report {
-        Report::Established { connect_ns, .. } => {
-            let connect_us = connect_ns / 1_000;
-            let connect_us = if connect_us > u32::MAX as u64 { u32::MAX } else { connect_us as u32 };
-            state.latency = peak_ewma::observe(state.latency, connect_us, now.ticks());
-            state.progress_ticks = u64::from(now.ticks());
-        }
-        Report::Failed(_) => {
-            state.latency = peak_ewma::penalise(state.latency, now.ticks());
-            state.progress_ticks = u64::from(now.ticks());
-        }
-        Report::Good | Report::Abandoned => {}
     }
 }
 
