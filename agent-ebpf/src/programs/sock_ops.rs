@@ -1,6 +1,6 @@
 //! The life of a TCP connection to a service: handshake, failure, end; counted per edge.
 
-use agent_ebpf::abi::connection::{PROVED_GOOD, TIME_LIMITED, TIMED_OUT};
+use agent_ebpf::abi::connection::{CLOSED_BY_APPLICATION, PROVED_GOOD, TIME_LIMITED, TIMED_OUT};
 use agent_ebpf::abi::{
     CloseReason, ConnectFailure, Connection, EdgeKey, EventKind, Histogram, Hook, Outcome, Phase,
 };
@@ -149,7 +149,11 @@ fn closed(connection: &mut Connection, socket: &TcpSocket, old_state: u8) -> Out
 fn verdict(connection: &Connection, reason: CloseReason, counts: &TcpCounts) -> Option<Report> {
     let answered = counts.received_bytes > 0;
     let already = connection.marks & PROVED_GOOD != 0;
+    // What arrives for a socket whose application has left resets it in the kernel's own hands, which looks like the
+    // peer's reset. Who did not wait for an answer has nothing to tell.
+    let left = connection.marks & CLOSED_BY_APPLICATION != 0;
     match reason {
+        CloseReason::RstRemote if !answered && left => Some(Report::Abandoned),
         CloseReason::RstRemote if answered => Some(Report::Failed(Signal::Reset)),
         CloseReason::RstRemote => Some(Report::Failed(Signal::ResetEarly)),
         CloseReason::Timeout => Some(Report::Failed(Signal::RetransmissionTimeout)),
