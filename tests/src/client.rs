@@ -347,6 +347,11 @@ impl Socket {
     }
 }
 
+/// The errno of each attempt that failed, in order.
+pub fn errors(attempts: &[Attempt]) -> Vec<Errno> {
+    attempts.iter().filter_map(|attempt| attempt.as_ref().err()).map(|errno| Errno(*errno)).collect()
+}
+
 /// How often each name came.
 pub fn tally(names: &[String]) -> BTreeMap<&str, u32> {
     let mut counts = BTreeMap::new();

@@ -3,7 +3,7 @@
 
 use segue_tests::agent::{Agent, SOON};
 use segue_tests::client::protocol::{Attempt, Family, Kind};
-use segue_tests::client::{Client, Errno, tally};
+use segue_tests::client::{Client, Errno, errors, tally};
 use segue_tests::counters::service_state;
 use segue_tests::kernel::refused_with;
 use segue_tests::server::{BlackHole, Server};
@@ -33,10 +33,6 @@ fn payment(addresses: &[&str], algorithm: &str, breaker: &str) -> Service {
     let service = Service::tcp("shop/payment").at(PAYMENT).policy(&format!("algorithm: {algorithm}"));
     let service = service.policy(&format!("breaker: {{ {breaker} }}"));
     addresses.iter().fold(service, |service, address| service.to_address(address))
-}
-
-fn errors(attempts: &[Attempt]) -> Vec<Errno> {
-    attempts.iter().filter_map(|attempt| attempt.as_ref().err()).map(|errno| Errno(*errno)).collect()
 }
 
 fn names(attempts: &[Attempt]) -> Vec<String> {

@@ -2,8 +2,7 @@
 //! when breakers are not believed. Shares are checked within five standard deviations.
 
 use segue_tests::agent::SOON;
-use segue_tests::client::protocol::Attempt;
-use segue_tests::client::{Client, Errno, tally};
+use segue_tests::client::{Client, Errno, errors, tally};
 use segue_tests::counters::service_state;
 use segue_tests::server::Server;
 use segue_tests::service::{Service, config};
@@ -26,10 +25,6 @@ fn servers(world: &World, count: u32) -> Vec<Server> {
 
 fn payment(policy: &str) -> Service {
     Service::tcp("shop/payment").at(PAYMENT).policy(policy)
-}
-
-fn errors(attempts: &[Attempt]) -> Vec<Errno> {
-    attempts.iter().filter_map(|attempt| attempt.as_ref().err()).map(|errno| Errno(*errno)).collect()
 }
 
 /// How many of so many connections went to servers of these names.

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use segue_tests::agent::{Agent, ConfigMapMount, SOON};
-use segue_tests::client::{Client, Errno, tally};
+use segue_tests::client::{Client, Errno, errors, tally};
 use segue_tests::kernel::refused_with;
 use segue_tests::server::Server;
 use segue_tests::service::{Service, config};
@@ -200,7 +200,7 @@ fn no_connection_fails_while_fifty_edits_are_applied() {
     assert!(generation() >= before + 50.0);
     client.await_load(50);
     let attempts = client.stop_load();
-    let failed: Vec<_> = attempts.iter().filter_map(|attempt| attempt.as_ref().err()).collect();
+    let failed = errors(&attempts);
     assert!(failed.is_empty(), "{} of {} connections failed: {failed:?}", failed.len(), attempts.len());
     assert!(attempts.len() > 100 && attempts.len() < 20_000, "{} connections in all", attempts.len());
 }

@@ -6,7 +6,7 @@
 use std::time::Duration;
 
 use segue_tests::agent::{Agent, SOON};
-use segue_tests::client::{Client, Errno, tally};
+use segue_tests::client::{Client, Errno, errors, tally};
 use segue_tests::counters::service_state;
 use segue_tests::server::Server;
 use segue_tests::service::{Service, config};
@@ -64,7 +64,7 @@ impl<'world> Stage<'world> {
     fn strike(mut self, world: &World) {
         self.agent.restart();
         let attempts = self.load.stop_load();
-        let failed: Vec<_> = attempts.iter().filter_map(|attempt| attempt.as_ref().err()).collect();
+        let failed = errors(&attempts);
         assert!(failed.is_empty(), "{} of {} connections failed: {failed:?}", failed.len(), attempts.len());
         println!("{} connections in all, none failed", attempts.len());
         for socket in &self.held {
@@ -95,8 +95,8 @@ fn killed_at_any_call_of_its_first_start_it_starts_again() {
         let killed = agent.die_at_call(call, |_| {});
         agent.restart();
         let attempts = client.attempts(PAYMENT, 9);
-        let failed: Vec<_> = attempts.iter().filter_map(|attempt| attempt.as_ref().err()).collect();
-        assert_eq!(failed, [&libc::ECONNREFUSED], "killed at call {call}");
+        let failed = errors(&attempts);
+        assert_eq!(failed, [Errno(libc::ECONNREFUSED)], "killed at call {call}");
         if !killed {
             println!("a first start makes fewer than {call} calls");
             return;

@@ -5,8 +5,8 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use segue_tests::agent::SOON;
-use segue_tests::client::protocol::{Attempt, Family, Kind};
-use segue_tests::client::{Errno, tally};
+use segue_tests::client::protocol::{Family, Kind};
+use segue_tests::client::{Errno, errors, tally};
 use segue_tests::counters::service_state;
 use segue_tests::kernel::refused_with;
 use segue_tests::program::Program;
@@ -37,10 +37,6 @@ fn payment(addresses: [&str; 2], breaker: &str) -> Service {
     let service = Service::tcp("shop/payment").at(PAYMENT).policy("algorithm: round_robin");
     let service = service.policy(&format!("breaker: {{ {breaker} }}"));
     addresses.iter().fold(service, |service, address| service.to_address(address))
-}
-
-fn errors(attempts: &[Attempt]) -> Vec<Errno> {
-    attempts.iter().filter_map(|attempt| attempt.as_ref().err()).map(|errno| Errno(*errno)).collect()
 }
 
 #[test]

@@ -2,7 +2,7 @@
 
 use segue_tests::agent::{Agent, SOON};
 use segue_tests::client::protocol::{Attempt, Family, Kind};
-use segue_tests::client::{Client, Errno};
+use segue_tests::client::{Client, Errno, errors};
 use segue_tests::counters::{service_state, service_state_of};
 use segue_tests::service::{Service, config};
 use segue_tests::wait::{eventually, eventually_equal};
@@ -26,8 +26,8 @@ fn payment(addresses: &[&str], limits: &str) -> Service {
 
 /// How many of these connected; all others were refused with EAGAIN.
 fn connected(attempts: &[Attempt]) -> usize {
-    let failed: Vec<_> = attempts.iter().filter_map(|attempt| attempt.as_ref().err()).collect();
-    assert!(failed.iter().all(|errno| **errno == libc::EAGAIN), "{failed:?}");
+    let failed = errors(attempts);
+    assert!(failed.iter().all(|errno| *errno == Errno(libc::EAGAIN)), "{failed:?}");
     attempts.len() - failed.len()
 }
 

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use segue_tests::agent::{Agent, SOON};
-use segue_tests::client::{Errno, tally};
+use segue_tests::client::{Errno, errors, tally};
 use segue_tests::server::Server;
 use segue_tests::service::{Service, config};
 use segue_tests::wait::eventually_equal;
@@ -121,7 +121,7 @@ fn no_connection_fails_while_the_agent_is_killed_and_restarted() {
         client.await_load(50);
     }
     let attempts = client.stop_load();
-    let failed: Vec<_> = attempts.iter().filter_map(|attempt| attempt.as_ref().err()).collect();
+    let failed = errors(&attempts);
     assert!(failed.is_empty(), "{} of {} connections failed: {failed:?}", failed.len(), attempts.len());
 }
 

@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 
 use agent_ebpf::abi::ABI_VERSION;
 use segue_tests::agent::{Agent, SOON};
-use segue_tests::client::Client;
+use segue_tests::client::{Client, errors};
 use segue_tests::counters::service_state;
 use segue_tests::server::Server;
 use segue_tests::service::Service;
@@ -59,7 +59,7 @@ impl Load {
     fn end(mut self, what: &str) -> Client {
         let elapsed = self.begin.elapsed().as_secs_f64();
         let attempts: Vec<_> = self.loops.iter_mut().flat_map(Client::stop_load).collect();
-        let failed: Vec<_> = attempts.iter().filter_map(|attempt| attempt.as_ref().err()).collect();
+        let failed = errors(&attempts);
         assert!(failed.is_empty(), "{} of {} connections failed: {failed:?}", failed.len(), attempts.len());
         #[expect(clippy::cast_precision_loss, reason = "a rate to be read")]
         let rate = attempts.len() as f64 / elapsed;
