@@ -9,6 +9,7 @@ mod faults;
 mod load;
 mod matrix;
 mod probe;
+mod stage;
 
 use std::fs;
 

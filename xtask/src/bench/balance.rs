@@ -5,14 +5,13 @@ use std::fmt::Write;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::time::Duration;
 
-use super::connect::widen_ports;
 use super::load::{Load, Pace, Record};
 use super::matrix::Matrix;
-use super::{Output, print_with, quantile};
+use super::{Output, print_with, quantile, stage};
 use crate::actors::{self, Act, Actors};
+use crate::build;
 use crate::node::{self, Agent, Node, Process};
 use crate::peers::{Balance, Binaries, Kind, Layer, Proxy};
-use crate::{build, host, setup};
 
 /// Backends; the last one is slow.
 const BACKENDS: usize = 10;
@@ -80,12 +79,7 @@ pub(crate) struct Arguments {
 
 /// Measures and prints.
 pub(crate) fn run(arguments: &Arguments) -> anyhow::Result<()> {
-    host::check_ebpf()?;
-    setup::toolchain()?;
-    build::segue(true)?;
-    let binaries = if arguments.segue_only { None } else { Some(Binaries::install()?) };
-    let node = Node::new("bench")?;
-    widen_ports(&node)?;
+    let (binaries, node) = stage::comparison(!arguments.segue_only)?;
     let names: Vec<String> = (0..BACKENDS).map(|index| index.to_string()).collect();
     let mut actors = Actors::start(&node, &names.iter().map(String::as_str).collect::<Vec<_>>())?;
     for index in 0..BACKENDS {

@@ -6,14 +6,12 @@ use std::net::{Ipv4Addr, SocketAddrV4};
 
 use anyhow::bail;
 
-use super::connect::widen_ports;
 use super::faults;
 use super::probe::{Probe, Range};
-use super::{Output, Row, print_with};
+use super::{Output, Row, print_with, stage};
 use crate::actors::{self, Act, Actors};
+use crate::build;
 use crate::node::{self, Agent, Node, Place};
-use crate::peers::Binaries;
-use crate::{build, host, setup};
 
 /// The backends; the first is the one that fails.
 pub(super) const NAMES: [&str; 3] = ["a", "b", "c"];
@@ -53,12 +51,7 @@ pub(crate) struct Arguments {
 
 /// Measures and prints.
 pub(crate) fn run(arguments: &Arguments) -> anyhow::Result<()> {
-    host::check_ebpf()?;
-    setup::toolchain()?;
-    build::segue(true)?;
-    let binaries = if arguments.cost_only { None } else { Some(Binaries::install()?) };
-    let node = Node::new("bench")?;
-    widen_ports(&node)?;
+    let (binaries, node) = stage::comparison(!arguments.cost_only)?;
     let mut actors = Actors::start(&node, &NAMES)?;
     node::write_config(&node, &config())?;
     let _agent = Agent::start(&node, &build::binary(true), || Ok(()))?;

@@ -12,7 +12,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, bail};
 
 use super::probe::{Probe, Range};
-use super::{Output, Row, print};
+use super::{Output, Row, print, stage};
 use crate::node::{self, Agent, Node, Place};
 use crate::{backends, build, host, setup};
 
@@ -44,8 +44,7 @@ pub(crate) fn run(arguments: &Arguments) -> anyhow::Result<()> {
     host::check_ebpf()?;
     setup::for_tests(true)?;
     build::segue(true)?;
-    let node = Node::new("bench")?;
-    widen_ports(&node)?;
+    let node = stage::node()?;
     // Two servers that tell who they are, on every address of the namespace.
     let _servers = backends::start(&node, &["a", "b"])?;
     let mut bench = Bench {
@@ -60,12 +59,6 @@ pub(crate) fn run(arguments: &Arguments) -> anyhow::Result<()> {
     bench.large()?;
     print(&bench.rows, arguments.output);
     Ok(())
-}
-
-/// A long run opens more connections than there are default ports.
-pub(super) fn widen_ports(node: &Node) -> anyhow::Result<()> {
-    let path = "/proc/sys/net/ipv4/ip_local_port_range";
-    node.within(|| fs::write(path, "1024 65535").with_context(|| format!("cannot write {path}")))
 }
 
 struct Bench<'n> {
