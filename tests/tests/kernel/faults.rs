@@ -132,6 +132,8 @@ fn nginx(world: &World) -> Program {
     command.args(["-e", "stderr", "-p", &directory, "-c", &config.to_string_lossy()]);
     let program = world.start_outside(command);
     world.await_listener(N1, &program);
+    // Whoever was in its queue before this request has been accepted: the queue is empty.
+    world.run_outside("curl", &["-sS", "--noproxy", "*", "--max-time", "10", &format!("http://{N1}/")]);
     program
 }
 
