@@ -6,6 +6,7 @@ mod draining;
 mod drift;
 mod duties;
 mod explanation;
+mod guards;
 mod healing;
 mod journal;
 mod limits;
@@ -55,6 +56,8 @@ pub struct Options {
     pub zone: Option<String>,
     /// Where what outlives the agent is kept, besides what the kernel keeps.
     pub state: PathBuf,
+    /// No deletion is held back, however large.
+    pub accept_mass_deletion: bool,
 }
 
 /// What is awaited before the agent is ready.
@@ -91,7 +94,8 @@ pub async fn run(options: Options, beginnings: Beginnings) -> anyhow::Result<()>
     );
     let mut reconciler = Reconciler::new(data_plane.tables()?);
     reconciler.set_zone(options.zone.as_deref());
-    reconciler.adopt().context("cannot read the pinned maps")?;
+    let found = reconciler.adopt().context("cannot read the pinned maps")?.services;
+    reconciler.keep_unclaimed(found > 0);
     let readiness = Readiness::awaiting(&[CONFIGURATION, PROGRAMS, CANARY]);
     let confinement = confinement::confine(beginnings.readers());
     let guards = (confinement, beginnings.stopwatch);
@@ -121,6 +125,7 @@ pub async fn run(options: Options, beginnings: Beginnings) -> anyhow::Result<()>
         synced: false,
         attached: false,
         applied: false,
+        found,
     };
     control.desired.apply(Change::Upsert(canary::service()));
     let result = control.run(inbox, &mut servers).await;
@@ -148,6 +153,8 @@ struct Control {
     attached: bool,
     /// A whole configuration was applied at least once.
     applied: bool,
+    /// How many services were found in the maps.
+    found: usize,
 }
 
 /// How much of what is desired may be different.
@@ -179,6 +186,7 @@ impl Control {
                     continue;
                 }
                 () = observer.canaries().ordered() => Event::Ordered,
+                () = observer.guards().accepted() => Event::Accepted,
                 _ = compare.tick() => Event::Compare,
                 _ = tick.tick() => Event::Tick,
                 _ = check.tick() => Event::Check,
@@ -203,6 +211,7 @@ impl Control {
                 Event::SourcesEnded => anyhow::bail!("the configuration file is not watched any more"),
                 Event::Compare => tokio::task::block_in_place(|| self.compare()),
                 Event::Ordered => tokio::task::block_in_place(|| self.shift()),
+                Event::Accepted => tokio::task::block_in_place(|| self.release()),
                 Event::Tick => tokio::task::block_in_place(|| self.tick()),
                 Event::Check => self.check().await?,
                 Event::Leave(signal) => {
@@ -229,6 +238,7 @@ impl Control {
         match update {
             Update::Changed(change) => {
                 let whole = matches!(change, Change::Reset(_));
+                let change = self.observer.guards().admit(source, change);
                 self.desired.apply(self.observer.canaries().admit(with_canary(change)));
                 self.synced = true;
                 Ok(if whole { Extent::Whole } else { Extent::Services })
@@ -282,9 +292,34 @@ impl Control {
         if whole {
             self.observer.leave_untidy();
         }
+        if whole {
+            self.part_with_found();
+        }
         if whole || !self.attached {
             self.attach();
         }
+    }
+
+    /// Lets go what was found in the maps and no source names, unless that is so much that somebody must accept it first.
+    fn part_with_found(&mut self) {
+        let unclaimed = self.reconciler.unclaimed();
+        if unclaimed.is_empty() || self.observer.guards().holds_found(unclaimed, self.found) {
+            return;
+        }
+        self.reconciler.keep_unclaimed(false);
+        self.reconcile(Extent::Services);
+    }
+
+    /// Puts into force what operators accepted.
+    fn release(&mut self) {
+        let released = self.observer.guards().take_accepted();
+        for (_, change) in released.changes {
+            self.desired.apply(self.observer.canaries().admit(change));
+        }
+        if released.found {
+            self.reconciler.keep_unclaimed(false);
+        }
+        self.reconcile(Extent::Services);
     }
 
     /// Compares canaries with their baselines and puts into force what comes of it.

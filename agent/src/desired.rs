@@ -3,6 +3,8 @@
 //! A source sends [`Change`]s; [`Desired`] folds them into one table. Services are shared by `Arc`: a pointer
 //! that did not change is a service that did not change, which is what makes one change among 10 000 cheap.
 
+pub mod guard;
+
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::sync::Arc;

@@ -7,6 +7,7 @@ pub mod file;
 
 use crate::config::ConfigError;
 use crate::desired::Change;
+use crate::desired::guard::Holds;
 
 /// The sources there are.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -23,6 +24,13 @@ impl SourceKind {
     pub const fn name(self) -> &'static str {
         match self {
             Self::File => "file",
+        }
+    }
+
+    /// What it may not take away unasked.
+    pub const fn holds(self) -> Holds {
+        match self {
+            Self::File => Holds::WRITTEN,
         }
     }
 }

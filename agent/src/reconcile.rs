@@ -67,6 +67,8 @@ pub struct Reconciler<T> {
     directory: Arc<Directory>,
     /// A whole desired state was applied at least once, so that what is not in it may go.
     applied: bool,
+    /// Services that were found in the maps stay until this is over, also where nobody claims them.
+    keeps_unclaimed: bool,
     /// What the programs' clock said last, 0 while nobody has told.
     now_ticks: u32,
 }
@@ -108,6 +110,7 @@ impl<T: Tables> Reconciler<T> {
             need: Need::default(),
             directory: Arc::new(Directory::default()),
             applied: false,
+            keeps_unclaimed: false,
             now_ticks: 0,
         }
     }
@@ -409,7 +412,7 @@ impl<T: Tables> Reconciler<T> {
             gone.extend(self.ids_of(&name));
             self.seen.remove(&name);
         }
-        if !self.ids.unclaimed().is_empty() {
+        if !self.keeps_unclaimed && !self.ids.unclaimed().is_empty() {
             let keys = changed.iter().flat_map(|spec| {
                 let nameless =
                     Family::ALL.into_iter().filter(|&it| self.ids.service_of(&spec.name, it).is_none());

@@ -22,6 +22,7 @@ use super::Options;
 use super::confinement::Confinement;
 use super::draining::Resets;
 use super::drift::Drift;
+use super::guards::Guards;
 use super::healing;
 use super::journal::Journal;
 use super::names::LiveNames;
@@ -82,6 +83,7 @@ pub(super) struct Observer {
     overhead: Overhead,
     neighbours: Mutex<Vec<NeighbourView>>,
     rollouts: Rollouts,
+    guards: Guards,
     facts: Facts,
 }
 
@@ -150,6 +152,7 @@ impl Observer {
             overhead: Overhead::new(stopwatch),
             neighbours: Mutex::default(),
             rollouts: Rollouts::restored(&options.state),
+            guards: Guards::new(options.accept_mass_deletion),
         })
     }
 
@@ -265,6 +268,11 @@ impl Observer {
     /// The canaries.
     pub(super) fn canaries(&self) -> &Rollouts {
         &self.rollouts
+    }
+
+    /// The guards against mass deletion.
+    pub(super) fn guards(&self) -> &Guards {
+        &self.guards
     }
 
     /// Tells those who follow of something no program saw.

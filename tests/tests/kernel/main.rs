@@ -16,6 +16,7 @@ mod faults;
 mod getpeername;
 mod harness;
 mod limits;
+mod mass_deletion;
 mod memory;
 mod metrics;
 mod node_faults;
