@@ -203,8 +203,10 @@ impl DataPlane {
             // Something that is not a link may sit in its place.
             let _ = std::fs::remove_file(&pin);
         }
-        let link =
-            bpf::link_to_cgroup(program.as_fd(), self.cgroup.fd(), attachment.attach_type).map_err(fail)?;
+        let link = privileges::switched_on(privileges::TO_ATTACH, || {
+            bpf::link_to_cgroup(program.as_fd(), self.cgroup.fd(), attachment.attach_type)
+        })
+        .map_err(fail)?;
         bpf::pin(link.as_fd(), &pin).map_err(|source| KernelError::Pins { path: pin, source })?;
         Ok(repair)
     }
@@ -288,6 +290,7 @@ fn load_program(ebpf: &mut Ebpf, name: &'static str) -> Result<(), KernelError> 
     let loaded = match ebpf.program_mut(name) {
         Some(Program::CgroupSockAddr(program)) => program.load(),
         Some(Program::CgroupSock(program)) => program.load(),
+        Some(Program::CgroupSkb(program)) => program.load(),
         Some(Program::SockOps(program)) => program.load(),
         _ => return Err(KernelError::Missing { program: name }),
     };

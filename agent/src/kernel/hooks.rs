@@ -15,9 +15,11 @@ pub(super) struct Attachment {
 /// Everything that is attached to the cgroup, in the order of attaching. What observes and restores comes before
 /// what translates, so that no connection is translated whose end or whose peer's name would be missed.
 /// Unloading goes the other way round.
-pub(super) const ATTACHMENTS: [Attachment; 10] = [
+pub(super) const ATTACHMENTS: [Attachment; 12] = [
     Attachment { hook: Hook::SockOps, program: "segue_tcp_events", attach_type: 3 },
     Attachment { hook: Hook::SockRelease, program: "segue_sock_release", attach_type: 34 },
+    Attachment { hook: Hook::Ingress, program: "segue_ingress", attach_type: 0 },
+    Attachment { hook: Hook::Egress, program: "segue_egress", attach_type: 1 },
     Attachment { hook: Hook::Getpeername4, program: "segue_getpeername4", attach_type: 29 },
     Attachment { hook: Hook::Getpeername6, program: "segue_getpeername6", attach_type: 30 },
     Attachment { hook: Hook::Recvmsg4, program: "segue_recvmsg4", attach_type: 19 },
@@ -33,7 +35,7 @@ pub(super) const SAMPLE_PROGRAM: &str = "segue_sample";
 pub(super) const DRAIN_PROGRAM: &str = "segue_drain";
 
 /// Every map of the object that is pinned.
-pub(super) const MAPS: [&str; 18] = [
+pub(super) const MAPS: [&str; 22] = [
     "FRONTENDS",
     "SERVICES",
     "POLICIES",
@@ -52,6 +54,10 @@ pub(super) const MAPS: [&str; 18] = [
     "SETTINGS",
     "CONNECTIONS",
     "DATAGRAMS",
+    "EXCHANGES",
+    "REQUESTS",
+    "UNPARSED",
+    "SCRATCH",
 ];
 
 #[cfg(test)]
