@@ -4,12 +4,12 @@ use core::ffi::c_void;
 use core::ptr;
 
 use agent_ebpf::abi::limits;
+use agent_ebpf::abi::request::{HEAD_BYTES, Scratch};
 use agent_ebpf::abi::{
     AffinityKey, AffinityValue, Backend, BackendState, ClientKey, Connection, Datagrams, Edge, EdgeKey,
     Event, Exchange, FailedOn, FrontendKey, Hook, Loss, Outcome, Policy, RequestKey, Requests, ServiceState,
     ServiceWord, Settings, Slot, Unparsed, Usage,
 };
-use agent_ebpf::abi::request::{HEAD_BYTES, Scratch};
 use aya_ebpf::bindings::{BPF_F_MMAPABLE, BPF_F_NO_PREALLOC, BPF_NOEXIST, BPF_SK_STORAGE_GET_F_CREATE};
 use aya_ebpf::btf_maps::SkStorage;
 use aya_ebpf::helpers::generated::{bpf_sk_storage_delete, bpf_sk_storage_get};

@@ -129,9 +129,8 @@ impl Packet {
         let wanted = if bytes as usize >= SCAN_BYTES { SCAN_BYTES } else { bytes as usize };
         let count = crate::maps::unproven(wanted.wrapping_sub(1)) & MASK;
         // SAFETY: `count` + 1 is at most the size of the room.
-        let copied = unsafe {
-            bpf_skb_load_bytes(self.raw.cast(), at, room.as_mut_ptr().cast(), count as u32 + 1)
-        };
+        let copied =
+            unsafe { bpf_skb_load_bytes(self.raw.cast(), at, room.as_mut_ptr().cast(), count as u32 + 1) };
         if copied == 0 { count + 1 } else { 0 }
     }
 }

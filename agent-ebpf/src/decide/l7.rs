@@ -73,7 +73,8 @@ mod tests {
 
     #[test]
     fn what_was_heard_reads_back_from_its_number() {
-        let mut all = vec![Heard::Nothing, Heard::More, Heard::Interim, Heard::Answer(599), Heard::LastAnswer(101)];
+        let mut all =
+            vec![Heard::Nothing, Heard::More, Heard::Interim, Heard::Answer(599), Heard::LastAnswer(101)];
         all.extend(Method::ALL.iter().map(|&method| Heard::Request(method)));
         all.extend(Unparsed::ALL.iter().map(|&reason| Heard::Lost(reason)));
         for heard in all {

@@ -50,7 +50,11 @@ pub(crate) fn read(packet: &Packet, way: Way) -> Outcome {
     }
     let at = segment.payload_at + fresh.skip;
     let asks = (way == Way::Sent) == (exchange.direction == Direction::Outbound as u8);
-    if asks { asked(packet, exchange, at, fresh.length) } else { answered(packet, exchange, at, fresh.length) }
+    if asks {
+        asked(packet, exchange, at, fresh.length)
+    } else {
+        answered(packet, exchange, at, fresh.length)
+    }
 }
 
 /// The exchange of a socket that none was kept of.

@@ -44,7 +44,8 @@ pub const fn advance(position: &mut Position, sequence: u32, length: u32) -> Fre
     }
     let skip = ahead.wrapping_neg().cast_unsigned();
     position.next = end;
-    if position.ahead_start != position.ahead_end && end.wrapping_sub(position.ahead_start).cast_signed() >= 0 {
+    if position.ahead_start != position.ahead_end && end.wrapping_sub(position.ahead_start).cast_signed() >= 0
+    {
         if position.ahead_end.wrapping_sub(end).cast_signed() > 0 {
             position.next = position.ahead_end;
         }
