@@ -420,7 +420,9 @@ impl Observe for Specimen {
             version: None,
             ..client.clone()
         };
-        let overflow = RequestView { overflow: true, service: identity::UNKNOWN.into(), ..client.clone() };
+        let mut overflow =
+            RequestView { overflow: true, service: identity::UNKNOWN.into(), ..client.clone() };
+        overflow.requests.rows.truncate(1);
         Ok(vec![client, server, overflow])
     }
 

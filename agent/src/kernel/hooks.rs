@@ -12,6 +12,14 @@ pub(super) struct Attachment {
     pub(super) attach_type: u32,
 }
 
+impl Attachment {
+    /// Whether the data plane is whole without it: it only observes, may be switched off, and a kernel that refuses it
+    /// gets the others.
+    pub(super) const fn is_optional(&self) -> bool {
+        matches!(self.hook, Hook::Ingress | Hook::Egress)
+    }
+}
+
 /// Everything that is attached to the cgroup, in the order of attaching. What observes and restores comes before
 /// what translates, so that no connection is translated whose end or whose peer's name would be missed.
 /// Unloading goes the other way round.

@@ -30,7 +30,11 @@ fn requests_are_told_by_their_method() {
         }
     }
     for line in ["PROPFIND /dav HTTP/1.1", "M-SEARCH * HTTP/1.1", "QUERY /x HTTP/1.1"] {
-        assert_eq!(hear_request(Stage::Idle, false, line.as_bytes()), Heard::Request(Method::Other), "{line}");
+        assert_eq!(
+            hear_request(Stage::Idle, false, line.as_bytes()),
+            Heard::Request(Method::Other),
+            "{line}"
+        );
     }
 }
 
@@ -91,10 +95,7 @@ fn a_tunnel_is_the_last_thing_a_connection_answers() {
 fn a_second_request_before_the_answer_is_pipelining_unless_it_may_be_a_body() {
     let next = b"GET /b HTTP/1.1\r\n";
     let (bytes, length) = head(next);
-    assert_eq!(
-        request(Stage::Asked, true, Method::Get, &bytes, length),
-        Heard::Lost(Unparsed::Pipelined)
-    );
+    assert_eq!(request(Stage::Asked, true, Method::Get, &bytes, length), Heard::Lost(Unparsed::Pipelined));
     assert_eq!(request(Stage::Asked, true, Method::Post, &bytes, length), Heard::Nothing);
     assert!(is_pipelined(Method::Head, &bytes));
     assert!(!is_pipelined(Method::Put, &bytes));
