@@ -12,4 +12,5 @@ pub mod flow;
 pub mod histogram;
 pub mod limits;
 pub mod locality;
+pub mod ordinary;
 pub mod split;
