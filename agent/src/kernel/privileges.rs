@@ -42,6 +42,9 @@ const TO_LOAD: [Capability; 3] = [BPF, NET_ADMIN, PERFMON];
 /// What listing programs of others takes.
 pub(super) const TO_LIST: Set = Set::NONE.with(NET_ADMIN);
 
+/// What naming them takes as well; where that was not given, they have numbers only.
+pub(super) const TO_NAME: Set = TO_LIST.with(SYS_ADMIN);
+
 /// What it takes to find and enter other network namespaces: both, so that one that was given for something else is
 /// not kept.
 const TO_ENTER: Set = Set::NONE.with(SYS_ADMIN).with(SYS_PTRACE);
