@@ -148,6 +148,8 @@ impl ClosingSocket {
 pub(crate) enum TcpEvent {
     /// A SYN is about to leave.
     Connect,
+    /// A SYN is about to leave, and somebody else's program took away that its fate is seen.
+    Overruled,
     /// Our handshake is done.
     Established,
     /// A round trip was measured: something came from the other side.
@@ -169,6 +171,7 @@ pub(crate) enum TcpEvent {
 }
 
 // include/uapi/linux/bpf.h
+const OP_TIMEOUT_INIT: u32 = 1;
 const OP_TCP_CONNECT: u32 = 3;
 const OP_ACTIVE_ESTABLISHED: u32 = 4;
 const OP_RTO: u32 = 8;
@@ -229,6 +232,8 @@ impl TcpSocket {
             let args = (*self.raw).__bindgen_anon_1.args;
             match (*self.raw).op {
                 OP_TCP_CONNECT => TcpEvent::Connect,
+                // Comes after `OP_TCP_CONNECT`, when everybody's programs have run for that.
+                OP_TIMEOUT_INIT if self.flags() != 0 && !self.is_watched() => TcpEvent::Overruled,
                 OP_ACTIVE_ESTABLISHED => TcpEvent::Established,
                 OP_RTT => TcpEvent::RoundTrip,
                 OP_RTO => TcpEvent::Retransmission { expired: args[2] != 0 },
@@ -246,17 +251,32 @@ impl TcpSocket {
         if socket.is_null() { None } else { Some(Socket(socket.cast())) }
     }
 
-    /// Asks for state changes and retransmission time-outs of this socket.
+    /// What programs asked to be told about this socket; all of them are told the same.
+    #[inline(always)]
+    fn flags(&self) -> i32 {
+        // SAFETY: the kernel passes a valid context.
+        unsafe { (*self.raw).bpf_sock_ops_cb_flags as i32 }
+    }
+
+    /// Whether programs are told of its state changes.
+    #[inline(always)]
+    pub(crate) fn is_watched(&self) -> bool {
+        self.flags() & FLAG_STATE != 0
+    }
+
+    /// Asks for state changes and retransmission time-outs of this socket, besides what others asked for.
     #[inline(always)]
     pub(crate) fn watch(&self) {
+        let flags = self.flags() | FLAG_STATE | FLAG_RTO;
         // SAFETY: a helper of this program type. It cannot fail for flags every supported kernel knows.
-        unsafe { bpf_sock_ops_cb_flags_set(self.raw, FLAG_STATE | FLAG_RTO) };
+        unsafe { bpf_sock_ops_cb_flags_set(self.raw, flags) };
     }
 
     /// Asks for round trips as well, or no longer.
     #[inline(always)]
     pub(crate) fn watch_round_trips(&self, wanted: bool) {
-        let flags = FLAG_STATE | FLAG_RTO | if wanted { FLAG_RTT } else { 0 };
+        let others = self.flags() & !FLAG_RTT;
+        let flags = others | FLAG_STATE | FLAG_RTO | if wanted { FLAG_RTT } else { 0 };
         // SAFETY: as in `watch`.
         unsafe { bpf_sock_ops_cb_flags_set(self.raw, flags) };
     }

@@ -392,7 +392,7 @@ impl Control {
                 tracing::warn!(repaired, "maps differed from what was written, and are right again");
             }
             self.observer.journal().repaired(&report);
-            if self.observer.programs().iter().any(|program| !program.attached) {
+            if self.observer.needs_attaching() {
                 self.attach();
             }
             self.observer.learn_neighbours();

@@ -229,6 +229,8 @@ fn init_log() {
         .with_ansi(colour)
         .with_target(false)
         .with_writer(std::io::stderr)
+        // It would tell on the same output, and end the agent where that is a file on a full disk.
+        .log_internal_errors(false)
         .init();
 }
 

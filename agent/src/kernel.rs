@@ -102,6 +102,17 @@ pub enum KernelError {
         /// The locked directory.
         path: PathBuf,
     },
+    /// Something else is in the place of a map.
+    #[error(
+        "{} holds something that is not Segue's map {map}; if nobody needs it there, run `segue unload` and start again, which \
+         makes all maps anew", path.display()
+    )]
+    Foreign {
+        /// Which map should be there.
+        map: &'static str,
+        /// Its pin.
+        path: PathBuf,
+    },
     /// The object as a whole is refused.
     #[error(
         "cannot load the eBPF object: {source}; if pinned maps are of another build, run `segue unload` first"

@@ -65,6 +65,35 @@ impl<'w> Agent<'w> {
         });
     }
 
+    /// Starts the agent again with its log going to this file, and waits until it is ready.
+    ///
+    /// # Panics
+    /// As [`World::agent`] does.
+    pub fn restart_logging_to(&mut self, file: &Path) {
+        let script = format!("exec \"$0\" \"$@\" 2>>{}", file.display());
+        self.starter = ["sh", "-c", &script].map(str::to_owned).to_vec();
+        let namespace = self.world.namespace();
+        self.launch("the agent to be ready", |_| match get(namespace, "/readyz") {
+            Ok((200, _)) => Ok(()),
+            Ok((code, body)) => Err(format!("/readyz says {code}: {body}")),
+            Err(error) => Err(error.to_string()),
+        });
+    }
+
+    /// Runs the agent where it cannot start, to its end.
+    pub fn run_to_its_end(&self) -> Finished {
+        self.world.start_outside(self.run_command()).finish()
+    }
+
+    /// Waits until it ends by itself, or by somebody else's hand.
+    ///
+    /// # Panics
+    /// When it does not run, or is still there after [`SOON`].
+    pub fn await_end(&mut self) -> std::process::ExitStatus {
+        let mut process = self.process.take().expect("the agent runs");
+        process.wait(SOON)
+    }
+
     /// Starts the agent again where its configuration is wrong, and waits until it says so while not ready.
     ///
     /// # Panics
@@ -212,6 +241,11 @@ impl<'w> Agent<'w> {
         fs::rename(&next, &self.config).expect("a rename within one directory");
     }
 
+    /// The directory of what outlives it.
+    pub fn state_directory(&self) -> PathBuf {
+        self.world.directory().join("state")
+    }
+
     /// The configuration file.
     pub fn config_path(&self) -> &Path {
         &self.config
@@ -345,7 +379,7 @@ impl<'w> Agent<'w> {
         command.arg("--cgroup").arg(self.world.managed_cgroup()).args(["--listen", LISTEN]);
         command.arg("--socket").arg(self.socket()).arg("--bpffs").arg(self.world.bpffs());
         command.args(["--zone", ZONE]);
-        command.arg("--state").arg(self.world.directory().join("state"));
+        command.arg("--state").arg(self.state_directory());
         command
     }
 }

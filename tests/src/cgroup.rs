@@ -50,6 +50,14 @@ impl ScratchCgroup {
             .unwrap_or_else(|error| panic!("cannot make cgroup {}: {error}", path.display()));
         path
     }
+
+    /// Removes a descendant with everything below it, once what runs there has ended.
+    ///
+    /// # Panics
+    /// When it cannot be removed.
+    pub fn remove_child(&self, path: &Path) {
+        remove(path).unwrap_or_else(|error| panic!("cannot remove cgroup {}: {error}", path.display()));
+    }
 }
 
 impl Default for ScratchCgroup {

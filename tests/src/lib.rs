@@ -9,6 +9,7 @@ pub mod cgroup;
 pub mod client;
 pub mod counters;
 pub mod exposition;
+pub mod foreign;
 pub mod kernel;
 pub mod namespace;
 pub mod pinned;

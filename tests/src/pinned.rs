@@ -6,21 +6,29 @@ use std::io;
 use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
+use std::time::Duration;
 
 use agent_ebpf::abi::ABI_VERSION;
 
+use crate::wait::let_pass;
 use crate::world::World;
 
 // include/uapi/linux/bpf.h, enum bpf_cmd
 const BPF_MAP_LOOKUP_ELEM: libc::c_long = 1;
+const BPF_MAP_UPDATE_ELEM: libc::c_long = 2;
 const BPF_OBJ_GET: libc::c_long = 7;
 const BPF_OBJ_GET_INFO_BY_FD: libc::c_long = 15;
+
+/// How often an update that finds no memory is tried.
+const MOST_TRIES: u32 = 2_000;
 
 /// A map of the data plane in a [`World`].
 #[derive(Debug)]
 pub struct PinnedMap {
     map: OwnedFd,
+    key_size: usize,
     value_size: usize,
+    max_entries: u32,
 }
 
 impl PinnedMap {
@@ -32,6 +40,39 @@ impl PinnedMap {
         let pin = world.bpffs().join(format!("segue/abi{ABI_VERSION}/maps/{name}"));
         // Only the world's own mount namespace sees its bpffs.
         world.namespace().run(|| open(&pin)).unwrap_or_else(|error| panic!("{}: {error}", pin.display()))
+    }
+
+    /// Puts zeroes under as many keys as it takes until the map refuses more, or has taken twice what it holds, which
+    /// only one that forgets does. A key begins with a number from `first` on. How many it took.
+    ///
+    /// # Panics
+    /// When the kernel refuses for another reason than room in the map.
+    pub fn fill(&self, first: u64) -> u32 {
+        let (mut key, value) = (vec![0_u8; self.key_size], vec![0_u8; self.value_size]);
+        for taken in 0..2 * self.max_entries {
+            key[..8].copy_from_slice(&(first + u64::from(taken)).to_ne_bytes());
+            let arguments = [descriptor(&self.map), key.as_ptr() as u64, value.as_ptr() as u64];
+            let mut result = call(BPF_MAP_UPDATE_ELEM, &arguments);
+            // Memory for every CPU at once is had in small portions, with more a moment later.
+            for _ in 0..MOST_TRIES {
+                if !result.as_ref().is_err_and(|error| error.raw_os_error() == Some(libc::ENOMEM)) {
+                    break;
+                }
+                let_pass(Duration::from_millis(1));
+                result = call(BPF_MAP_UPDATE_ELEM, &arguments);
+            }
+            match result {
+                Ok(_) => {}
+                Err(error) if error.raw_os_error() == Some(libc::E2BIG) => return taken,
+                Err(error) => panic!("entry {taken}: {error}"),
+            }
+        }
+        2 * self.max_entries
+    }
+
+    /// How many entries it can hold.
+    pub fn max_entries(&self) -> u32 {
+        self.max_entries
     }
 
     /// The value at a key; `None` where there is none.
@@ -52,16 +93,29 @@ impl PinnedMap {
     }
 }
 
+/// BPF_MAP_TYPE_PERCPU_HASH and BPF_MAP_TYPE_PERCPU_ARRAY: a value for each CPU that could be there.
+const PER_CPU: [u32; 2] = [5, 6];
+
+fn cpus() -> usize {
+    let text = std::fs::read_to_string("/sys/devices/system/cpu/possible").expect("sysfs is mounted");
+    let last = text.trim().rsplit(['-', ',']).next().and_then(|last| last.parse::<usize>().ok());
+    last.map_or(1, |last| last + 1)
+}
+
 fn open(pin: &Path) -> io::Result<PinnedMap> {
     let path = CString::new(pin.as_os_str().as_bytes())?;
     let raw = call(BPF_OBJ_GET, &[path.as_ptr() as u64])?;
     // SAFETY: the kernel gave a new descriptor that nobody else owns.
     let map = unsafe { OwnedFd::from_raw_fd(raw) };
-    // struct bpf_map_info: type, id, key_size, value_size, …
     let mut info = [0_u32; 32];
     let size_and_descriptor = descriptor(&map) | (size_of_val(&info) as u64) << 32;
     call(BPF_OBJ_GET_INFO_BY_FD, &[size_and_descriptor, info.as_mut_ptr() as u64])?;
-    Ok(PinnedMap { map, value_size: info[3] as usize })
+    // struct bpf_map_info: type, id, key_size, value_size, max_entries, …
+    let (key_size, mut value_size) = (info[2] as usize, info[3] as usize);
+    if PER_CPU.contains(&info[0]) {
+        value_size = value_size.next_multiple_of(8) * cpus();
+    }
+    Ok(PinnedMap { map, key_size, value_size, max_entries: info[4] })
 }
 
 fn descriptor(map: &OwnedFd) -> u64 {

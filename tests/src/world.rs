@@ -171,6 +171,11 @@ impl World {
         Client::start(self.namespace.handle(), &self.managed_child(unit))
     }
 
+    /// A client in the managed cgroup whose network is another one.
+    pub fn client_within(&self, namespace: &Namespace) -> Client {
+        Client::start(namespace.handle(), &self.managed_child(CHECKOUT))
+    }
+
     /// A client the programs do not see.
     pub fn client_outside(&self) -> Client {
         Client::start(self.namespace.handle(), &self.outside)
@@ -210,6 +215,15 @@ impl World {
                 .run(|| std::net::TcpStream::connect(address).map(drop))
                 .map_err(|error| format!("{error}\n{}", program.output()))
         });
+    }
+
+    /// Takes the managed cgroup away with everything below it, and makes it again under the same name.
+    ///
+    /// # Panics
+    /// When something is still in it.
+    pub fn remake_managed_cgroup(&self) {
+        self.cgroup.remove_child(&self.managed);
+        self.cgroup.child("managed");
     }
 
     fn managed_child(&self, relative: &str) -> PathBuf {

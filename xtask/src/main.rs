@@ -9,6 +9,7 @@ mod bpf_toolchain;
 mod build;
 mod connection;
 mod demo;
+mod faults;
 mod fuzz;
 mod host;
 mod node;
@@ -40,6 +41,8 @@ enum Command {
     Test(test::Arguments),
     /// Run the fuzz targets for as long as you like, with seeds no run had before.
     Fuzz(fuzz::Arguments),
+    /// Do to a node what goes wrong with nodes, and say what held.
+    Faults(faults::Arguments),
     /// Restart, upgrade and kill agents under load, many times.
     Soak(soak::Arguments),
     /// Measure, each thing against its control in the same run.
@@ -84,6 +87,7 @@ fn main() -> ExitCode {
         Command::Actors(arguments) => actors::run(&arguments),
         Command::BenchProbe => bench::run_probe(),
         Command::BenchLoad(arguments) => bench::run_load(&arguments),
+        Command::Faults(arguments) => faults::run(&arguments),
         Command::Soak(arguments) => soak::run(&arguments),
         Command::Vm(arguments) => vm::run(&arguments),
         Command::VmGuest(arguments) => vm::run_guest(&arguments),

@@ -178,7 +178,7 @@ fn expect(status: ExitStatus, what: &str) -> anyhow::Result<()> {
 }
 
 /// The program of the target `name`, as cargo's messages say.
-fn executable(messages: &str, name: &str) -> Option<PathBuf> {
+pub(crate) fn executable(messages: &str, name: &str) -> Option<PathBuf> {
     let parsed = messages.lines().filter_map(|line| serde_json::from_str::<serde_json::Value>(line).ok());
     parsed
         .filter(|message| message["target"]["name"] == name)

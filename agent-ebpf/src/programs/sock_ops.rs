@@ -43,7 +43,16 @@ fn follow(socket: &TcpSocket) -> Outcome {
             }
             Outcome::Watched
         }
-        TcpEvent::Established => established(connection, socket),
+        TcpEvent::Overruled => {
+            socket.watch();
+            Outcome::Ignored
+        }
+        TcpEvent::Established => {
+            if !socket.is_watched() {
+                socket.watch();
+            }
+            established(connection, socket)
+        }
         TcpEvent::RoundTrip => answered(connection, socket),
         TcpEvent::Retransmission { expired } => {
             if expired {

@@ -172,6 +172,16 @@ impl Observer {
         lock(&self.data_plane).attach()
     }
 
+    /// Whether a program, a pin or the managed cgroup itself is not what it was made to be.
+    pub(super) fn needs_attaching(&self) -> bool {
+        let mut data_plane = lock(&self.data_plane);
+        let moved = data_plane.follow_cgroup();
+        if moved {
+            tracing::warn!("the managed cgroup was made anew; the programs go there");
+        }
+        moved || data_plane.programs().iter().any(|program| !program.attached) || !data_plane.pins_are_ours()
+    }
+
     pub(super) fn programs(&self) -> Vec<ProgramStatus> {
         lock(&self.data_plane).programs()
     }

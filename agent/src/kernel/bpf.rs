@@ -315,6 +315,33 @@ pub(super) fn describe_map(map: BorrowedFd<'_>) -> io::Result<(u64, u64)> {
     Ok((field("max_entries"), field("memlock")))
 }
 
+/// The name a map was made with, at most 15 bytes of it. `None` for what is no map, or has none.
+pub(super) fn map_name(object: BorrowedFd<'_>) -> Option<String> {
+    // A program's description has other fields in these places.
+    map_id(object).ok().flatten()?;
+    /// `struct bpf_map_info`, padded to what newer kernels fill.
+    #[derive(Default)]
+    #[repr(C, align(8))]
+    struct Info {
+        _kind_to_flags: [u32; 6],
+        name: [u8; 16],
+        _rest: [u64; 8],
+    }
+    let mut info = Info::default();
+    let size = u32::try_from(size_of::<Info>()).unwrap_or(u32::MAX);
+    let mut attr = Attr::default().u32(0, fd_word(object)).u32(1, size).u64(2, (&raw mut info) as u64);
+    attr.call(BPF_OBJ_GET_INFO_BY_FD).ok()?;
+    let length = info.name.iter().position(|&byte| byte == 0).unwrap_or(info.name.len());
+    Some(String::from_utf8_lossy(&info.name[..length]).into_owned()).filter(|name| !name.is_empty())
+}
+
+/// The kernel's id of a map. `None` for what is no map.
+pub(super) fn map_id(object: BorrowedFd<'_>) -> io::Result<Option<u32>> {
+    let text = std::fs::read_to_string(format!("/proc/self/fdinfo/{}", object.as_raw_fd()))?;
+    let line = text.lines().find_map(|line| line.strip_prefix("map_id:"));
+    Ok(line.and_then(|id| id.trim().parse().ok()))
+}
+
 /// Takes away the limit on the memory this process may lock (`RLIMIT_MEMLOCK`). Fails where it may not raise it.
 pub(super) fn lift_memory_limit() -> io::Result<()> {
     let unlimited = libc::rlimit { rlim_cur: libc::RLIM_INFINITY, rlim_max: libc::RLIM_INFINITY };

@@ -39,6 +39,11 @@ impl Cgroup {
         self.id
     }
 
+    /// Whether it is still what is at its path.
+    pub fn is_at_its_path(&self) -> bool {
+        std::fs::metadata(&self.path).is_ok_and(|metadata| metadata.ino() == self.id)
+    }
+
     /// Its descriptor, for attaching.
     pub fn fd(&self) -> BorrowedFd<'_> {
         self.directory.as_fd()

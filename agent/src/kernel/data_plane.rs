@@ -34,6 +34,8 @@ pub struct DataPlane {
     features: Features,
     adopted: bool,
     ebpf: Ebpf,
+    /// The kernel's ids of the maps, in the order of `MAPS`; 0 where it did not say.
+    map_ids: [u32; MAPS.len()],
     /// Held as long as this agent lives.
     lock: Mutex<File>,
 }
@@ -53,6 +55,7 @@ impl DataPlane {
         layout.create()?;
         let lock = layout.lock()?;
         let adopted = layout.map("SERVICES").exists();
+        refuse_foreign_pins(&layout)?;
 
         let mut loader = EbpfLoader::new();
         for map in MAPS {
@@ -90,7 +93,12 @@ impl DataPlane {
         features.sample = features.tcp_sock.is_some() && load_walk(&mut ebpf, SAMPLE_PROGRAM);
         let walks = features.tcp_sock.is_some() && features.socket.is_some();
         features.drain = walks && load_walk(&mut ebpf, DRAIN_PROGRAM);
-        Ok(Self { layout, cgroup, features, adopted, ebpf, lock: Mutex::new(lock) })
+        let id = |map: &str| {
+            let pin = bpf::open_pin(&layout.map(map)).ok()?;
+            bpf::map_id(pin.as_fd()).ok().flatten()
+        };
+        let map_ids = MAPS.map(|map| id(map).unwrap_or_default());
+        Ok(Self { layout, cgroup, features, adopted, ebpf, map_ids, lock: Mutex::new(lock) })
     }
 
     /// What the programs log. There is one reader; the next call finds nothing.
@@ -149,6 +157,40 @@ impl DataPlane {
         }
     }
 
+    /// Goes on with the cgroup that is at the managed path now, where the one there was is gone and somebody made it anew.
+    /// Whether that is so; then everything is to be attached.
+    pub fn follow_cgroup(&mut self) -> bool {
+        if self.cgroup.is_at_its_path() {
+            return false;
+        }
+        match Cgroup::open(Some(self.cgroup.path())) {
+            Ok(cgroup) => {
+                self.cgroup = cgroup;
+                true
+            }
+            Err(error) => {
+                tracing::error!("the managed cgroup is gone: {error}");
+                false
+            }
+        }
+    }
+
+    /// Whether the maps are pinned, and nothing else is in their place. What cannot be looked at counts as ours.
+    pub fn pins_are_ours(&self) -> bool {
+        (0..MAPS.len()).all(|index| self.pin_of(index) == PinState::Ours)
+    }
+
+    fn pin_of(&self, index: usize) -> PinState {
+        match bpf::open_pin(&self.layout.map(MAPS[index])) {
+            Ok(pin) => match bpf::map_id(pin.as_fd()) {
+                Ok(id) if self.map_ids[index] != 0 && id != Some(self.map_ids[index]) => PinState::Foreign,
+                _ => PinState::Ours,
+            },
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => PinState::Missing,
+            Err(_) => PinState::Ours,
+        }
+    }
+
     /// Puts the loaded programs in force: a link that is pinned gets the new program in place, without a moment
     /// in between; one that is missing, or holds on to another cgroup, is made anew. The order is that of
     /// `ATTACHMENTS`. May be called again at any time; it repairs what is broken.
@@ -174,17 +216,22 @@ impl DataPlane {
         self.features.requests || !attachment.is_optional()
     }
 
-    /// Pins the maps again where somebody removed their pins: without them the next agent would begin anew.
+    /// Pins the maps again where somebody removed their pins, or put something else there: the next agent would begin anew
+    /// without them, or with what is not ours.
     fn restore_pins(&self) -> Result<(), KernelError> {
-        let missing: Vec<_> = MAPS.iter().filter(|map| !self.layout.map(map).exists()).collect();
+        let states = (0..MAPS.len()).map(|index| (MAPS[index], self.pin_of(index)));
+        let missing: Vec<_> = states.filter(|(_, state)| *state != PinState::Ours).collect();
         if missing.is_empty() {
             return Ok(());
         }
         self.layout.create()?;
         // The directory may be another one now, which nobody has locked.
         let held = self.layout.lock();
-        for &&name in &missing {
+        for &(name, state) in &missing {
             let path = self.layout.map(name);
+            if state == PinState::Foreign {
+                remove_pin(&path)?;
+            }
             let map = self.ebpf.map(name).ok_or(KernelError::Missing { program: name })?;
             map.pin(&path)
                 .map_err(|error| KernelError::Pins { path, source: std::io::Error::other(error) })?;
@@ -195,7 +242,7 @@ impl DataPlane {
             Err(KernelError::AnotherAgent { .. }) => {}
             Err(error) => return Err(error),
         }
-        tracing::warn!(maps = missing.len(), "pins were gone; pinned anew");
+        tracing::warn!(maps = missing.len(), "pins were gone, or somebody else's; pinned anew");
         Ok(())
     }
 
@@ -214,7 +261,7 @@ impl DataPlane {
                 }
                 _ => repair = Some(Repair { hook, found: "a link to something else" }),
             }
-            std::fs::remove_file(&pin).map_err(|source| KernelError::Pins { path: pin.clone(), source })?;
+            remove_pin(&pin)?;
         } else if self.adopted {
             repair = Some(Repair { hook, found: "no link" });
             // Something that is not a link may sit in its place.
@@ -281,7 +328,7 @@ impl DataPlane {
     /// control thread: to ask takes a capability that no other has.
     pub fn neighbours(&self) -> Vec<(&'static str, u32, String)> {
         let ours: Vec<u32> = self.programs().iter().filter_map(|program| program.id).collect();
-        privileges::switched_on(privileges::TO_LIST, || {
+        privileges::switched_on(privileges::TO_NAME, || {
             let mut neighbours = Vec::new();
             for attachment in ATTACHMENTS {
                 for id in bpf::attached(self.cgroup.fd(), attachment.attach_type).unwrap_or_default() {
@@ -293,6 +340,31 @@ impl DataPlane {
             neighbours
         })
     }
+}
+
+/// What is in the place of a map's pin.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum PinState {
+    Ours,
+    Missing,
+    Foreign,
+}
+
+/// Refuses to begin with what somebody else put in the place of a map: programs would read it as theirs.
+fn refuse_foreign_pins(layout: &Layout) -> Result<(), KernelError> {
+    for map in MAPS {
+        let path = layout.map(map);
+        if let Ok(pin) = bpf::open_pin(&path)
+            && bpf::map_name(pin.as_fd()).is_none_or(|name| !map.starts_with(&name))
+        {
+            return Err(KernelError::Foreign { map, path });
+        }
+    }
+    Ok(())
+}
+
+fn remove_pin(path: &Path) -> Result<(), KernelError> {
+    std::fs::remove_file(path).map_err(|source| KernelError::Pins { path: path.to_owned(), source })
 }
 
 /// A link that was not as it should be when the programs were attached.

@@ -42,6 +42,8 @@ struct Stage<'world> {
     load: Client,
     holder: Client,
     held: Vec<segue_tests::client::Socket>,
+    /// Connections of loads that were begun anew.
+    earlier: usize,
 }
 
 impl<'world> Stage<'world> {
@@ -55,18 +57,39 @@ impl<'world> Stage<'world> {
             }
         });
         let held = (0..20).map(|_| holder.connect_tcp(PAYMENT).expect("the service has backends")).collect();
-        load.start_load(PAYMENT, 200_000, Duration::from_micros(300));
-        load.await_load(50);
-        Self { agent, load, holder, held }
+        let mut stage = Self { agent, load, holder, held, earlier: 0 };
+        stage.begin_load();
+        stage
+    }
+
+    fn begin_load(&mut self) {
+        self.load.start_load(PAYMENT, 10_000_000, Duration::from_micros(300));
+        self.load.await_load(50);
+    }
+
+    /// The load goes on. Now and then it is begun anew: it remembers each connection, and over many calls that is more
+    /// than it can tell at once.
+    fn go_on(&mut self, call: u32) {
+        self.load.await_load(20);
+        if call.is_multiple_of(40) {
+            self.settle();
+            self.begin_load();
+        }
+    }
+
+    /// Ends the load, none of whose connections failed.
+    fn settle(&mut self) {
+        let attempts = self.load.stop_load();
+        let failed = errors(&attempts);
+        assert!(failed.is_empty(), "{} of {} connections failed: {failed:?}", failed.len(), attempts.len());
+        self.earlier += attempts.len();
     }
 
     /// Nothing of what the agent went through was seen by a client.
     fn strike(mut self, world: &World) {
         self.agent.restart();
-        let attempts = self.load.stop_load();
-        let failed = errors(&attempts);
-        assert!(failed.is_empty(), "{} of {} connections failed: {failed:?}", failed.len(), attempts.len());
-        println!("{} connections in all, none failed", attempts.len());
+        self.settle();
+        println!("{} connections in all, none failed", self.earlier);
         for socket in &self.held {
             self.holder.send(socket, "still there?\n").expect("an open connection");
             eventually("the echo", SOON, || match self.holder.read_line(socket) {
@@ -117,7 +140,7 @@ fn killed_at_any_call_of_a_start_that_takes_over_nobody_notices() {
             println!("a start that takes over makes fewer than {call} calls");
             return stage.strike(&world);
         }
-        stage.load.await_load(20);
+        stage.go_on(call);
     }
     panic!("it makes more than {MOST_CALLS} calls");
 }
@@ -160,7 +183,7 @@ fn killed_at_any_call_of_a_change_nobody_notices_and_the_next_agent_completes_it
             // A start that made more calls than those before.
             stage.agent.edit(&next);
         }
-        stage.load.await_load(20);
+        stage.go_on(call);
         stage.agent.restart();
         let name = servers[rounds % 2].name();
         assert_eq!(tally(&client.greetings(CART, 2)), [(name, 2)].into(), "killed at call {call}");

@@ -2,6 +2,7 @@
 //!
 //! Run by `cargo xtask test --tier kernel`, as root.
 
+mod addresses;
 mod balance;
 mod breaker;
 mod breaker_model;
@@ -13,13 +14,16 @@ mod crash;
 mod differential;
 mod draining;
 mod faults;
+mod full_maps;
 mod getpeername;
 mod harness;
 mod limits;
 mod mass_deletion;
 mod memory;
 mod metrics;
+mod neighbours;
 mod node_faults;
+mod node_resources;
 mod programs_nobody_here_wrote;
 mod recvmsg;
 mod requests;

@@ -48,6 +48,10 @@ fn while_the_agent_is_stopped_breakers_open_and_connections_go_on() {
     let mut client = world.client();
     client.greetings(PAYMENT, 4);
     agent.process().signal(libc::SIGSTOP);
+    // As `cargo xtask faults --long` asks.
+    if std::env::var_os("SEGUE_LONG_FAULTS").is_some() {
+        segue_tests::wait::let_pass(std::time::Duration::from_secs(60));
+    }
     drop(servers.remove(0));
     assert_eq!(failed(&client.attempts(PAYMENT, 20)), 1);
     assert_eq!(service_state(&world, PAYMENT).opened, 1);
@@ -121,4 +125,57 @@ fn pins_that_somebody_wiped_come_back() {
     assert_eq!(tally(&client.greetings(PAYMENT, 4)), [("n1", 2), ("n2", 2)].into());
     agent.restart();
     assert_eq!(tally(&client.greetings(PAYMENT, 4)), [("n1", 2), ("n2", 2)].into());
+}
+
+#[test]
+#[ignore = "kernel tier: needs root and eBPF; run by cargo xtask test"]
+fn a_map_pin_that_somebody_replaced_is_put_right_and_an_agent_that_starts_on_it_refuses() {
+    let world = World::new();
+    let servers = servers(&world);
+    let mut agent = world.agent(&[payment(&servers)]);
+    let mut client = world.client();
+    client.greetings(PAYMENT, 4);
+    let pin = format!("{}/segue/abi{}/maps/BACKENDS", world.bpffs().display(), agent_ebpf::abi::ABI_VERSION);
+    let replace = || {
+        world.run_outside("rm", &[&pin]);
+        let shape = ["type", "hash", "key", "4", "value", "4", "entries", "1", "name", "foreign"];
+        world.run_outside("bpftool", &[&["map", "create", &pin][..], &shape[..]].concat());
+    };
+    replace();
+    assert_eq!(failed(&client.attempts(PAYMENT, 4)), 0);
+    eventually("the pin to be the agent's again", SOON, || {
+        let shown = world.run_outside("bpftool", &["map", "show", "pinned", &pin]);
+        if shown.contains("foreign") { Err(shown) } else { Ok(()) }
+    });
+    agent.kill();
+    agent.restart();
+    assert_eq!(agent.backend("shop/payment", N1, "selections"), 4, "what was counted is still there");
+    // Without an agent that looks after it, the next one says what to do and leaves everything as it is.
+    agent.kill();
+    replace();
+    let refused = agent.run_to_its_end();
+    assert_eq!(refused.status.code(), Some(1), "{}", refused.stderr);
+    assert!(refused.stderr.contains("segue unload"), "{}", refused.stderr);
+    assert_eq!(failed(&client.attempts(PAYMENT, 4)), 0);
+    agent.unload().expect_success();
+    agent.restart();
+    works(&agent, &mut client, &servers);
+}
+
+#[test]
+#[ignore = "kernel tier: needs root and eBPF; run by cargo xtask test"]
+fn a_managed_cgroup_that_was_removed_and_made_anew_is_served_again() {
+    let world = World::new();
+    let servers = servers(&world);
+    let agent = world.agent(&[payment(&servers)]);
+    let mut client = world.client();
+    let held = client.connect_tcp(PAYMENT);
+    assert!(held.is_ok(), "{held:?}");
+    client.kill();
+    world.remake_managed_cgroup();
+    let mut client = world.client();
+    eventually_equal("connections that fail", SOON, &0, || failed(&client.attempts(PAYMENT, 2)));
+    assert!(agent.log().contains("the managed cgroup was made anew"), "{}", agent.log());
+    eventually_equal("connections counted", SOON, &0, || agent.active("shop/payment"));
+    works(&agent, &mut client, &servers);
 }

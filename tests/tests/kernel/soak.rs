@@ -34,6 +34,8 @@ struct Load {
     loops: Vec<Client>,
     holder: Client,
     begin: Instant,
+    /// Connections of loads that were begun anew.
+    earlier: usize,
 }
 
 impl Load {
@@ -50,23 +52,34 @@ impl Load {
             client.start_load(PAYMENT, 10_000_000, Duration::ZERO);
             client.await_load(20);
         }
-        Self { loops, holder, begin: Instant::now() }
+        Self { loops, holder, begin: Instant::now(), earlier: 0 }
     }
 
     /// Every connection that is held still has its bytes, and new ones go on.
     fn go_on(&mut self, cycle: u32) {
         assert_eq!(self.holder.exchange_together(1_000), 0, "connections stalled or reset in cycle {cycle}");
         self.loops.iter_mut().for_each(|client| client.await_load(20));
+        if cycle % 10 == 9 {
+            // A client remembers each connection; over hours that is more than it can tell at once.
+            self.settle();
+            self.loops.iter_mut().for_each(|client| client.start_load(PAYMENT, 10_000_000, Duration::ZERO));
+        }
     }
 
-    fn end(mut self, what: &str) -> Client {
-        let elapsed = self.begin.elapsed().as_secs_f64();
+    /// Ends the loads, none of whose connections failed.
+    fn settle(&mut self) {
         let attempts: Vec<_> = self.loops.iter_mut().flat_map(Client::stop_load).collect();
         let failed = errors(&attempts);
         assert!(failed.is_empty(), "{} of {} connections failed: {failed:?}", failed.len(), attempts.len());
+        self.earlier += attempts.len();
+    }
+
+    fn end(mut self, what: &str) -> Client {
+        self.settle();
+        let elapsed = self.begin.elapsed().as_secs_f64();
         #[expect(clippy::cast_precision_loss, reason = "a rate to be read")]
-        let rate = attempts.len() as f64 / elapsed;
-        println!("{what}: {} connections, {rate:.0} a second, none failed", attempts.len());
+        let rate = self.earlier as f64 / elapsed;
+        println!("{what}: {} connections, {rate:.0} a second, none failed", self.earlier);
         self.holder
     }
 }
