@@ -26,6 +26,7 @@ mod node_faults;
 mod node_resources;
 mod programs_nobody_here_wrote;
 mod recvmsg;
+mod requests;
 mod restart;
 mod rollout;
 mod security;
