@@ -84,7 +84,7 @@ fn a_configuration_that_does_not_fit_a_map_changes_nothing_and_is_told() {
     ];
     for (map, reason) in reasons {
         agent.edit(&too_much(map));
-        eventually(&format!("the agent to refuse what does not fit {map}"), SOON * 4, || {
+        eventually(&format!("the agent to refuse what does not fit {map}"), SOON * 8, || {
             let error = agent.status()["config"]["error"].to_string();
             if error.contains(reason) { Ok(()) } else { Err(error) }
         });

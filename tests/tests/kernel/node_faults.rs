@@ -101,11 +101,11 @@ fn a_pin_that_somebody_replaced_is_put_right() {
     let agent = world.agent(&[payment(&servers)]);
     let mut client = world.client();
     let pins = format!("{}/segue/abi{}", world.bpffs().display(), agent_ebpf::abi::ABI_VERSION);
+    let links = || world.run_outside("ls", &[&format!("{pins}/links")]).lines().count();
+    let before = links();
     world.run_outside("mv", &["-f", &format!("{pins}/links/sendmsg4"), &format!("{pins}/links/connect4")]);
     eventually_equal("connections that fail", SOON, &0, || failed(&client.attempts(PAYMENT, 2)));
-    eventually_equal("links pinned", SOON, &10, || {
-        world.run_outside("ls", &[&format!("{pins}/links")]).lines().count()
-    });
+    eventually_equal("links pinned", SOON, &before, links);
     works(&agent, &mut client, &servers);
 }
 

@@ -43,6 +43,7 @@ pub const fn epoch(policy: &BreakerPolicy, now_ns: u64) -> u64 {
 }
 
 /// The bucket that counts an epoch, less than [`WINDOW_BUCKETS`]: its remainder.
+#[allow(clippy::cast_possible_truncation, reason = "less than the buckets there are")]
 #[inline(always)]
 pub const fn bucket(epoch: u64) -> usize {
     // A power of two, so that this is a mask, of which the kernel's verifier knows the bounds; of a remainder it does not.
