@@ -9,11 +9,11 @@ pub const MAX_FRONTENDS: u32 = 20_480;
 
 /// Policy records. An update writes a new record while readers may still hold the old one, so there are more than
 /// services: as many updates as this may wait for readers to leave.
-pub const MAX_POLICIES: u32 = MAX_SERVICES + 2_048;
+pub const MAX_POLICIES: u32 = MAX_SERVICES + 1_024;
 
-/// Backends, each with its own cell of state. 10 000 services of 10 backends leave room for 14 % more. 192 B
+/// Backends, each with its own cell of state. 10 000 services of 10 backends leave room for 12 % more. 192 B
 /// each in `BACKENDS` and `BACKEND_STATE`, the largest part of all memory.
-pub const MAX_BACKENDS: u32 = 114_688;
+pub const MAX_BACKENDS: u32 = 112_640;
 
 /// Slots: what `random` and `round_robin` need per backend, plus the tables of `maglev` services, plus the new
 /// windows of services that are being replaced. 16 B each.
