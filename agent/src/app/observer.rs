@@ -88,7 +88,7 @@ pub(super) struct Observer {
 /// What does not change while the agent runs.
 struct Facts {
     started: Timestamp,
-    config: PathBuf,
+    config: Option<PathBuf>,
     cgroup: PathBuf,
     mount: PathBuf,
     bpffs: PathBuf,

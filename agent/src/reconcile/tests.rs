@@ -38,7 +38,7 @@ fn spec(name: &str, frontends: &[&str], backends: &[&str]) -> ServiceSpec {
 
 fn desired(specs: &[ServiceSpec]) -> Desired {
     let mut desired = Desired::default();
-    desired.apply(Change::Reset(specs.iter().cloned().map(Arc::new).collect()));
+    desired.apply(SourceKind::File, Change::Reset(specs.iter().cloned().map(Arc::new).collect()));
     desired
 }
 

@@ -101,10 +101,10 @@ impl Observe for Observer {
                 .collect(),
             maps: Vec::new(),
             config: ConfigView {
-                file: Some(self.facts.config.display().to_string()),
+                file: self.facts.config.as_ref().map(|file| file.display().to_string()),
                 generation: journal.generation,
                 applied_at: journal.applied_at,
-                error: journal.error.clone(),
+                error: journal.error(),
             },
             canary: journal.canary.clone(),
             neighbours: lock(&self.neighbours).clone(),
