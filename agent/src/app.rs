@@ -99,8 +99,14 @@ pub async fn run(options: Options, beginnings: Beginnings) -> anyhow::Result<()>
     let readiness = Readiness::awaiting(&awaited);
     let confinement = confinement::confine(beginnings.readers());
     let guards = (confinement, beginnings.stopwatch);
-    let observer =
-        Arc::new(Observer::new(data_plane, reconciler.directory(), readiness.clone(), &options, guards)?);
+    let observer = Arc::new(Observer::new(
+        data_plane,
+        reconciler.directory(),
+        readiness.clone(),
+        &options,
+        guards,
+        sources.standing(),
+    )?);
 
     let (trigger, leaving) = shutdown::channel();
     let mut servers = tokio::task::JoinSet::new();

@@ -9,6 +9,7 @@ mod breaker;
 mod connections;
 mod draining;
 mod kernel;
+mod kubernetes;
 mod limits;
 mod process;
 mod reference;
@@ -37,6 +38,7 @@ const SUBJECTS: &[(&str, &[&Metric])] = &[
     ("Limits on connections", limits::METRICS),
     ("Draining", draining::METRICS),
     ("Canaries", rollout::METRICS),
+    ("Kubernetes", kubernetes::METRICS),
     ("Kernel side", kernel::METRICS),
     ("Agent", agent::METRICS),
     ("Process", process::METRICS),
@@ -112,6 +114,7 @@ impl Collector for Scrape {
         if let Some(status) = self.read(2, self.observe.status()) {
             kernel::write_status(&mut sheet, &status)?;
             agent::write_status(&mut sheet, &status)?;
+            kubernetes::write(&mut sheet, status.kubernetes.as_ref())?;
         }
         if let Some(counters) = self.read(3, self.observe.counters()) {
             draining::write(&mut sheet, &counters)?;

@@ -10,6 +10,7 @@ pub mod client;
 pub mod counters;
 pub mod exposition;
 pub mod kernel;
+pub mod kube_api;
 pub mod namespace;
 pub mod pinned;
 pub mod program;

@@ -4,6 +4,7 @@
 
 mod breaker;
 mod explain;
+mod kubernetes;
 mod limits;
 mod overhead;
 mod rollout;
@@ -20,6 +21,7 @@ pub use breaker::{
     CellView, DEFAULT_ORDER_MS, IN_FORCE, MAX_ORDER_MS, Order, OrderError, OrderRequest, OrderView, Ordered,
 };
 pub use explain::{Candidate, Chain, Explanation, Step};
+pub use kubernetes::{KindView, KubernetesView, NoteView};
 pub use limits::LimitView;
 pub use overhead::{ConfinementView, OverheadView, ProgramCost};
 pub use rollout::{RolloutError, RolloutRequest, RolloutView, Rollouts, SampleView};
@@ -69,6 +71,8 @@ pub struct Status {
     pub rollouts: Vec<RolloutView>,
     /// Why rollouts do not outlive the agent, in words; null where they do.
     pub rollouts_error: Option<String>,
+    /// How it stands with the API server of Kubernetes; null where services do not come from one.
+    pub kubernetes: Option<KubernetesView>,
 }
 
 /// Whether the agent is ready to serve.
@@ -203,6 +207,7 @@ impl Status {
             problems.push(format!("{}: {}", rollout.service, rollout.summary));
         }
         problems.extend(self.rollouts_error.clone());
+        problems.extend(self.kubernetes.iter().flat_map(KubernetesView::problems));
         for map in self.maps.iter().filter(|map| map.usage() >= MAP_ALMOST_FULL) {
             problems.push(format!("map {} holds {} of {} entries", map.name, map.entries, map.max_entries));
         }

@@ -33,6 +33,7 @@ use crate::admin::view::MapView;
 use crate::admin::view::NeighbourView;
 use crate::canary;
 use crate::clock;
+use crate::discovery::kubernetes::Standing;
 use crate::draining::Leaving;
 use crate::flows::Accumulator;
 use crate::flows::Cgroups;
@@ -54,6 +55,7 @@ use crate::rollout::Counts;
 use crate::rollout::Reading;
 
 mod answers;
+mod cluster;
 
 /// Events kept for a reader that is slower than the data plane. What it misses it is told.
 const FOLLOW_QUEUE: usize = 4_096;
@@ -82,6 +84,7 @@ pub(super) struct Observer {
     overhead: Overhead,
     neighbours: Mutex<Vec<NeighbourView>>,
     rollouts: Rollouts,
+    kubernetes: Option<Standing>,
     facts: Facts,
 }
 
@@ -119,6 +122,7 @@ impl Observer {
         readiness: Readiness,
         options: &Options,
         (confinement, stopwatch): (Confinement, Option<Stopwatch>),
+        kubernetes: Option<Standing>,
     ) -> Result<Self, KernelError> {
         let mount = mount_point()?;
         let counters = data_plane.counters()?;
@@ -150,6 +154,7 @@ impl Observer {
             overhead: Overhead::new(stopwatch),
             neighbours: Mutex::default(),
             rollouts: Rollouts::restored(&options.state),
+            kubernetes,
         })
     }
 

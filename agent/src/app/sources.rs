@@ -24,7 +24,7 @@ pub(super) struct Sources {
     /// Have said what they have now.
     synced: BTreeSet<SourceKind>,
     /// How it stands with the API server, where there is one.
-    pub(super) kubernetes: Option<Standing>,
+    kubernetes: Option<Standing>,
 }
 
 impl Sources {
@@ -46,6 +46,11 @@ impl Sources {
         }
         ensure!(!running.is_empty(), "there is nothing to take services from; give --config or --kubernetes");
         Ok(Self { tasks, running, heard: BTreeSet::new(), synced: BTreeSet::new(), kubernetes })
+    }
+
+    /// How it stands with the API server, where there is one.
+    pub(super) fn standing(&self) -> Option<Standing> {
+        self.kubernetes.clone()
     }
 
     /// What the agent waits for, in words, one for each source.

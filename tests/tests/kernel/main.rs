@@ -15,6 +15,7 @@ mod draining;
 mod faults;
 mod getpeername;
 mod harness;
+mod kubernetes;
 mod limits;
 mod memory;
 mod metrics;

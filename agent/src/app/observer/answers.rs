@@ -120,6 +120,7 @@ impl Observe for Observer {
             timed_ms: self.overhead.timed_ms(),
             rollouts: self.rollouts.views(),
             rollouts_error: self.rollouts.problem(),
+            kubernetes: self.kubernetes.as_ref().map(super::cluster::view),
         };
         drop(journal);
         Ok(Status { maps: self.maps(), ..status })
