@@ -18,8 +18,8 @@ pub use probes::{listen, serve_metrics};
 
 use crate::flows::{EdgeView, Record};
 use view::{
-    Counters, Explanation, OrderError, OrderRequest, Ordered, OverheadView, Readiness, RolloutError,
-    RolloutRequest, RolloutView, ServiceView, Status,
+    AcceptError, AcceptRequest, Accepted, Counters, Explanation, HeldView, OrderError, OrderRequest, Ordered,
+    OverheadView, Readiness, RolloutError, RolloutRequest, RolloutView, ServiceView, Status,
 };
 
 /// What can be seen of a running agent.
@@ -43,6 +43,8 @@ pub trait Observe: Send + Sync + 'static {
     fn explain(&self, target: &str) -> Result<Explanation, ObserveError>;
     /// The canary of every service that has one, in the order of names. Does not block.
     fn rollouts(&self) -> Vec<RolloutView>;
+    /// What sources would take away and is kept, by source, in the order of names. Does not block.
+    fn held(&self) -> Vec<HeldView>;
     /// Every edge, in the order of client, service and version; the overflow last.
     ///
     /// # Errors
@@ -73,6 +75,11 @@ pub trait Control: Observe {
     /// # Errors
     /// The order makes no sense; then nothing was changed.
     fn steer(&self, request: &RolloutRequest) -> Result<RolloutView, RolloutError>;
+    /// Lets go what is held of the services named, or everything. It is gone a moment later.
+    ///
+    /// # Errors
+    /// Nothing is held of one of them; then nothing was changed.
+    fn accept(&self, request: &AcceptRequest) -> Result<Accepted, AcceptError>;
 }
 
 /// Something that could not be read from the kernel.

@@ -6,6 +6,7 @@ mod draining;
 mod drift;
 mod duties;
 mod explanation;
+mod guards;
 mod healing;
 mod journal;
 mod limits;
@@ -58,6 +59,8 @@ pub struct Options {
     pub zone: Option<String>,
     /// Where what outlives the agent is kept, besides what the kernel keeps.
     pub state: PathBuf,
+    /// No deletion is held back, however large.
+    pub accept_mass_deletion: bool,
 }
 
 /// What is awaited before the agent is ready, besides what its sources say.
@@ -93,8 +96,8 @@ pub async fn run(options: Options, beginnings: Beginnings) -> anyhow::Result<()>
     );
     let mut reconciler = Reconciler::new(data_plane.tables()?);
     reconciler.set_zone(options.zone.as_deref());
-    reconciler.adopt().context("cannot read the pinned maps")?;
-    reconciler.hold_unclaimed(true);
+    let found = reconciler.adopt().context("cannot read the pinned maps")?.services;
+    reconciler.keep_unclaimed(found > 0);
     let awaited: Vec<&str> = sources.awaited().chain([PROGRAMS, CANARY]).collect();
     let readiness = Readiness::awaiting(&awaited);
     let confinement = confinement::confine(beginnings.readers());
@@ -132,6 +135,7 @@ pub async fn run(options: Options, beginnings: Beginnings) -> anyhow::Result<()>
         own_zone: options.zone.is_none(),
         attached: false,
         applied: false,
+        found,
     };
     control.desired.apply(SourceKind::Agent, Change::Upsert(canary::service()));
     let result = control.run(inbox, &mut servers).await;
@@ -160,6 +164,8 @@ struct Control {
     attached: bool,
     /// A whole configuration was applied at least once.
     applied: bool,
+    /// How many services were found in the maps.
+    found: usize,
 }
 
 /// How much of what is desired may be different.
@@ -191,6 +197,7 @@ impl Control {
                     continue;
                 }
                 () = observer.canaries().ordered() => Event::Ordered,
+                () = observer.guards().accepted() => Event::Accepted,
                 _ = compare.tick() => Event::Compare,
                 _ = tick.tick() => Event::Tick,
                 _ = check.tick() => Event::Check,
@@ -215,6 +222,7 @@ impl Control {
                 Event::SourcesEnded => anyhow::bail!("services are not watched any more"),
                 Event::Compare => tokio::task::block_in_place(|| self.compare()),
                 Event::Ordered => tokio::task::block_in_place(|| self.shift()),
+                Event::Accepted => tokio::task::block_in_place(|| self.release()),
                 Event::Tick => tokio::task::block_in_place(|| self.tick()),
                 Event::Check => self.check().await?,
                 Event::Leave(signal) => {
@@ -241,19 +249,17 @@ impl Control {
         match update {
             Update::Changed(change) => {
                 let whole = matches!(change, Change::Reset(_));
-                self.desired.apply(source, self.observer.canaries().admit(source, change));
+                self.admit(source, change);
                 if source == SourceKind::File {
                     self.observer.journal().accepted();
                 }
                 if self.sources.synced(source) {
                     self.observer.canaries().forget_left();
-                    self.reconciler.hold_unclaimed(false);
                 }
                 Ok(if whole { Extent::Whole } else { Extent::Services })
             }
             Update::Remembered(services) => {
-                let change = self.observer.canaries().admit(source, Change::Reset(services));
-                self.desired.apply(source, change);
+                self.admit(source, Change::Reset(services));
                 self.sources.remembered(source);
                 Ok(Extent::Whole)
             }
@@ -275,6 +281,12 @@ impl Control {
                 Ok(Extent::Nothing)
             }
         }
+    }
+
+    /// Folds a change in, but for what must not be lost unasked.
+    fn admit(&mut self, source: SourceKind, change: Change) {
+        let change = self.observer.guards().admit(source, change);
+        self.desired.apply(source, self.observer.canaries().admit(source, change));
     }
 
     /// Makes the maps equal to what is desired, then sees to it that the programs are attached: maps before links,
@@ -312,9 +324,34 @@ impl Control {
         if whole {
             self.observer.leave_untidy();
         }
+        if whole && self.sources.all_synced() {
+            self.part_with_found();
+        }
         if whole || !self.attached {
             self.attach();
         }
+    }
+
+    /// Lets go what was found in the maps and no source names, unless that is so much that somebody must accept it first.
+    fn part_with_found(&mut self) {
+        let unclaimed = self.reconciler.unclaimed();
+        if unclaimed.is_empty() || self.observer.guards().holds_found(unclaimed, self.found) {
+            return;
+        }
+        self.reconciler.keep_unclaimed(false);
+        self.reconcile(Extent::Services);
+    }
+
+    /// Puts into force what operators accepted.
+    fn release(&mut self) {
+        let released = self.observer.guards().take_accepted();
+        for (source, change) in released.changes {
+            self.desired.apply(source, self.observer.canaries().admit(source, change));
+        }
+        if released.found {
+            self.reconciler.keep_unclaimed(false);
+        }
+        self.reconcile(Extent::Services);
     }
 
     /// Compares canaries with their baselines and puts into force what comes of it.

@@ -1,5 +1,6 @@
 //! The command line: what a person types. What they read is made by the modules below.
 
+pub mod accept;
 pub mod breaker;
 pub mod check;
 pub mod client;
@@ -63,6 +64,8 @@ enum Command {
     Breaker(breaker::BreakerArgs),
     /// Show canaries and how they do, or give an order about one (pause, resume, promote, rollback)
     Rollout(rollout::RolloutArgs),
+    /// Accept a mass deletion that was held back: what sources took away goes
+    Accept(accept::AcceptArgs),
     /// Explain what the next connections to a service would do, and why
     Explain(explain::ExplainArgs),
     /// Show who talks to which service, in totals or (-f) connection by connection
@@ -116,6 +119,9 @@ pub struct RunArgs {
     /// something to keep
     #[arg(long, value_name = "PATH", default_value = DEFAULT_STATE)]
     state: PathBuf,
+    /// Hold no deletion back, however large: not when most services, or most backends of one, are gone all at once
+    #[arg(long)]
+    accept_mass_deletion: bool,
 }
 
 /// Arguments of `segue unload`.
@@ -145,6 +151,7 @@ pub fn main() -> ExitCode {
         Command::Services(args) => return ask(services::run(&args)),
         Command::Breaker(args) => return ask(breaker::run(&args)),
         Command::Rollout(args) => return ask(rollout::run(&args)),
+        Command::Accept(args) => return ask(accept::run(&args)),
         Command::Explain(args) => return ask(explain::run(&args)),
         Command::Flows(args) => return ask(flows::run(&args)),
         Command::Unload(args) => unload(&args),
@@ -192,6 +199,7 @@ fn run(args: RunArgs) -> anyhow::Result<()> {
         bpffs: args.bpffs,
         zone,
         state: args.state,
+        accept_mass_deletion: args.accept_mass_deletion,
     };
     let beginnings = app::Beginnings::settle();
     let readers = beginnings.readers();

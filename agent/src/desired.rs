@@ -4,6 +4,7 @@
 //! `Arc`: a pointer that did not change is a service that did not change, which is what makes one change among 10 000
 //! cheap.
 
+pub mod guard;
 mod table;
 
 pub use table::Desired;
@@ -14,6 +15,8 @@ use std::time::Duration;
 
 use agent_ebpf::abi::{Algorithm, BreakerPolicy, Protocol, ServiceLimits};
 use serde::{Deserialize, Serialize};
+
+use guard::Holds;
 
 /// A service's name, as in `shop/payment`.
 pub type ServiceName = Arc<str>;
@@ -202,6 +205,15 @@ pub enum SourceKind {
 impl SourceKind {
     /// Every source.
     pub const ALL: &'static [Self] = &[Self::Agent, Self::File, Self::Kubernetes];
+
+    /// What it may not take away unasked.
+    pub const fn holds(self) -> Holds {
+        match self {
+            Self::Agent => Holds::NOTHING,
+            Self::File => Holds::WRITTEN,
+            Self::Kubernetes => Holds::TOLD,
+        }
+    }
 
     /// The name used in metric labels, tables and documentation.
     pub const fn name(self) -> &'static str {

@@ -17,6 +17,8 @@ pub enum Event {
     Compare,
     /// An operator gave an order about a canary.
     Ordered,
+    /// An operator accepted what was held back.
+    Accepted,
     /// The operator, or the system, wants the agent to leave. The data plane stays.
     Leave(&'static str),
 }

@@ -67,8 +67,8 @@ pub struct Reconciler<T> {
     directory: Arc<Directory>,
     /// A desired state was applied at least once: maps that differ from it are wrong.
     applied: bool,
-    /// What was found in the maps and nobody claims stays: the desired state is not whole yet.
-    holds_unclaimed: bool,
+    /// Services that were found in the maps stay until this is over, also where nobody claims them.
+    keeps_unclaimed: bool,
     /// What the programs' clock said last, 0 while nobody has told.
     now_ticks: u32,
 }
@@ -110,7 +110,7 @@ impl<T: Tables> Reconciler<T> {
             need: Need::default(),
             directory: Arc::new(Directory::default()),
             applied: false,
-            holds_unclaimed: false,
+            keeps_unclaimed: false,
             now_ticks: 0,
         }
     }
@@ -125,12 +125,6 @@ impl<T: Tables> Reconciler<T> {
         self.ids.set_here(here);
         let preferring = self.seen.values().filter(|spec| spec.policy.prefers_zone);
         self.unsettled.extend(preferring.map(|spec| Arc::clone(&spec.name)));
-    }
-
-    /// Whether services found in the maps stay although the desired state does not name them: as long as a source has
-    /// not said what it has, they may be its.
-    pub fn hold_unclaimed(&mut self, hold: bool) {
-        self.holds_unclaimed = hold;
     }
 
     /// Tells the time of the programs' clock, in nanoseconds: backends that join in the next `apply` join then. While
@@ -160,7 +154,7 @@ impl<T: Tables> Reconciler<T> {
     }
 
     /// Makes the maps hold this desired state, which is all there is: what is not in it goes. What was found in the maps
-    /// and never claimed goes too, unless it is held ([`Reconciler::hold_unclaimed`]).
+    /// and never claimed goes too, unless it is held ([`Reconciler::keep_unclaimed`]).
     ///
     /// Only services whose `Arc` changed cost anything. A failed map operation does not stop the others; it is
     /// reported, and tried again by the next `apply` or [`Reconciler::idle`].
@@ -425,7 +419,7 @@ impl<T: Tables> Reconciler<T> {
             gone.extend(self.ids_of(&name));
             self.seen.remove(&name);
         }
-        if !self.holds_unclaimed && !self.ids.unclaimed().is_empty() {
+        if !self.keeps_unclaimed && !self.ids.unclaimed().is_empty() {
             let keys = changed.iter().chain(&self.waiting).flat_map(|spec| {
                 let nameless =
                     Family::ALL.into_iter().filter(|&it| self.ids.service_of(&spec.name, it).is_none());

@@ -341,6 +341,13 @@ impl<'w> Agent<'w> {
         self.world.start_outside(command).finish()
     }
 
+    /// `segue accept` with these arguments.
+    pub fn accept(&self, arguments: &[&str]) -> Finished {
+        let mut command = Command::new(beside_test("segue"));
+        command.arg("accept").args(arguments).arg("--socket").arg(self.socket());
+        self.world.start_outside(command).finish()
+    }
+
     /// `segue explain` of a service's name, or of an address and port.
     pub fn explain(&self, target: &str) -> Value {
         let mut command = Command::new(beside_test("segue"));

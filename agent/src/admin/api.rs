@@ -24,7 +24,8 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore, broadcast, mpsc, watch};
 use tokio_stream::wrappers::ReceiverStream;
 
 use super::view::{
-    Failure, Flows, FollowLine, OrderError, OrderRequest, RolloutError, RolloutRequest, Rollouts, Services,
+    AcceptRequest, Failure, Flows, FollowLine, HeldViews, OrderError, OrderRequest, RolloutError,
+    RolloutRequest, Rollouts, Services,
 };
 use super::{Control, ObserveError};
 use crate::flows::Record;
@@ -176,6 +177,8 @@ fn router(api: Api) -> Router {
         .route("/v1/breaker", post(order))
         .route("/v1/rollouts", get(rollouts))
         .route("/v1/rollout", post(steer))
+        .route("/v1/held", get(held))
+        .route("/v1/accept", post(accept))
         .fallback(unknown_path)
         .layer(middleware::from_fn(check_peer))
         .with_state(api)
@@ -248,6 +251,26 @@ async fn steer(State(api): State<Api>, body: Bytes) -> Response {
     }
 }
 
+async fn held(State(api): State<Api>) -> Response {
+    Json(HeldViews { held: api.agent.held() }).into_response()
+}
+
+/// An operator's word that a mass deletion is meant.
+async fn accept(State(api): State<Api>, body: Bytes) -> Response {
+    let request: AcceptRequest = match serde_json::from_slice(&body) {
+        Ok(request) => request,
+        Err(error) => {
+            let text =
+                format!("this is not understood: {error}; send services, a list of names or an empty one");
+            return failure(StatusCode::BAD_REQUEST, text);
+        }
+    };
+    match api.agent.accept(&request) {
+        Ok(accepted) => Json(accepted).into_response(),
+        Err(error) => failure(StatusCode::NOT_FOUND, error.to_string()),
+    }
+}
+
 async fn follow(State(api): State<Api>) -> Response {
     let Ok(permit) = Arc::clone(&api.followers).try_acquire_owned() else {
         let text = format!("{MAX_FOLLOWERS} readers follow already; end one of them");
@@ -290,7 +313,7 @@ async fn forward(
 }
 
 async fn unknown_path() -> Response {
-    let text = "no such path; there are /v1/status, /v1/overhead, /v1/services, /v1/explain, /v1/flows, /v1/flows/follow, /v1/rollouts, /v1/breaker (POST) and /v1/rollout (POST)";
+    let text = "no such path; there are /v1/status, /v1/overhead, /v1/services, /v1/explain, /v1/flows, /v1/flows/follow, /v1/rollouts, /v1/held, /v1/breaker (POST), /v1/rollout (POST) and /v1/accept (POST)";
     failure(StatusCode::NOT_FOUND, text.to_owned())
 }
 
@@ -314,7 +337,7 @@ mod tests {
     use super::*;
     use crate::admin::Observe;
     use crate::admin::specimen::Specimen;
-    use crate::admin::view::{Explanation, Order, Ordered, RolloutView, Status};
+    use crate::admin::view::{Accepted, Explanation, Order, Ordered, RolloutView, Status};
     use crate::cli::client::{Client, ClientError};
 
     fn socket() -> (tempfile::TempDir, PathBuf) {
@@ -433,6 +456,27 @@ mod tests {
             let ClientError::Refused { status, error } = error else { panic!("{error}") };
             assert_eq!(status, expected, "{error}");
             assert!(error.contains(part), "{error}");
+        }
+        server.stop().await;
+    }
+
+    #[tokio::test]
+    async fn what_is_held_is_shown_and_accepted_by_name_or_all_together() {
+        let server = Server::start(Specimen::default()).await;
+        let client = Client::new(server.path.clone());
+        let held = client.get::<HeldViews>("/v1/held").await.expect("what is held").held;
+        assert_eq!(held, server.specimen.held());
+        for services in [Vec::new(), vec!["shop/cart".to_owned()]] {
+            let accepted = client.post::<_, Accepted>("/v1/accept", &AcceptRequest { services }).await;
+            assert_eq!(accepted.expect("an order").accepted, held);
+        }
+        for (body, expected) in [
+            (serde_json::json!({"services": ["nobody"]}), 404),
+            (serde_json::json!({"services": "all"}), 400),
+        ] {
+            let error = client.post::<_, Accepted>("/v1/accept", &body).await.expect_err("a wrong order");
+            let ClientError::Refused { status, .. } = error else { panic!("{error}") };
+            assert_eq!(status, expected);
         }
         server.stop().await;
     }

@@ -216,6 +216,18 @@ fn kubernetes() -> KubernetesView {
     }
 }
 
+/// A service that a file suddenly does not name any more.
+pub(crate) fn held() -> HeldView {
+    HeldView {
+        source: Some("file".to_owned()),
+        service: Some("shop/cart".into()),
+        frontends: vec![address("10.96.0.11:80")],
+        loss: crate::desired::guard::Loss::Service,
+        backends: Some(3),
+        held_for_ms: 90_000,
+    }
+}
+
 impl Observe for Specimen {
     fn status(&self) -> Result<Status, ObserveError> {
         Ok(Status {
@@ -266,6 +278,7 @@ impl Observe for Specimen {
             rollouts: self.rollouts(),
             rollouts_error: None,
             kubernetes: Some(kubernetes()),
+            held: Vec::new(),
         })
     }
 
@@ -362,6 +375,10 @@ impl Observe for Specimen {
 
     fn rollouts(&self) -> Vec<RolloutView> {
         vec![rollout()]
+    }
+
+    fn held(&self) -> Vec<HeldView> {
+        vec![held()]
     }
 
     fn edges(&self) -> Result<Vec<EdgeView>, ObserveError> {
@@ -483,5 +500,12 @@ impl Control for Specimen {
             }
             order => Err(RolloutError::WrongPhase { service, phase: Phase::Promoted, order }),
         }
+    }
+
+    fn accept(&self, request: &AcceptRequest) -> Result<Accepted, AcceptError> {
+        let stranger = request.services.iter().find(|name| **name != held().title());
+        stranger.map_or(Ok(Accepted { accepted: vec![held()] }), |service| {
+            Err(AcceptError { service: service.clone() })
+        })
     }
 }

@@ -4,6 +4,7 @@
 
 mod breaker;
 mod explain;
+mod held;
 mod kubernetes;
 mod limits;
 mod overhead;
@@ -21,6 +22,7 @@ pub use breaker::{
     CellView, DEFAULT_ORDER_MS, IN_FORCE, MAX_ORDER_MS, Order, OrderError, OrderRequest, OrderView, Ordered,
 };
 pub use explain::{Candidate, Chain, Explanation, Step};
+pub use held::{AcceptError, AcceptRequest, Accepted, HeldView, HeldViews};
 pub use kubernetes::{KindView, KubernetesView, NoteView};
 pub use limits::LimitView;
 pub use overhead::{ConfinementView, OverheadView, ProgramCost};
@@ -73,6 +75,9 @@ pub struct Status {
     pub rollouts_error: Option<String>,
     /// How it stands with the API server of Kubernetes; null where services do not come from one.
     pub kubernetes: Option<KubernetesView>,
+    /// What sources would take away, all at once, and is kept until somebody accepts.
+    #[serde(default)]
+    pub held: Vec<HeldView>,
 }
 
 /// Whether the agent is ready to serve.
@@ -200,6 +205,7 @@ impl Status {
         if let Some(error) = &self.config.error {
             problems.push(format!("the newest configuration is not in force: {error}"));
         }
+        problems.extend(held::problem(&self.held));
         if !self.readiness.ready {
             problems.push(format!("not ready: waiting for {}", self.readiness.waiting_for.join(", ")));
         }
@@ -444,10 +450,11 @@ mod tests {
         status.canary.state = CanaryState::Failed;
         status.config.error = Some("services[2].port: 70000 is no port".to_owned());
         status.readiness = Readiness { ready: false, waiting_for: vec!["kubernetes".to_owned()] };
+        status.held = vec![crate::admin::specimen::held()];
         status.maps[0].entries = status.maps[0].max_entries;
         status.data_plane.heartbeat_age_ms = Some(31_000);
         let problems = status.problems();
-        assert_eq!(problems.len(), 6, "{problems:?}");
+        assert_eq!(problems.len(), 7, "{problems:?}");
         assert!(problems[0].contains("is not attached to cgroup/connect4"));
         assert!(problems[2].contains("70000"));
     }

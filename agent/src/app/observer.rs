@@ -22,6 +22,7 @@ use super::Options;
 use super::confinement::Confinement;
 use super::draining::Resets;
 use super::drift::Drift;
+use super::guards::Guards;
 use super::healing;
 use super::journal::Journal;
 use super::names::LiveNames;
@@ -85,6 +86,7 @@ pub(super) struct Observer {
     neighbours: Mutex<Vec<NeighbourView>>,
     rollouts: Rollouts,
     kubernetes: Option<Standing>,
+    guards: Guards,
     facts: Facts,
 }
 
@@ -155,6 +157,7 @@ impl Observer {
             neighbours: Mutex::default(),
             rollouts: Rollouts::restored(&options.state),
             kubernetes,
+            guards: Guards::new(options.accept_mass_deletion),
         })
     }
 
@@ -270,6 +273,11 @@ impl Observer {
     /// The canaries.
     pub(super) fn canaries(&self) -> &Rollouts {
         &self.rollouts
+    }
+
+    /// The guards against mass deletion.
+    pub(super) fn guards(&self) -> &Guards {
+        &self.guards
     }
 
     /// Tells those who follow of something no program saw.

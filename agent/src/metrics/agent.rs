@@ -4,7 +4,12 @@ use std::borrow::Cow;
 use std::fmt;
 
 use super::sheet::{Metric, Sheet, label};
-use crate::admin::view::{CanaryState, Counters, Status};
+use crate::admin::view::{CanaryState, Counters, HeldView, Status};
+use crate::desired::guard::Loss;
+use crate::discovery::SourceKind;
+
+/// The source of what was found in the maps at the start.
+const FOUND: &str = "found";
 
 const BUILD: Metric = Metric::gauge(
     "segue_build_info",
@@ -20,6 +25,12 @@ const REJECTED: Metric = Metric::gauge(
     "segue_config_rejected",
     &[],
     "1 where the newest configuration, or a part of it, is not in force and the one before still is.",
+);
+const HELD: Metric = Metric::gauge(
+    "segue_deletions_held",
+    &["source", "loss"],
+    "Services that a source takes away (service), or their backends (every_backend, backends), all at once, and that stay \
+     until `segue accept`; source=\"found\": services found at the start that no source names.",
 );
 const CANARY: Metric = Metric::gauge(
     "segue_canary_reached",
@@ -57,6 +68,7 @@ pub(super) const METRICS: &[&Metric] = &[
     &BUILD,
     &GENERATION,
     &REJECTED,
+    &HELD,
     &CANARY,
     &APPLY_FAILURES,
     &REPAIRS,
@@ -71,6 +83,16 @@ pub(super) fn write_status(sheet: &mut Sheet<'_>, status: &Status) -> fmt::Resul
     sheet.gauge(&BUILD, [(build, 1_u32)])?;
     sheet.gauge(&GENERATION, [(Vec::new(), status.config.generation)])?;
     sheet.gauge(&REJECTED, [(Vec::new(), u32::from(status.config.error.is_some()))])?;
+    let sources = SourceKind::ALL.iter().map(|source| source.name()).chain([FOUND]);
+    let held = sources.flat_map(|source| {
+        Loss::ALL.iter().map(move |&loss| {
+            let is_it =
+                |view: &&HeldView| (view.source.as_deref().unwrap_or(FOUND), view.loss) == (source, loss);
+            let labels = vec![label("source", source), label("loss", loss.name())];
+            (labels, status.held.iter().filter(is_it).count() as u64)
+        })
+    });
+    sheet.gauge(&HELD, held)?;
     let canary = match status.canary.state {
         CanaryState::Pending => None,
         CanaryState::Ok => Some(1_u32),

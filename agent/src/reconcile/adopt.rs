@@ -70,6 +70,21 @@ impl<T: Tables> Reconciler<T> {
         Ok(adopted)
     }
 
+    /// Whether services that were found in the maps, and that no `apply` has claimed, stay as they are. They go with the
+    /// next `apply` after it was switched off.
+    pub fn keep_unclaimed(&mut self, keep: bool) {
+        self.keeps_unclaimed = keep;
+    }
+
+    /// The frontends found in the maps that no `apply` has claimed, by the service id they lead to.
+    pub fn unclaimed(&self) -> BTreeMap<u32, Vec<FrontendKey>> {
+        let ids = self.ids.unclaimed().iter();
+        ids.map(|&id| {
+            (id, self.live.get(&id).map(|live| live.frontends().copied().collect()).unwrap_or_default())
+        })
+        .collect()
+    }
+
     fn take_over(
         &mut self,
         frontends: Vec<(FrontendKey, u32)>,

@@ -9,7 +9,7 @@ use std::net::SocketAddr;
 use agent_ebpf::abi::{Algorithm, Backend, BackendStatus, Endpoint, Protocol, ServiceWord, Subset};
 
 use super::*;
-use crate::desired::{BackendSpec, Change, PolicySpec, VersionShare};
+use crate::desired::{BackendSpec, Change, PolicySpec, SourceKind, VersionShare};
 use crate::kernel::Readers;
 use crate::kernel::fake::{FakeTables, Faults, Write};
 

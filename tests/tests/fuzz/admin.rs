@@ -9,8 +9,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use segue_agent::admin::view::{
-    Counters, Explanation, OrderError, OrderRequest, Ordered, OverheadView, Readiness, RolloutError,
-    RolloutRequest, RolloutView, ServiceView, Status,
+    AcceptError, AcceptRequest, Accepted, Counters, Explanation, HeldView, OrderError, OrderRequest, Ordered,
+    OverheadView, Readiness, RolloutError, RolloutRequest, RolloutView, ServiceView, Status,
 };
 use segue_agent::admin::{Control, Observe, ObserveError, serve_admin};
 use segue_agent::flows::{EdgeView, Record};
@@ -55,6 +55,8 @@ const TOKENS: &[&str] = &[
     "Upgrade: h2c\r\n",
     "/v1/flows/follow",
     "/v1/rollout",
+    "/v1/held",
+    "/v1/accept",
     "\"order\":\"rollback\"",
     "PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n",
 ];
@@ -76,6 +78,10 @@ impl Observe for Agent {
 
     fn explain(&self, target: &str) -> Result<Explanation, ObserveError> {
         self.0.explain(target)
+    }
+
+    fn held(&self) -> Vec<HeldView> {
+        Vec::new()
     }
 
     fn rollouts(&self) -> Vec<RolloutView> {
@@ -116,6 +122,11 @@ impl Control for Agent {
 
     fn steer(&self, request: &RolloutRequest) -> Result<RolloutView, RolloutError> {
         Err(RolloutError::Unknown { service: request.service.clone() })
+    }
+
+    fn accept(&self, request: &AcceptRequest) -> Result<Accepted, AcceptError> {
+        let named = request.services.first();
+        named.map_or(Ok(Accepted::default()), |service| Err(AcceptError { service: service.clone() }))
     }
 }
 

@@ -5,7 +5,7 @@ use std::collections::HashSet;
 use std::sync::Arc;
 
 use segue_agent::admin::view::{
-    Counters, Explanation, OverheadView, Readiness, RolloutView, ServiceView, Status,
+    Counters, Explanation, HeldView, OverheadView, Readiness, RolloutView, ServiceView, Status,
 };
 use segue_agent::admin::{Observe, ObserveError};
 use segue_agent::flows::{EdgeView, Record, Tally, identity, split_service_name};
@@ -38,6 +38,10 @@ impl Observe for Edges {
 
     fn explain(&self, target: &str) -> Result<Explanation, ObserveError> {
         Ok(Explanation { target: target.to_owned(), chains: Vec::new() })
+    }
+
+    fn held(&self) -> Vec<HeldView> {
+        Vec::new()
     }
 
     fn rollouts(&self) -> Vec<RolloutView> {

@@ -17,6 +17,7 @@ mod getpeername;
 mod harness;
 mod kubernetes;
 mod limits;
+mod mass_deletion;
 mod memory;
 mod metrics;
 mod node_faults;

@@ -13,12 +13,16 @@ use super::lock;
 use crate::admin::Control;
 use crate::admin::Observe;
 use crate::admin::ObserveError;
+use crate::admin::view::AcceptError;
+use crate::admin::view::AcceptRequest;
+use crate::admin::view::Accepted;
 use crate::admin::view::ConfigView;
 use crate::admin::view::ConfinementView;
 use crate::admin::view::Counters as CounterView;
 use crate::admin::view::DataPlaneView;
 use crate::admin::view::Explanation;
 use crate::admin::view::FeatureView;
+use crate::admin::view::HeldView;
 use crate::admin::view::OrderError;
 use crate::admin::view::OrderRequest;
 use crate::admin::view::Ordered;
@@ -121,6 +125,7 @@ impl Observe for Observer {
             rollouts: self.rollouts.views(),
             rollouts_error: self.rollouts.problem(),
             kubernetes: self.kubernetes.as_ref().map(super::cluster::view),
+            held: self.guards.views(),
         };
         drop(journal);
         Ok(Status { maps: self.maps(), ..status })
@@ -156,6 +161,10 @@ impl Observe for Observer {
 
     fn rollouts(&self) -> Vec<RolloutView> {
         self.rollouts.views()
+    }
+
+    fn held(&self) -> Vec<HeldView> {
+        self.guards.views()
     }
 
     fn edges(&self) -> Result<Vec<EdgeView>, ObserveError> {
@@ -244,5 +253,9 @@ impl Control for Observer {
 
     fn steer(&self, request: &RolloutRequest) -> Result<RolloutView, RolloutError> {
         self.rollouts.order(request)
+    }
+
+    fn accept(&self, request: &AcceptRequest) -> Result<Accepted, AcceptError> {
+        self.guards.accept(request)
     }
 }
