@@ -12,6 +12,7 @@ mod limits;
 mod problem;
 mod reader;
 mod reference;
+mod schema;
 mod service;
 mod value;
 
@@ -29,6 +30,7 @@ use service::{Service, Totals};
 
 pub use problem::{MAX_REPORTED, Problem, Problems};
 pub use reference::reference;
+pub use schema::policy as policy_schema;
 
 /// The largest file that is read. As many backends as fit (`abi::limits`), each with everything a backend can
 /// say, take a quarter of it.

@@ -21,6 +21,7 @@ const BPF_OBJ_GET_INFO_BY_FD: libc::c_long = 15;
 pub struct PinnedMap {
     map: OwnedFd,
     value_size: usize,
+    entries: usize,
 }
 
 impl PinnedMap {
@@ -52,16 +53,47 @@ impl PinnedMap {
     }
 }
 
+impl PinnedMap {
+    /// A copy of a whole array map that may be mapped, without a system call for each entry. Entries begin at multiples
+    /// of their size, rounded up to eight bytes.
+    ///
+    /// # Panics
+    /// When it cannot be mapped.
+    pub fn copied(&self) -> Vec<u8> {
+        let bytes = self.value_size.next_multiple_of(8) * self.entries;
+        // SAFETY: a new mapping somewhere, of a descriptor that is open.
+        let at = unsafe {
+            libc::mmap(
+                std::ptr::null_mut(),
+                bytes,
+                libc::PROT_READ,
+                libc::MAP_SHARED,
+                self.map.as_raw_fd(),
+                0,
+            )
+        };
+        assert!(at != libc::MAP_FAILED, "cannot map: {}", io::Error::last_os_error());
+        let mut copy = vec![0_u8; bytes];
+        // SAFETY: both are of this length, and nobody else knows the copy. An entry that changes meanwhile is copied half
+        // old and half new, as any reader of the map may see it.
+        unsafe {
+            std::ptr::copy_nonoverlapping(at.cast::<u8>(), copy.as_mut_ptr(), bytes);
+            libc::munmap(at, bytes);
+        }
+        copy
+    }
+}
+
 fn open(pin: &Path) -> io::Result<PinnedMap> {
     let path = CString::new(pin.as_os_str().as_bytes())?;
     let raw = call(BPF_OBJ_GET, &[path.as_ptr() as u64])?;
     // SAFETY: the kernel gave a new descriptor that nobody else owns.
     let map = unsafe { OwnedFd::from_raw_fd(raw) };
-    // struct bpf_map_info: type, id, key_size, value_size, …
+    // struct bpf_map_info: type, id, key_size, value_size, max_entries, …
     let mut info = [0_u32; 32];
     let size_and_descriptor = descriptor(&map) | (size_of_val(&info) as u64) << 32;
     call(BPF_OBJ_GET_INFO_BY_FD, &[size_and_descriptor, info.as_mut_ptr() as u64])?;
-    Ok(PinnedMap { map, value_size: info[3] as usize })
+    Ok(PinnedMap { map, value_size: info[3] as usize, entries: info[4] as usize })
 }
 
 fn descriptor(map: &OwnedFd) -> u64 {

@@ -147,7 +147,7 @@ fn summary(status: &Status, now: Timestamp) -> String {
             "{} Services, {} endpoints, {} policies, {} routes",
             view.services, view.endpoints, view.policies, view.routes
         );
-        line("", &format!("{known}; {} Services with notes", view.noted));
+        line("", &format!("{known}; {} with notes", view.noted));
     }
     let canary = &status.canary;
     let when = canary.at.map(|at| format!(", {} ago", since(at, now))).unwrap_or_default();
@@ -284,6 +284,8 @@ Segue 0.1.0  pid 4711, up 2 h 3 min, map layouts of version 1
   cgroup     /sys/fs/cgroup
   pins       /sys/fs/bpf/segue/abi1
   config     /etc/segue/segue.yaml; generation 7, applied 95 s ago
+  kubernetes https://10.96.0.1; in sync for 1 h; node node-1, zone eu-1a
+             40 Services, 310 endpoints, 3 policies, 1 routes; 1 with notes
   test call  reached its backend, 12 s ago
   may use    CAP_NET_ADMIN; system calls are filtered
   heartbeat  400 ms ago
@@ -291,6 +293,10 @@ Segue 0.1.0  pid 4711, up 2 h 3 min, map layouts of version 1
 Canaries
   SERVICE       PHASE        CANARY
   shop/payment  progressing  v2 gets 10.0 % (step 2 of 3), does no worse than v1
+
+Services of the cluster with notes
+  SERVICE        NOTE
+  shop/carts-db  is headless: clients get the addresses of its pods from DNS
 
 Programs
   PROGRAM   HOOK             ATTACHED  ID   RUNS  MEAN TIME

@@ -5,6 +5,7 @@
 //! snapshot on disk.
 
 mod client;
+pub mod crd;
 mod lenient;
 pub mod objects;
 mod policy;

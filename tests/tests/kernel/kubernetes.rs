@@ -195,7 +195,7 @@ fn an_agent_that_starts_while_no_api_server_answers_serves_what_was_known() {
     assert_eq!(connection(&agent), "remembered");
     assert_eq!(agent.services()[0]["name"], "shop/payment:http");
     // The maps are gone, as after a reboot: the snapshot is all there is.
-    agent.stop();
+    agent.terminate();
     agent.unload().expect_success();
     agent.restart();
     served_by(&mut client, &["p1", "p2"]);
@@ -217,7 +217,7 @@ fn a_list_that_is_not_whole_takes_nothing_away() {
     served_by(&mut client, &["p1", "p2"]);
     // Services can be listed, their endpoints cannot: with neither a snapshot nor a list there is nothing to serve by, and
     // the maps stay.
-    agent.stop();
+    agent.terminate();
     std::fs::remove_dir_all(world.directory().join("state")).expect("the snapshot is there");
     api.behave(|it| it.refuses = vec![("endpointslices".to_owned(), 503)]);
     agent.restart_waiting("services come from Kubernetes");
