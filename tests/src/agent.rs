@@ -194,17 +194,7 @@ impl<'w> Agent<'w> {
     /// Runs a second agent on the same bpffs to its end; where it would listen differs from the first.
     pub fn run_second(&self) -> Finished {
         let mut command = Command::new(beside_test("segue"));
-        command.arg("run");
-        match &self.cluster {
-            None => drop(command.arg("--config").arg(&self.config).args(["--zone", ZONE])),
-            Some(cluster) => {
-                command.args(["--kubernetes", "--node", &cluster.node]);
-                command.arg("--kubeconfig").arg(&cluster.kubeconfig);
-                if cluster.has_file {
-                    command.arg("--config").arg(&self.config);
-                }
-            }
-        }
+        command.arg("run").arg("--config").arg(&self.config);
         command.arg("--cgroup").arg(self.world.managed_cgroup()).args(["--listen", "127.0.0.1:9465"]);
         command.arg("--socket").arg(self.world.directory().join("second.sock"));
         command.arg("--bpffs").arg(self.world.bpffs());
@@ -389,7 +379,17 @@ impl<'w> Agent<'w> {
                 command
             }
         };
-        command.arg("run").arg("--config").arg(&self.config);
+        command.arg("run");
+        match &self.cluster {
+            None => drop(command.arg("--config").arg(&self.config).args(["--zone", ZONE])),
+            Some(cluster) => {
+                command.args(["--kubernetes", "--node", &cluster.node]);
+                command.arg("--kubeconfig").arg(&cluster.kubeconfig);
+                if cluster.has_file {
+                    command.arg("--config").arg(&self.config);
+                }
+            }
+        }
         command.arg("--cgroup").arg(self.world.managed_cgroup()).args(["--listen", LISTEN]);
         command.arg("--socket").arg(self.socket()).arg("--bpffs").arg(self.world.bpffs());
         command.arg("--state").arg(self.world.directory().join("state"));

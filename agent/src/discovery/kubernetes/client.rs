@@ -5,8 +5,10 @@ use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
 use std::time::Duration;
 
+use kube::client::ClientBuilder;
 use kube::config::{InClusterError, KubeConfigOptions, Kubeconfig, KubeconfigError};
 use kube::{Client, Config};
+use tower::util::MapResponseLayer;
 
 /// The environment variable that names this node; in a DaemonSet, from `spec.nodeName`.
 const NODE_NAME: &str = "NODE_NAME";
@@ -57,9 +59,9 @@ pub enum KubernetesError {
     NoNode,
 }
 
-/// A client, and what it was made of.
+/// What clients are made of.
 pub(super) struct Reached {
-    pub(super) client: Client,
+    config: Config,
     /// The server's URL.
     pub(super) server: String,
     /// The server's address, where the URL has one instead of a name.
@@ -68,7 +70,29 @@ pub(super) struct Reached {
     pub(super) node: String,
 }
 
-/// Makes a client. The server is not asked yet.
+impl Reached {
+    /// A client that says when the server gave a good answer: of a watch, when it begins, and not only when something
+    /// happens.
+    pub(super) fn client(
+        &self,
+        answered: impl Fn() + Clone + Send + Sync + 'static,
+    ) -> Result<Client, KubernetesError> {
+        let heard = MapResponseLayer::new(move |response: axum::http::Response<_>| {
+            if response.status().is_success() {
+                answered();
+            }
+            response
+        });
+        let builder = ClientBuilder::try_from(self.config.clone());
+        let builder = builder.map_err(|error| KubernetesError::Client {
+            server: self.server.clone(),
+            source: Box::new(error),
+        })?;
+        Ok(builder.with_layer(&heard).build())
+    }
+}
+
+/// Finds out how the server is reached. It is not asked yet.
 pub(super) async fn reach(options: &Options) -> Result<Reached, KubernetesError> {
     let mut config = match &options.kubeconfig {
         None => Config::incluster().map_err(|error| KubernetesError::NotInCluster(Box::new(error)))?,
@@ -89,10 +113,11 @@ pub(super) async fn reach(options: &Options) -> Result<Reached, KubernetesError>
     let port = port.unwrap_or(if config.cluster_url.scheme_str() == Some("http") { 80 } else { 443 });
     let host = config.cluster_url.host().map(|host| host.trim_matches(['[', ']']));
     let address = host.and_then(|host| host.parse::<IpAddr>().ok()).map(|ip| SocketAddr::new(ip, port));
-    let client = Client::try_from(config)
-        .map_err(|error| KubernetesError::Client { server: server.clone(), source: Box::new(error) })?;
     let node = node_name(options).ok_or(KubernetesError::NoNode)?;
-    Ok(Reached { client, server, address, node })
+    let reached = Reached { config, server, address, node };
+    // What is wrong with certificates is found here, and not in the background.
+    reached.client(|| {})?;
+    Ok(reached)
 }
 
 /// The name of this node: as it was said, else the host's as the kubelet takes it.

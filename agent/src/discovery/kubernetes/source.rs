@@ -68,14 +68,20 @@ impl KubernetesSource {
     pub async fn run(self, updates: mpsc::Sender<(SourceKind, Update)>) {
         let (events, inbox) = mpsc::channel(EVENT_QUEUE);
         let mut watches = JoinSet::new();
-        watch::start(&mut watches, &self.reached.client, &self.reached.node, &events, &self.standing);
+        let started = watch::start(&mut watches, &self.reached, &events, &self.standing);
+        let status = started.and_then(|()| self.reached.client(|| {})).map(StatusWriter::new);
         drop(events);
+        let status = match status {
+            Ok(status) => status,
+            // It was found to be possible a moment ago.
+            Err(error) => return tracing::error!("the cluster cannot be followed: {error}"),
+        };
         let zone: Option<Arc<str>> = self.options.zone.as_deref().map(Into::into);
         let now = Instant::now();
         let mut follower = Follower {
             state: State::new(zone, self.reached.address),
             store: Store::new(&self.options.state, self.reached.server.clone()),
-            status: StatusWriter::new(self.reached.client.clone()),
+            status,
             standing: self.standing,
             updates,
             zone: None,

@@ -10,6 +10,7 @@ use tokio::sync::mpsc;
 use tokio::time::sleep;
 use tokio_stream::StreamExt as _;
 
+use super::client::{KubernetesError, Reached};
 use super::objects::{Kind, Object};
 use super::standing::{Standing, Trouble};
 use super::state::Event;
@@ -31,29 +32,33 @@ const ABSENT_PAUSE: Duration = Duration::from_secs(30);
 /// Starts the watch of every kind.
 pub(super) fn start(
     tasks: &mut tokio::task::JoinSet<()>,
-    client: &Client,
-    node: &str,
+    reached: &Reached,
     events: &mpsc::Sender<Event>,
     standing: &Standing,
-) {
-    let watch = |kind| Watch {
-        client: client.clone(),
-        node: node.to_owned(),
-        kind,
-        events: events.clone(),
-        standing: standing.clone(),
-        pause: PAUSES.0,
+) -> Result<(), KubernetesError> {
+    let watch = |kind| {
+        let heard = standing.clone();
+        let answered = move || heard.with_kind(kind, |standing| standing.trouble = None);
+        Ok::<_, KubernetesError>(Watch {
+            client: reached.client(answered)?,
+            node: reached.node.clone(),
+            kind,
+            events: events.clone(),
+            standing: standing.clone(),
+            pause: PAUSES.0,
+        })
     };
     for &kind in Kind::ALL {
         match kind {
-            Kind::Node => tasks.spawn(watch(kind).run::<NodeWire>()),
-            Kind::Service => tasks.spawn(watch(kind).run::<ServiceWire>()),
-            Kind::EndpointSlice => tasks.spawn(watch(kind).run::<EndpointSliceWire>()),
-            Kind::TrafficPolicy => tasks.spawn(watch(kind).run::<TrafficPolicyWire>()),
-            Kind::HttpRoute => tasks.spawn(watch(kind).run::<HttpRouteWire>()),
-            Kind::TcpRoute => tasks.spawn(watch(kind).run::<TcpRouteWire>()),
+            Kind::Node => tasks.spawn(watch(kind)?.run::<NodeWire>()),
+            Kind::Service => tasks.spawn(watch(kind)?.run::<ServiceWire>()),
+            Kind::EndpointSlice => tasks.spawn(watch(kind)?.run::<EndpointSliceWire>()),
+            Kind::TrafficPolicy => tasks.spawn(watch(kind)?.run::<TrafficPolicyWire>()),
+            Kind::HttpRoute => tasks.spawn(watch(kind)?.run::<HttpRouteWire>()),
+            Kind::TcpRoute => tasks.spawn(watch(kind)?.run::<TcpRouteWire>()),
         };
     }
+    Ok(())
 }
 
 /// What an object of this kind becomes on a node; `None` where it is of no use.
@@ -162,7 +167,6 @@ impl Watch {
 
     fn recovered(&mut self) {
         self.pause = PAUSES.0;
-        self.standing.with_kind(self.kind, |standing| standing.trouble = None);
     }
 
     /// Waits as long as it takes. `true` where only a new list helps.
@@ -170,7 +174,7 @@ impl Watch {
         let trouble = Trouble::of(error);
         let is_absent = !self.kind.is_built_in() && matches!(trouble, Trouble::NotFound | Trouble::Forbidden);
         if is_absent {
-            self.standing.with_kind(self.kind, |standing| standing.absent = true);
+            self.standing.with_kind(self.kind, |standing| (standing.absent, standing.trouble) = (true, None));
             if self.events.send(Event::Unknown(self.kind)).await.is_err() {
                 return true;
             }
