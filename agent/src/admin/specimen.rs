@@ -1,5 +1,7 @@
 //! An agent that exists only as values, for unit tests of everything that shows one.
 
+mod kubernetes;
+
 use std::net::SocketAddr;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
@@ -184,38 +186,6 @@ fn open() -> CellView {
     }
 }
 
-fn kubernetes() -> KubernetesView {
-    let kind = |name: &str, events, lists, errors: &[(&str, u64)]| KindView {
-        name: name.to_owned(),
-        listed: true,
-        absent: false,
-        events,
-        lists,
-        errors: errors.iter().map(|(reason, count)| ((*reason).to_owned(), *count)).collect(),
-        error: None,
-    };
-    KubernetesView {
-        server: "https://10.96.0.1".to_owned(),
-        node: "node-1".to_owned(),
-        zone: Some("eu-1a".to_owned()),
-        connection: "in_sync".to_owned(),
-        since: Some(ago(3_600)),
-        kinds: vec![kind("services", 12, 1, &[]), kind("endpointslices", 480, 2, &[("gone", 1)])],
-        services: 40,
-        slices: 52,
-        endpoints: 310,
-        policies: 3,
-        routes: 1,
-        noted: 1,
-        notes: vec![NoteView {
-            service: "shop/carts-db".to_owned(),
-            note: "is headless: clients get the addresses of its pods from DNS".to_owned(),
-        }],
-        snapshot_at: Some(ago(5)),
-        snapshot_error: None,
-    }
-}
-
 /// A service that a file suddenly does not name any more.
 pub(crate) fn held() -> HeldView {
     HeldView {
@@ -277,7 +247,7 @@ impl Observe for Specimen {
             timed_ms: 121_000,
             rollouts: self.rollouts(),
             rollouts_error: None,
-            kubernetes: Some(kubernetes()),
+            kubernetes: Some(kubernetes::view(ago(3_600), ago(5))),
             held: Vec::new(),
         })
     }

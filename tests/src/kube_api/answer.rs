@@ -53,7 +53,7 @@ pub(super) fn answer(
             }
         }
         ("PATCH", Some(name), Some("status")) => {
-            patch_status(stream, shared, asked, &collection, (namespace.unwrap_or_default(), name))
+            patch_status(stream, shared, asked, &collection, &(namespace.unwrap_or_default(), name))
         }
         _ => refuse(stream, 405, "MethodNotAllowed", "not here"),
     }
@@ -236,13 +236,13 @@ fn patch_status(
     shared: &Shared,
     asked: &Asked,
     collection: &str,
-    key: Key,
+    key: &Key,
 ) -> io::Result<bool> {
     let Ok(patch) = serde_json::from_slice::<Value>(&asked.body) else {
         return refuse(stream, 400, "BadRequest", "no JSON");
     };
     let mut store = lock(&shared.store);
-    let Some((version, json)) = store.collections[collection].objects.get(&key).cloned() else {
+    let Some((version, json)) = store.collections[collection].objects.get(key).cloned() else {
         drop(store);
         return refuse(stream, 404, "NotFound", "no such object");
     };
@@ -255,7 +255,7 @@ fn patch_status(
     let mut object = parsed(&json);
     object["status"] = patch["status"].clone();
     store.put(&object);
-    let json = std::sync::Arc::clone(&store.collections[collection].objects[&key].1);
+    let json = std::sync::Arc::clone(&store.collections[collection].objects[key].1);
     drop(store);
     shared.changed.notify_all();
     write_json(stream, 200, &json).map(|()| true)

@@ -220,7 +220,7 @@ fn a_list_that_is_not_whole_takes_nothing_away() {
     agent.terminate();
     std::fs::remove_dir_all(world.directory().join("state")).expect("the snapshot is there");
     api.behave(|it| it.refuses = vec![("endpointslices".to_owned(), 503)]);
-    agent.restart_waiting("services come from Kubernetes");
+    agent.restart_waiting("privileges given up");
     eventually("services to be listed", SOON, || {
         let asked = api.requests().iter().rev().take(12).filter(|it| it.contains("endpointslices")).count();
         if asked >= 3 { Ok(()) } else { Err(format!("{asked} requests")) }
@@ -249,11 +249,23 @@ fn a_file_and_a_cluster_are_served_side_by_side_and_neither_takes_the_others_awa
     eventually_equal("the file's service to go", SOON, &1, || agent.services().len());
     served_by(&mut client, &["p1"]);
     // The file's service of the same name is in force, until the file lets go of it.
-    let same = segue_tests::service::Service::tcp("shop/payment").at(PAYMENT).to(&pods[1]);
-    agent.edit(&segue_tests::service::config(&[same]).replace("shop/payment", "shop/payment"));
-    api.put(&payment(&[at(1)]));
+    let mut same = service("shop", "same", "198.18.0.30");
+    same["spec"]["ports"] = json!([{ "port": 80 }]);
+    let mut its = slice("shop", "same", "abcde", PORT, &[at(1)]);
+    its["ports"] = json!([{ "port": PORT }]);
+    api.put(&same);
+    api.put(&its);
+    let mut greeted = |name: &str| {
+        eventually_equal("who answers", SOON, &vec![Ok(name.to_owned())], || {
+            client.attempts("198.18.0.30:80", 1)
+        });
+    };
+    greeted("p1");
+    let of_file = segue_tests::service::Service::tcp("shop/same").at("198.18.0.30:80").to(&pods[1]);
+    agent.edit(&segue_tests::service::config(&[of_file]));
+    greeted("p2");
     agent.edit("services: []\n");
-    served_by(&mut client, &["p1"]);
+    greeted("p1");
 }
 
 #[test]

@@ -107,11 +107,11 @@ impl Entry {
     }
 }
 
+/// The policy of each port, by its name, and verdicts.
+pub(super) type Assigned<'a> = (BTreeMap<Arc<str>, &'a Entry>, Vec<(ObjectKey, Verdict)>);
+
 /// The policy for each port of a Service, and what the authors of all its policies are told.
-pub(super) fn assign<'a>(
-    service: &Service,
-    policies: impl Iterator<Item = &'a Entry>,
-) -> (BTreeMap<Arc<str>, &'a Entry>, Vec<(ObjectKey, Verdict)>) {
+pub(super) fn assign<'a>(service: &Service, policies: impl Iterator<Item = &'a Entry>) -> Assigned<'a> {
     let mut policies: Vec<&Entry> = policies.collect();
     policies.sort_by(|one, other| one.age().cmp(&other.age()));
     let mut verdicts = Vec::new();

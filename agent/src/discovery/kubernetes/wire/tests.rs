@@ -1,3 +1,5 @@
+//! Objects as they come, whole and odd. Knows nothing of what becomes of them.
+
 use serde_json::{Value, json};
 
 use crate::discovery::kubernetes::decode;
