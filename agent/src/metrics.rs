@@ -13,6 +13,7 @@ mod kubernetes;
 mod limits;
 mod process;
 mod reference;
+mod requests;
 mod rollout;
 mod sheet;
 mod text;
@@ -33,6 +34,7 @@ pub use text::Format;
 /// Every metric, by subject.
 const SUBJECTS: &[(&str, &[&Metric])] = &[
     ("Connections", connections::METRICS),
+    ("Requests", requests::METRICS),
     ("Load balancing", balancing::METRICS),
     ("Circuit breaking", breaker::METRICS),
     ("Limits on connections", limits::METRICS),
@@ -45,7 +47,7 @@ const SUBJECTS: &[(&str, &[&Metric])] = &[
 ];
 
 /// What a scrape reads through [`Observe`], as a label of `segue_scrape_errors_total`.
-const READS: [&str; 4] = ["edges", "services", "status", "counters"];
+const READS: [&str; 5] = ["edges", "services", "status", "counters", "requests"];
 
 /// All metrics of one agent.
 #[derive(Debug)]
@@ -105,6 +107,9 @@ impl Collector for Scrape {
         if let Some(edges) = self.read(0, self.observe.edges()) {
             connections::write(&mut sheet, &edges)?;
         }
+        if let Some(requests) = self.read(4, self.observe.requests()) {
+            requests::write(&mut sheet, &requests)?;
+        }
         if let Some(services) = self.read(1, self.observe.services()) {
             balancing::write(&mut sheet, &services)?;
             breaker::write(&mut sheet, &services)?;
@@ -117,6 +122,7 @@ impl Collector for Scrape {
             kubernetes::write(&mut sheet, status.kubernetes.as_ref())?;
         }
         if let Some(counters) = self.read(3, self.observe.counters()) {
+            requests::write_unparsed(&mut sheet, &counters.unparsed)?;
             draining::write(&mut sheet, &counters)?;
             kernel::write_counters(&mut sheet, &counters)?;
             agent::write_counters(&mut sheet, &counters)?;
@@ -182,6 +188,9 @@ mod tests {
                 labels.remove("le");
                 if *subject == "Connections" {
                     assert!(labels.remove("otel_metric_overflow"), "{} has no overflow series", metric.name);
+                }
+                if *subject == "Requests" {
+                    labels.remove("otel_metric_overflow");
                 }
                 let declared: BTreeSet<String> = metric.labels.iter().map(ToString::to_string).collect();
                 assert_eq!(labels, declared, "{}", metric.name);

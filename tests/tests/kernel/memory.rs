@@ -12,11 +12,11 @@ fn what_was_written_is_there_after_its_memory_was_given_back() {
     let world = World::new();
     let (cgroup, bpffs) = (world.managed_cgroup().to_owned(), world.bpffs());
     world.namespace().run(|| {
-        let data_plane = DataPlane::load(Some(&cgroup), &bpffs).expect("a data plane");
+        let data_plane = DataPlane::load(Some(&cgroup), &bpffs, true).expect("a data plane");
         let mut tables = data_plane.tables().expect("its maps");
         let capacity = tables.capacity().backends;
         let record =
-            |id| Backend { generation: id, status: BackendStatus::Ready as u32, ..Backend::default() };
+            |id| Backend { generation: id, status: BackendStatus::Ready as u16, ..Backend::default() };
         // The neighbours of every border between parts that are mapped by themselves, and the last entry.
         let ids: Vec<u32> =
             (1..capacity).filter(|id| matches!(id % 8_192, 0 | 8_191) || id + 1 == capacity).collect();
@@ -40,7 +40,7 @@ fn all_frontends_are_listed_however_many_there_are() {
     let world = World::new();
     let (cgroup, bpffs) = (world.managed_cgroup().to_owned(), world.bpffs());
     world.namespace().run(|| {
-        let data_plane = DataPlane::load(Some(&cgroup), &bpffs).expect("a data plane");
+        let data_plane = DataPlane::load(Some(&cgroup), &bpffs, true).expect("a data plane");
         let mut tables = data_plane.tables().expect("its maps");
         assert_eq!(tables.frontends().expect("an empty list"), []);
         let mut expected = Vec::new();
