@@ -15,6 +15,7 @@ mod observer;
 mod overhead;
 mod rollouts;
 mod services;
+mod sources;
 
 use std::net::SocketAddr;
 use std::path::PathBuf;
@@ -26,8 +27,7 @@ use tokio::sync::mpsc;
 use tokio::time::{Interval, MissedTickBehavior, interval};
 
 use crate::desired::{Change, Desired};
-use crate::discovery::file::FileSource;
-use crate::discovery::{SourceKind, Update};
+use crate::discovery::{SourceKind, Update, kubernetes};
 use crate::event::Event;
 use crate::kernel::{DataPlane, KernelTables, SockDiag, trim_heap};
 use crate::readiness::Readiness;
@@ -38,12 +38,15 @@ pub use confinement::Beginnings;
 use draining::Draining;
 use duties::Duties;
 use observer::Observer;
+use sources::Sources;
 
 /// How `segue run` was called.
 #[derive(Clone, Debug)]
 pub struct Options {
     /// The file services come from.
-    pub config: PathBuf,
+    pub config: Option<PathBuf>,
+    /// The API server services come from.
+    pub kubernetes: Option<kubernetes::Options>,
     /// The managed cgroup; the root where none is given.
     pub cgroup: Option<PathBuf>,
     /// Where metrics and probes are served.
@@ -62,8 +65,7 @@ pub struct Options {
     pub accept_mass_deletion: bool,
 }
 
-/// What is awaited before the agent is ready.
-const CONFIGURATION: &str = "the first configuration";
+/// What is awaited before the agent is ready, besides what its sources say.
 const PROGRAMS: &str = "the programs to be attached";
 const CANARY: &str = "the first test connection";
 
@@ -86,7 +88,7 @@ pub async fn run(options: Options, beginnings: Beginnings) -> anyhow::Result<()>
     let listener = admin::listen(options.listen).await?;
     // Reading a large file takes as long as loading the programs: they go on side by side.
     let (updates, inbox) = mpsc::channel(UPDATE_QUEUE);
-    let source = tokio::spawn(FileSource::new(options.config.clone()).run(updates));
+    let sources = Sources::start(&options, updates).await?;
     let mut data_plane = DataPlane::load(options.cgroup.as_deref(), &options.bpffs, options.reads_requests)?;
     let program_log = tokio::spawn(data_plane.log()?.forward());
     tracing::info!(
@@ -98,11 +100,18 @@ pub async fn run(options: Options, beginnings: Beginnings) -> anyhow::Result<()>
     reconciler.set_zone(options.zone.as_deref());
     let found = reconciler.adopt().context("cannot read the pinned maps")?.services;
     reconciler.keep_unclaimed(found > 0);
-    let readiness = Readiness::awaiting(&[CONFIGURATION, PROGRAMS, CANARY]);
+    let awaited: Vec<&str> = sources.awaited().chain([PROGRAMS, CANARY]).collect();
+    let readiness = Readiness::awaiting(&awaited);
     let confinement = confinement::confine(beginnings.readers());
     let guards = (confinement, beginnings.stopwatch);
-    let observer =
-        Arc::new(Observer::new(data_plane, reconciler.directory(), readiness.clone(), &options, guards)?);
+    let observer = Arc::new(Observer::new(
+        data_plane,
+        reconciler.directory(),
+        readiness.clone(),
+        &options,
+        guards,
+        sources.standing(),
+    )?);
 
     let (trigger, leaving) = shutdown::channel();
     let mut servers = tokio::task::JoinSet::new();
@@ -124,16 +133,17 @@ pub async fn run(options: Options, beginnings: Beginnings) -> anyhow::Result<()>
         draining: Draining::new(Arc::clone(&observer), Box::new(SockDiag)),
         observer,
         readiness,
-        synced: false,
+        sources,
+        own_zone: options.zone.is_none(),
         attached: false,
         applied: false,
         found,
     };
-    control.desired.apply(Change::Upsert(canary::service()));
+    control.desired.apply(SourceKind::Agent, Change::Upsert(canary::service()));
     let result = control.run(inbox, &mut servers).await;
 
     trigger.leave();
-    source.abort();
+    control.sources.stop().await;
     reader.abort();
     timer.abort();
     program_log.abort();
@@ -149,8 +159,9 @@ struct Control {
     draining: Draining,
     observer: Arc<Observer>,
     readiness: Readiness,
-    /// The source has delivered its first full state.
-    synced: bool,
+    sources: Sources,
+    /// The zone is what a source says it is; the operator named none.
+    own_zone: bool,
     /// The programs were attached at least once; from then on the check looks after them.
     attached: bool,
     /// A whole configuration was applied at least once.
@@ -195,7 +206,7 @@ impl Control {
             };
             match event {
                 Event::Discovered(source, update) => {
-                    let waited = !self.synced;
+                    let waited = !self.sources.any_heard();
                     let mut extent = self.discovered(source, update)?;
                     // What else has come is applied with it.
                     for _ in 0..UPDATE_QUEUE {
@@ -205,12 +216,12 @@ impl Control {
                     if extent > Extent::Nothing {
                         tokio::task::block_in_place(|| self.reconcile(extent));
                     }
-                    if waited && self.synced {
+                    if waited && self.sources.any_heard() {
                         // The check that readiness awaits does not wait for its period.
                         check.reset_immediately();
                     }
                 }
-                Event::SourcesEnded => anyhow::bail!("the configuration file is not watched any more"),
+                Event::SourcesEnded => anyhow::bail!("services are not watched any more"),
                 Event::Compare => tokio::task::block_in_place(|| self.compare()),
                 Event::Ordered => tokio::task::block_in_place(|| self.shift()),
                 Event::Accepted => tokio::task::block_in_place(|| self.release()),
@@ -240,23 +251,44 @@ impl Control {
         match update {
             Update::Changed(change) => {
                 let whole = matches!(change, Change::Reset(_));
-                let change = self.observer.guards().admit(source, change);
-                self.desired.apply(self.observer.canaries().admit(with_canary(change)));
-                self.synced = true;
+                self.admit(source, change);
+                if source == SourceKind::File {
+                    self.observer.journal().accepted();
+                }
+                if self.sources.synced(source) {
+                    self.observer.canaries().forget_left();
+                }
                 Ok(if whole { Extent::Whole } else { Extent::Services })
             }
+            Update::Remembered(services) => {
+                self.admit(source, Change::Reset(services));
+                self.sources.remembered(source);
+                Ok(Extent::Whole)
+            }
+            Update::Zone(zone) => {
+                if self.own_zone {
+                    self.reconciler.set_zone(zone.as_deref());
+                }
+                Ok(Extent::Services)
+            }
             Update::Rejected(error) => {
-                self.observer.journal().rejected("check", error.to_string());
+                self.observer.journal().rejected(journal::CHECK, error.to_string());
                 tracing::error!(
                     source = source.name(),
                     "configuration rejected, the last good one stays:\n{error}"
                 );
-                if !self.synced && !self.observer.adopted() {
+                if !self.sources.has_heard(source) && !self.observer.adopted() {
                     anyhow::bail!("there is no configuration to start with:\n{error}");
                 }
                 Ok(Extent::Nothing)
             }
         }
+    }
+
+    /// Folds a change in, but for what must not be lost unasked.
+    fn admit(&mut self, source: SourceKind, change: Change) {
+        let change = self.observer.guards().admit(source, change);
+        self.desired.apply(source, self.observer.canaries().admit(source, change));
     }
 
     /// Makes the maps equal to what is desired, then sees to it that the programs are attached: maps before links,
@@ -274,7 +306,7 @@ impl Control {
                     tracing::error!("{}", refusal.reason);
                 }
                 self.observer.journal().applied(&report);
-                self.applied |= whole;
+                self.applied |= whole && self.sources.all_synced();
                 let services = self.desired.services().len() - 1;
                 let took_ms = u64::try_from((clock::monotonic() - started).as_millis()).unwrap_or(u64::MAX);
                 if whole {
@@ -282,10 +314,10 @@ impl Control {
                 } else {
                     tracing::debug!(services, took_ms, "changes applied");
                 }
-                self.done(CONFIGURATION);
+                self.sources.heard().for_each(|awaited| self.done(awaited));
             }
             Err(error) => {
-                self.observer.journal().rejected("reconcile", error.to_string());
+                self.observer.journal().rejected(journal::RECONCILE, error.to_string());
                 tracing::error!("configuration not applied, the last good one stays: {error}");
             }
         }
@@ -294,7 +326,7 @@ impl Control {
         if whole {
             self.observer.leave_untidy();
         }
-        if whole {
+        if whole && self.sources.all_synced() {
             self.part_with_found();
         }
         if whole || !self.attached {
@@ -315,8 +347,8 @@ impl Control {
     /// Puts into force what operators accepted.
     fn release(&mut self) {
         let released = self.observer.guards().take_accepted();
-        for (_, change) in released.changes {
-            self.desired.apply(self.observer.canaries().admit(change));
+        for (source, change) in released.changes {
+            self.desired.apply(source, self.observer.canaries().admit(source, change));
         }
         if released.found {
             self.reconciler.keep_unclaimed(false);
@@ -352,7 +384,9 @@ impl Control {
         }
         // What was written since an order was given is newer than the order.
         for spec in changes.iter().filter_map(|change| register.in_force(&change.spec.name)) {
-            self.desired.apply(Change::Upsert(spec));
+            if let Some(source) = self.desired.source(&spec.name) {
+                self.desired.apply(source, Change::Upsert(spec));
+            }
         }
         drop(register);
         self.reconcile(Extent::Services);
@@ -382,7 +416,7 @@ impl Control {
     }
 
     async fn check(&mut self) -> anyhow::Result<()> {
-        if !self.synced {
+        if !self.sources.any_heard() {
             return Ok(());
         }
         tokio::task::block_in_place(|| {
@@ -412,17 +446,6 @@ impl Control {
         if self.readiness.done(thing) {
             tracing::info!("ready");
         }
-    }
-}
-
-/// A reset names what one source knows; the test connection's service is ours and stays.
-fn with_canary(change: Change) -> Change {
-    match change {
-        Change::Reset(mut services) => {
-            services.push(canary::service());
-            Change::Reset(services)
-        }
-        other => other,
     }
 }
 

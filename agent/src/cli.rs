@@ -19,6 +19,7 @@ use clap::{Parser, Subcommand};
 
 pub use table::Output;
 
+use crate::discovery::kubernetes;
 use crate::{app, canary, kernel};
 
 /// The control socket's default place.
@@ -97,8 +98,17 @@ enum Reading {
                         or go on, 2 typed wrongly.")]
 pub struct RunArgs {
     /// The file with the services; it is watched, and an edit takes effect by itself
-    #[arg(long, value_name = "FILE")]
-    config: PathBuf,
+    #[arg(long, value_name = "FILE", required_unless_present = "kubernetes")]
+    config: Option<PathBuf>,
+    /// Take the Services of a Kubernetes cluster, also beside a file, whose services come first where names are the same
+    #[arg(long)]
+    kubernetes: bool,
+    /// How to reach the API server; without it, as a pod does
+    #[arg(long, value_name = "FILE", requires = "kubernetes")]
+    kubeconfig: Option<PathBuf>,
+    /// This node's name in the cluster [default: $NODE_NAME, else the host's name]
+    #[arg(long, value_name = "NAME", requires = "kubernetes")]
+    node: Option<String>,
     /// The cgroup (version 2) whose processes are managed [default: the root, that is every process]
     #[arg(long, value_name = "PATH")]
     cgroup: Option<PathBuf>,
@@ -115,9 +125,11 @@ pub struct RunArgs {
     #[arg(long, value_enum, default_value_t, value_name = "WHICH")]
     requests: Reading,
     /// The zone this node is in, as the zones of backends are written; for services with `locality: prefer_zone`
+    /// [default: with --kubernetes, what the Node says]
     #[arg(long, value_name = "ZONE", env = "SEGUE_ZONE")]
     zone: Option<String>,
-    /// Directory for what outlives the agent: how far canaries have come. Made when there is something to keep
+    /// Directory for what outlives the agent: how far canaries have come, what the cluster was like. Made when there is
+    /// something to keep
     #[arg(long, value_name = "PATH", default_value = DEFAULT_STATE)]
     state: PathBuf,
     /// Hold no deletion back, however large: not when most services, or most backends of one, are gone all at once
@@ -184,14 +196,22 @@ fn with_causes(error: &anyhow::Error) -> String {
 
 fn run(args: RunArgs) -> anyhow::Result<()> {
     init_log();
+    let zone = args.zone.filter(|zone| !zone.is_empty());
+    let kubernetes = args.kubernetes.then(|| kubernetes::Options {
+        kubeconfig: args.kubeconfig,
+        node: args.node,
+        zone: zone.clone(),
+        state: args.state.clone(),
+    });
     let options = app::Options {
         config: args.config,
+        kubernetes,
         cgroup: args.cgroup,
         listen: args.listen,
         socket: args.socket,
         bpffs: args.bpffs,
         reads_requests: args.requests == Reading::Auto,
-        zone: args.zone.filter(|zone| !zone.is_empty()),
+        zone,
         state: args.state,
         accept_mass_deletion: args.accept_mass_deletion,
     };

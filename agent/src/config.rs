@@ -12,6 +12,7 @@ mod limits;
 mod problem;
 mod reader;
 mod reference;
+mod schema;
 mod service;
 mod value;
 
@@ -21,7 +22,7 @@ use std::os::unix::fs::{FileTypeExt as _, OpenOptionsExt as _};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use crate::desired::ServiceSpec;
+use crate::desired::{PolicySpec, ServiceSpec};
 
 use problem::{Findings, Position};
 use reader::{Reader, Stop, fields};
@@ -29,6 +30,7 @@ use service::{Service, Totals};
 
 pub use problem::{MAX_REPORTED, Problem, Problems};
 pub use reference::reference;
+pub use schema::policy as policy_schema;
 
 /// The largest file that is read. As many backends as fit (`abi::limits`), each with everything a backend can
 /// say, take a quarter of it.
@@ -164,6 +166,31 @@ pub fn parse(bytes: &[u8], file: &Path) -> Result<Config, ConfigError> {
             findings.problems.keep_within(text);
             Err(ConfigError::Invalid(findings.problems))
         }
+    }
+}
+
+/// Checks the rules of one service by themselves, as text in YAML or JSON, and gives them and what their author may not
+/// have meant. Names of services and versions are not looked up.
+///
+/// # Errors
+/// What is wrong, each problem with the field it is about.
+pub fn parse_policy(text: &str) -> Result<(PolicySpec, Vec<String>), Vec<String>> {
+    let mut reader = Reader::new(text, Findings::new(&"policy".into()));
+    let mut service = Service::empty();
+    let read =
+        reader.document(|reader, node| service::policy(reader, &mut Totals::default(), &node, &mut service));
+    let mut findings = reader.findings;
+    if read.is_ok() {
+        check::policy(&mut findings, &service);
+    }
+    let sentences = |problems: Problems| -> Vec<String> {
+        // Of a service that is alone, and of a text on one line, neither number nor place tells anything.
+        let short = |field: &str| field.strip_prefix("services[0].policy.").unwrap_or(field).to_owned();
+        problems.into_first().into_iter().map(|it| format!("{}: {}", short(&it.field), it.message)).collect()
+    };
+    match (read, findings.problems.total()) {
+        (Ok(_), 0) => Ok((service.spec.policy, sentences(findings.warnings))),
+        _ => Err(sentences(findings.problems)),
     }
 }
 

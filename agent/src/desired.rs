@@ -1,17 +1,22 @@
 //! What should be: the services of all sources, as values. No IO, no clock, no map knows of this module.
 //!
-//! A source sends [`Change`]s; [`Desired`] folds them into one table. Services are shared by `Arc`: a pointer
-//! that did not change is a service that did not change, which is what makes one change among 10 000 cheap.
+//! A source sends [`Change`]s; [`Desired`] folds them into one table, source by source ([`table`]). Services are shared by
+//! `Arc`: a pointer that did not change is a service that did not change, which is what makes one change among 10 000
+//! cheap.
 
 pub mod guard;
+mod table;
 
-use std::collections::BTreeMap;
+pub use table::Desired;
+
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
 use agent_ebpf::abi::{Algorithm, BreakerPolicy, Protocol, ServiceLimits};
 use serde::{Deserialize, Serialize};
+
+use guard::Holds;
 
 /// A service's name, as in `shop/payment`.
 pub type ServiceName = Arc<str>;
@@ -186,56 +191,47 @@ impl Default for PolicySpec {
     }
 }
 
-/// What a source says.
+/// The sources there are. Where two want a service of the same name, the one that comes first here has it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum SourceKind {
+    /// The agent itself: its test connection.
+    Agent,
+    /// A configuration file on this host.
+    File,
+    /// An API server of Kubernetes.
+    Kubernetes,
+}
+
+impl SourceKind {
+    /// Every source.
+    pub const ALL: &'static [Self] = &[Self::Agent, Self::File, Self::Kubernetes];
+
+    /// What it may not take away unasked.
+    pub const fn holds(self) -> Holds {
+        match self {
+            Self::Agent => Holds::NOTHING,
+            Self::File => Holds::WRITTEN,
+            Self::Kubernetes => Holds::TOLD,
+        }
+    }
+
+    /// The name used in metric labels, tables and documentation.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Agent => "agent",
+            Self::File => "file",
+            Self::Kubernetes => "kubernetes",
+        }
+    }
+}
+
+/// What a source says about its own services.
 #[derive(Clone, Debug)]
 pub enum Change {
-    /// This is all there is now.
+    /// These are all it has now. Those of other sources stay.
     Reset(Vec<Arc<ServiceSpec>>),
     /// This service is new or different.
     Upsert(Arc<ServiceSpec>),
     /// This service is gone.
     Remove(ServiceName),
-}
-
-/// The services of all sources.
-#[derive(Clone, Debug, Default)]
-pub struct Desired {
-    services: BTreeMap<ServiceName, Arc<ServiceSpec>>,
-}
-
-impl Desired {
-    /// Folds a change in. An unchanged service keeps its `Arc`, also through a reset.
-    pub fn apply(&mut self, change: Change) {
-        match change {
-            Change::Reset(specs) => {
-                let mut next = BTreeMap::new();
-                for spec in specs {
-                    let kept = match self.services.get(&spec.name) {
-                        Some(old) if **old == *spec => Arc::clone(old),
-                        _ => spec,
-                    };
-                    next.insert(Arc::clone(&kept.name), kept);
-                }
-                self.services = next;
-            }
-            Change::Upsert(spec) => {
-                if self.services.get(&spec.name).is_none_or(|old| **old != *spec) {
-                    self.services.insert(Arc::clone(&spec.name), spec);
-                }
-            }
-            Change::Remove(name) => {
-                self.services.remove(&name);
-            }
-        }
-    }
-
-    /// Every service, in the order of names.
-    pub fn services(&self) -> impl ExactSizeIterator<Item = &Arc<ServiceSpec>> {
-        self.services.values()
-    }
-
-    /// The service of this name.
-    pub fn service(&self, name: &str) -> Option<&Arc<ServiceSpec>> {
-        self.services.get(name)
-    }
 }

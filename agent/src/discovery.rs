@@ -4,42 +4,24 @@
 //! A new source is a module here and a variant of [`SourceKind`].
 
 pub mod file;
+pub mod kubernetes;
+
+use std::sync::Arc;
 
 use crate::config::ConfigError;
-use crate::desired::Change;
-use crate::desired::guard::Holds;
-
-/// The sources there are.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
-pub enum SourceKind {
-    /// A configuration file on this host.
-    File,
-}
-
-impl SourceKind {
-    /// Every source.
-    pub const ALL: &'static [Self] = &[Self::File];
-
-    /// The name used in metric labels, tables and documentation.
-    pub const fn name(self) -> &'static str {
-        match self {
-            Self::File => "file",
-        }
-    }
-
-    /// What it may not take away unasked.
-    pub const fn holds(self) -> Holds {
-        match self {
-            Self::File => Holds::WRITTEN,
-        }
-    }
-}
+pub use crate::desired::SourceKind;
+use crate::desired::{Change, ServiceSpec};
 
 /// What a source has to say.
 #[derive(Debug)]
 pub enum Update {
-    /// What it wants is different now.
+    /// What it wants is different now. The first one is a [`Change::Reset`], and from then on the source is in sync.
     Changed(Change),
+    /// What it wanted when it was last asked, while nobody can be asked now: good enough to serve by, and no reason to
+    /// make anything smaller.
+    Remembered(Vec<Arc<ServiceSpec>>),
+    /// The zone this node is in, where the operator named none.
+    Zone(Option<Arc<str>>),
     /// What it found cannot be used; what it wanted last still holds. Said once for the same content.
     Rejected(ConfigError),
 }

@@ -9,6 +9,7 @@ mod breaker;
 mod connections;
 mod draining;
 mod kernel;
+mod kubernetes;
 mod limits;
 mod process;
 mod reference;
@@ -39,6 +40,7 @@ const SUBJECTS: &[(&str, &[&Metric])] = &[
     ("Limits on connections", limits::METRICS),
     ("Draining", draining::METRICS),
     ("Canaries", rollout::METRICS),
+    ("Kubernetes", kubernetes::METRICS),
     ("Kernel side", kernel::METRICS),
     ("Agent", agent::METRICS),
     ("Process", process::METRICS),
@@ -117,6 +119,7 @@ impl Collector for Scrape {
         if let Some(status) = self.read(2, self.observe.status()) {
             kernel::write_status(&mut sheet, &status)?;
             agent::write_status(&mut sheet, &status)?;
+            kubernetes::write(&mut sheet, status.kubernetes.as_ref())?;
         }
         if let Some(counters) = self.read(3, self.observe.counters()) {
             requests::write_unparsed(&mut sheet, &counters.unparsed)?;

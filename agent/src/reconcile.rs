@@ -65,7 +65,7 @@ pub struct Reconciler<T> {
     /// What all intents together take.
     need: Need,
     directory: Arc<Directory>,
-    /// A whole desired state was applied at least once, so that what is not in it may go.
+    /// A desired state was applied at least once: maps that differ from it are wrong.
     applied: bool,
     /// Services that were found in the maps stay until this is over, also where nobody claims them.
     keeps_unclaimed: bool,
@@ -115,10 +115,16 @@ impl<T: Tables> Reconciler<T> {
         }
     }
 
-    /// Tells the zone of this node, for services that prefer it. Before the first `apply`: a service that does not
-    /// change keeps the zone it was compiled with.
+    /// Tells the zone of this node, for services that prefer it. They are compiled again by the next `apply` where it is
+    /// another one.
     pub fn set_zone(&mut self, zone: Option<&str>) {
-        self.ids.set_here(zone.map_or(0, compile::name_id));
+        let here = zone.map_or(0, compile::name_id);
+        if here == self.ids.here() {
+            return;
+        }
+        self.ids.set_here(here);
+        let preferring = self.seen.values().filter(|spec| spec.policy.prefers_zone);
+        self.unsettled.extend(preferring.map(|spec| Arc::clone(&spec.name)));
     }
 
     /// Tells the time of the programs' clock, in nanoseconds: backends that join in the next `apply` join then. While
@@ -147,7 +153,8 @@ impl<T: Tables> Reconciler<T> {
         Arc::clone(&self.directory)
     }
 
-    /// Makes the maps hold this desired state, which is all there is: what is not in it goes.
+    /// Makes the maps hold this desired state, which is all there is: what is not in it goes. What was found in the maps
+    /// and never claimed goes too, unless it is held ([`Reconciler::keep_unclaimed`]).
     ///
     /// Only services whose `Arc` changed cost anything. A failed map operation does not stop the others; it is
     /// reported, and tried again by the next `apply` or [`Reconciler::idle`].
@@ -413,7 +420,7 @@ impl<T: Tables> Reconciler<T> {
             self.seen.remove(&name);
         }
         if !self.keeps_unclaimed && !self.ids.unclaimed().is_empty() {
-            let keys = changed.iter().flat_map(|spec| {
+            let keys = changed.iter().chain(&self.waiting).flat_map(|spec| {
                 let nameless =
                     Family::ALL.into_iter().filter(|&it| self.ids.service_of(&spec.name, it).is_none());
                 nameless.flat_map(|family| compile::frontends(spec, family))

@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 
 use agent_ebpf::abi::Protocol;
 use anyhow::{Context, ensure};
-use segue_agent::desired::{BackendSpec, Change, Desired, PolicySpec, ServiceSpec};
+use segue_agent::desired::{BackendSpec, Change, Desired, PolicySpec, ServiceSpec, SourceKind};
 use segue_agent::kernel::{DataPlane, KernelTables};
 use segue_agent::reconcile::Reconciler;
 use segue_tests::world::World;
@@ -38,7 +38,7 @@ fn measure(cgroup: &Path, bpffs: &Path, rate: u32, seconds: u32) -> anyhow::Resu
     let data_plane = DataPlane::load(Some(cgroup), bpffs, true)?;
     let mut reconciler = Reconciler::new(data_plane.tables()?);
     let mut desired = Desired::default();
-    desired.apply(Change::Reset((0..SERVICES).map(|number| service(number, 0)).collect()));
+    desired.apply(SourceKind::File, Change::Reset((0..SERVICES).map(|number| service(number, 0)).collect()));
     apply(&mut reconciler, &desired)?;
     let start = Instant::now();
     let (mut tick, mut check) = (start + TICK, start + CHECK);
@@ -50,7 +50,7 @@ fn measure(cgroup: &Path, bpffs: &Path, rate: u32, seconds: u32) -> anyhow::Resu
         let first = next;
         let now = Instant::now();
         while next < count && due(next) <= now {
-            desired.apply(Change::Upsert(changed_service(next)));
+            desired.apply(SourceKind::File, Change::Upsert(changed_service(next)));
             next += 1;
         }
         if next > first {

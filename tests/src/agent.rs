@@ -30,12 +30,25 @@ pub const READY_LIMIT: Duration = Duration::from_secs(30);
 /// How long anything the agent does by itself may take: a reload, a sweep, a sample.
 pub const SOON: Duration = Duration::from_secs(15);
 
+/// How an agent follows a cluster.
+#[derive(Clone, Debug)]
+pub struct Cluster {
+    /// How to reach the API server.
+    pub kubeconfig: PathBuf,
+    /// The node the agent is on.
+    pub node: String,
+    /// Whether it also has the configuration file `segue.yaml` of its world.
+    pub has_file: bool,
+}
+
 /// An agent that runs, or ran.
 #[derive(Debug)]
 pub struct Agent<'w> {
     world: &'w World,
     process: Option<Program>,
     config: PathBuf,
+    /// How it reaches an API server, instead of or beside its file.
+    cluster: Option<Cluster>,
     /// What it is started by, as in `setpriv … --`; empty where nothing is between.
     starter: Vec<String>,
 }
@@ -47,9 +60,34 @@ impl<'w> Agent<'w> {
     /// When it ends or is not ready in time, with its log.
     pub(crate) fn start(world: &'w World, config: &Path, starter: &[&str]) -> Self {
         let starter = starter.iter().map(ToString::to_string).collect();
-        let mut agent = Self { world, process: None, config: config.to_owned(), starter };
+        let mut agent = Self { world, process: None, config: config.to_owned(), cluster: None, starter };
         agent.restart();
         agent
+    }
+
+    /// An agent that follows a cluster, not started yet.
+    pub(crate) fn of_cluster(world: &'w World, cluster: Cluster) -> Self {
+        let config = world.directory().join("segue.yaml");
+        Self { world, process: None, config, cluster: Some(cluster), starter: Vec::new() }
+    }
+
+    /// Starts the agent where it cannot be ready, and waits until its log holds this.
+    ///
+    /// # Panics
+    /// When it ends, or does not say so in time.
+    pub fn restart_waiting(&mut self, said: &str) {
+        self.launch("the agent to say what it waits for", |log| match log.contains(said) {
+            true => Ok(()),
+            false => Err(format!("no {said:?}")),
+        });
+    }
+
+    /// What `/readyz` says: the code and the text.
+    ///
+    /// # Panics
+    /// When nobody answers.
+    pub fn readyz(&self) -> (u16, String) {
+        get(self.world.namespace(), "/readyz").expect("the agent answers")
     }
 
     /// Starts the agent again on the same configuration, cgroup and bpffs, and waits until it is ready.
@@ -375,10 +413,19 @@ impl<'w> Agent<'w> {
                 command
             }
         };
-        command.arg("run").arg("--config").arg(&self.config);
+        command.arg("run");
+        match &self.cluster {
+            None => drop(command.arg("--config").arg(&self.config).args(["--zone", ZONE])),
+            Some(cluster) => {
+                command.args(["--kubernetes", "--node", &cluster.node]);
+                command.arg("--kubeconfig").arg(&cluster.kubeconfig);
+                if cluster.has_file {
+                    command.arg("--config").arg(&self.config);
+                }
+            }
+        }
         command.arg("--cgroup").arg(self.world.managed_cgroup()).args(["--listen", LISTEN]);
         command.arg("--socket").arg(self.socket()).arg("--bpffs").arg(self.world.bpffs());
-        command.args(["--zone", ZONE]);
         command.arg("--state").arg(self.state_directory());
         command
     }

@@ -11,6 +11,7 @@ pub mod counters;
 pub mod exposition;
 pub mod foreign;
 pub mod kernel;
+pub mod kube_api;
 pub mod namespace;
 pub mod pinned;
 pub mod program;

@@ -93,6 +93,37 @@ impl PinnedMap {
     }
 }
 
+impl PinnedMap {
+    /// A copy of a whole array map that may be mapped, without a system call for each entry. Entries begin at multiples
+    /// of their size, rounded up to eight bytes.
+    ///
+    /// # Panics
+    /// When it cannot be mapped.
+    pub fn copied(&self) -> Vec<u8> {
+        let bytes = self.value_size.next_multiple_of(8) * self.max_entries as usize;
+        // SAFETY: a new mapping somewhere, of a descriptor that is open.
+        let at = unsafe {
+            libc::mmap(
+                std::ptr::null_mut(),
+                bytes,
+                libc::PROT_READ,
+                libc::MAP_SHARED,
+                self.map.as_raw_fd(),
+                0,
+            )
+        };
+        assert!(at != libc::MAP_FAILED, "cannot map: {}", io::Error::last_os_error());
+        let mut copy = vec![0_u8; bytes];
+        // SAFETY: both are of this length, and nobody else knows the copy. An entry that changes meanwhile is copied half
+        // old and half new, as any reader of the map may see it.
+        unsafe {
+            std::ptr::copy_nonoverlapping(at.cast::<u8>(), copy.as_mut_ptr(), bytes);
+            libc::munmap(at, bytes);
+        }
+        copy
+    }
+}
+
 /// BPF_MAP_TYPE_PERCPU_HASH and BPF_MAP_TYPE_PERCPU_ARRAY: a value for each CPU that could be there.
 const PER_CPU: [u32; 2] = [5, 6];
 

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use tempfile::TempDir;
 
-use crate::agent::Agent;
+use crate::agent::{Agent, Cluster};
 use crate::cgroup::ScratchCgroup;
 use crate::client::Client;
 use crate::namespace::Namespace;
@@ -120,6 +120,21 @@ impl World {
         let file = self.directory().join("segue.yaml");
         std::fs::write(&file, config(services)).expect("a configuration file can be written");
         Agent::start(self, &file, starter)
+    }
+
+    /// Starts an agent that follows a cluster, and waits until it is ready.
+    ///
+    /// # Panics
+    /// When it ends or is not ready in time, with its log.
+    pub fn agent_of_cluster(&self, cluster: Cluster) -> Agent<'_> {
+        let mut agent = Agent::of_cluster(self, cluster);
+        agent.restart();
+        agent
+    }
+
+    /// An agent that follows a cluster, not started yet.
+    pub fn agent_unstarted(&self, cluster: Cluster) -> Agent<'_> {
+        Agent::of_cluster(self, cluster)
     }
 
     /// Makes a host at [`NEIGHBOUR`], in the same network 10.77.0.0/24 as this one, which has 10.77.0.1.

@@ -37,6 +37,8 @@ enum Target {
     Cgroups,
     /// Labels of metrics.
     Exposition,
+    /// Objects of a Kubernetes cluster.
+    Kubernetes,
     /// Socket calls to services against the same calls to their backends. Needs root.
     Sockets,
 }
@@ -51,6 +53,7 @@ impl Target {
             Self::Adopt => ("fuzz", "adopt::"),
             Self::Cgroups => ("fuzz", "cgroups::"),
             Self::Exposition => ("fuzz", "exposition::"),
+            Self::Kubernetes => ("fuzz", "kubernetes::"),
             Self::Sockets => ("kernel", "differential::"),
         }
     }

@@ -1,5 +1,7 @@
 //! An agent that exists only as values, for unit tests of everything that shows one.
 
+mod kubernetes;
+
 use std::net::SocketAddr;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
@@ -247,6 +249,7 @@ impl Observe for Specimen {
             timed_ms: 121_000,
             rollouts: self.rollouts(),
             rollouts_error: None,
+            kubernetes: Some(kubernetes::view(ago(3_600), ago(5))),
             held: Vec::new(),
         })
     }

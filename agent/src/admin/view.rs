@@ -5,6 +5,7 @@
 mod breaker;
 mod explain;
 mod held;
+mod kubernetes;
 mod limits;
 mod overhead;
 mod rollout;
@@ -22,6 +23,7 @@ pub use breaker::{
 };
 pub use explain::{Candidate, Chain, Explanation, Step};
 pub use held::{AcceptError, AcceptRequest, Accepted, HeldView, HeldViews};
+pub use kubernetes::{KindView, KubernetesView, NoteView};
 pub use limits::LimitView;
 pub use overhead::{ConfinementView, OverheadView, ProgramCost};
 pub use rollout::{RolloutError, RolloutRequest, RolloutView, Rollouts, SampleView};
@@ -71,6 +73,8 @@ pub struct Status {
     pub rollouts: Vec<RolloutView>,
     /// Why rollouts do not outlive the agent, in words; null where they do.
     pub rollouts_error: Option<String>,
+    /// How it stands with the API server of Kubernetes; null where services do not come from one.
+    pub kubernetes: Option<KubernetesView>,
     /// What sources would take away, all at once, and is kept until somebody accepts.
     #[serde(default)]
     pub held: Vec<HeldView>,
@@ -209,6 +213,7 @@ impl Status {
             problems.push(format!("{}: {}", rollout.service, rollout.summary));
         }
         problems.extend(self.rollouts_error.clone());
+        problems.extend(self.kubernetes.iter().flat_map(KubernetesView::problems));
         for map in self.maps.iter().filter(|map| map.usage() >= MAP_ALMOST_FULL) {
             problems.push(format!("map {} holds {} of {} entries", map.name, map.entries, map.max_entries));
         }

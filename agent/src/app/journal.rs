@@ -8,12 +8,18 @@ use crate::admin::view::CanaryView;
 use crate::kernel::{self, MapError};
 use crate::reconcile::{Report, SyncError};
 
+/// The stage at which a source's configuration is looked at.
+pub(super) const CHECK: &str = "check";
+/// The stage at which all of it goes into the maps.
+pub(super) const RECONCILE: &str = "reconcile";
+
 /// What the control loop did.
 #[derive(Default)]
 pub(super) struct Journal {
     pub(super) generation: u64,
     pub(super) applied_at: Option<Timestamp>,
-    pub(super) error: Option<String>,
+    /// Why the newest of what a source said, or of what all said together, is not in force.
+    errors: BTreeMap<&'static str, String>,
     pub(super) failures: BTreeMap<&'static str, u64>,
     pub(super) map_errors: BTreeMap<(&'static str, &'static str), u64>,
     pub(super) repairs: BTreeMap<&'static str, u64>,
@@ -25,7 +31,10 @@ impl Journal {
     pub(super) fn applied(&mut self, report: &Report) {
         self.generation += 1;
         self.applied_at = Some(Timestamp::now());
-        self.error = report.refused.first().map(|refusal| refusal.reason.clone());
+        self.errors.remove(RECONCILE);
+        if let Some(refusal) = report.refused.first() {
+            self.errors.insert(RECONCILE, refusal.reason.clone());
+        }
         self.count_failures(report);
     }
 
@@ -42,7 +51,17 @@ impl Journal {
     /// A configuration could not be used.
     pub(super) fn rejected(&mut self, stage: &'static str, error: String) {
         *self.failures.entry(stage).or_default() += 1;
-        self.error = Some(error);
+        self.errors.insert(stage, error);
+    }
+
+    /// What a source says can be used again.
+    pub(super) fn accepted(&mut self) {
+        self.errors.remove(CHECK);
+    }
+
+    /// Why the newest configuration is not in force, if it is not.
+    pub(super) fn error(&self) -> Option<String> {
+        self.errors.values().next().cloned()
     }
 
     /// What a reconciliation could not do.

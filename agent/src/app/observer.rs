@@ -34,6 +34,7 @@ use crate::admin::view::MapView;
 use crate::admin::view::NeighbourView;
 use crate::canary;
 use crate::clock;
+use crate::discovery::kubernetes::Standing;
 use crate::draining::Leaving;
 use crate::flows::Accumulator;
 use crate::flows::Cgroups;
@@ -56,6 +57,7 @@ use crate::rollout::Counts;
 use crate::rollout::Reading;
 
 mod answers;
+mod cluster;
 
 /// Events kept for a reader that is slower than the data plane. What it misses it is told.
 const FOLLOW_QUEUE: usize = 4_096;
@@ -84,6 +86,7 @@ pub(super) struct Observer {
     overhead: Overhead,
     neighbours: Mutex<Vec<NeighbourView>>,
     rollouts: Rollouts,
+    kubernetes: Option<Standing>,
     guards: Guards,
     facts: Facts,
 }
@@ -91,7 +94,7 @@ pub(super) struct Observer {
 /// What does not change while the agent runs.
 struct Facts {
     started: Timestamp,
-    config: PathBuf,
+    config: Option<PathBuf>,
     cgroup: PathBuf,
     mount: PathBuf,
     bpffs: PathBuf,
@@ -124,6 +127,7 @@ impl Observer {
         readiness: Readiness,
         options: &Options,
         (confinement, stopwatch): (Confinement, Option<Stopwatch>),
+        kubernetes: Option<Standing>,
     ) -> Result<Self, KernelError> {
         let mount = mount_point()?;
         let counters = data_plane.counters()?;
@@ -155,6 +159,7 @@ impl Observer {
             overhead: Overhead::new(stopwatch),
             neighbours: Mutex::default(),
             rollouts: Rollouts::restored(&options.state),
+            kubernetes,
             guards: Guards::new(options.accept_mass_deletion),
         })
     }

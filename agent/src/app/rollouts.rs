@@ -10,7 +10,7 @@ use tokio::sync::Notify;
 
 use crate::admin::view::{RolloutError, RolloutRequest, RolloutView};
 use crate::clock;
-use crate::desired;
+use crate::desired::{self, SourceKind};
 use crate::flows::record::Happening;
 use crate::flows::{Record, Workload};
 use crate::rollout::{Change, Moment, Register, Saved, Transition, WrongPhase};
@@ -84,8 +84,13 @@ impl Rollouts {
     }
 
     /// What a source says, with the shares that are to be in force.
-    pub(super) fn admit(&self, change: desired::Change) -> desired::Change {
-        lock(&self.register).admit(change, now())
+    pub(super) fn admit(&self, source: SourceKind, change: desired::Change) -> desired::Change {
+        lock(&self.register).admit(source, change, now())
+    }
+
+    /// Every source has said what it has.
+    pub(super) fn forget_left(&self) {
+        lock(&self.register).forget_left();
     }
 
     /// The register, to be looked at or fed.
@@ -251,7 +256,7 @@ mod tests {
 
     fn running(directory: &Path) -> Rollouts {
         let rollouts = Rollouts::restored(directory);
-        rollouts.admit(desired::Change::Reset(vec![spec()]));
+        rollouts.admit(SourceKind::File, desired::Change::Reset(vec![spec()]));
         rollouts
     }
 
@@ -293,7 +298,7 @@ mod tests {
         let rollouts = Rollouts::restored(Path::new("/nonexistent"));
         let error = rollouts.order(&rollback()).expect_err("no canary");
         assert!(error.to_string().contains("no canary of a service `shop/payment`"), "{error}");
-        rollouts.admit(desired::Change::Reset(vec![spec()]));
+        rollouts.admit(SourceKind::File, desired::Change::Reset(vec![spec()]));
         rollouts.order(&rollback()).expect("a canary");
         let pause = RolloutRequest { order: Order::Pause, ..rollback() };
         let error = rollouts.order(&pause).expect_err("it is out");

@@ -95,6 +95,7 @@ fn report(status: &Status, now: Timestamp) -> String {
     let mut text = summary(status, now);
     for (title, table) in [
         ("Canaries", canaries(status)),
+        ("Services of the cluster with notes", notes(status)),
         ("Programs", programs(status)),
         ("Maps", maps(status)),
         ("Kernel features", features(status)),
@@ -137,6 +138,17 @@ fn summary(status: &Status, now: Timestamp) -> String {
         |at| format!("generation {}, applied {} ago", config.generation, since(at, now)),
     );
     line("config", &format!("{}; {applied}", config.file.as_deref().unwrap_or("no file")));
+    if let Some(view) = &status.kubernetes {
+        let since = view.since.map(|at| format!(" for {}", since(at, now))).unwrap_or_default();
+        let zone = view.zone.as_ref().map(|zone| format!(", zone {zone}")).unwrap_or_default();
+        let connection = view.connection.replace('_', " ");
+        line("kubernetes", &format!("{}; {connection}{since}; node {}{zone}", view.server, view.node));
+        let known = format!(
+            "{} Services, {} endpoints, {} policies, {} routes",
+            view.services, view.endpoints, view.policies, view.routes
+        );
+        line("", &format!("{known}; {} with notes", view.noted));
+    }
     let canary = &status.canary;
     let when = canary.at.map(|at| format!(", {} ago", since(at, now))).unwrap_or_default();
     let how = match canary.state {
@@ -173,6 +185,15 @@ fn canaries(status: &Status) -> Option<Table> {
         ]);
     }
     (!status.rollouts.is_empty()).then_some(table)
+}
+
+fn notes(status: &Status) -> Option<Table> {
+    let mut table = Table::new(&["SERVICE", "NOTE"]);
+    let notes = status.kubernetes.as_ref().map(|view| &view.notes[..]).unwrap_or_default();
+    for note in notes {
+        table.row([note.service.as_str().into(), note.note.as_str().into()]);
+    }
+    (!notes.is_empty()).then_some(table)
 }
 
 fn programs(status: &Status) -> Option<Table> {
@@ -263,6 +284,8 @@ Segue 0.1.0  pid 4711, up 2 h 3 min, map layouts of version 1
   cgroup     /sys/fs/cgroup
   pins       /sys/fs/bpf/segue/abi1
   config     /etc/segue/segue.yaml; generation 7, applied 95 s ago
+  kubernetes https://10.96.0.1; in sync for 1 h; node node-1, zone eu-1a
+             40 Services, 310 endpoints, 3 policies, 1 routes; 1 with notes
   test call  reached its backend, 12 s ago
   may use    CAP_NET_ADMIN; system calls are filtered
   heartbeat  400 ms ago
@@ -270,6 +293,10 @@ Segue 0.1.0  pid 4711, up 2 h 3 min, map layouts of version 1
 Canaries
   SERVICE       PHASE        CANARY
   shop/payment  progressing  v2 gets 10.0 % (step 2 of 3), does no worse than v1
+
+Services of the cluster with notes
+  SERVICE        NOTE
+  shop/carts-db  is headless: clients get the addresses of its pods from DNS
 
 Programs
   PROGRAM   HOOK             ATTACHED  ID   RUNS  MEAN TIME

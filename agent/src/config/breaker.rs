@@ -11,6 +11,7 @@ use agent_ebpf::decide::breaker::{Signal, SignalSet};
 
 use super::problem::Position;
 use super::reader::{Fields as _, Node, Reader, Stop, fields};
+use super::schema;
 use super::service::one;
 use super::value::{self, SLOW_START, show_duration};
 
@@ -297,6 +298,47 @@ pub(super) fn duration_of(period_ticks: u32) -> Duration {
 pub(super) fn window_of(bucket_ticks: u32) -> Duration {
     let buckets = u32::try_from(WINDOW_BUCKETS).expect("a window has a handful of buckets");
     duration_of(bucket_ticks) * buckets
+}
+
+/// A breaker as a schema of Kubernetes.
+pub(super) fn schema() -> serde_json::Value {
+    let counts = |range: &RangeInclusive<u8>| schema::integer(range);
+    schema::object(
+        |field: BreakerField| match field {
+            BreakerField::Mode => schema::one_of(BreakerMode::ALL.iter().map(|mode| mode.name())),
+            BreakerField::ConsecutiveFailures => counts(&CONSECUTIVE),
+            BreakerField::Probes | BreakerField::SuccessesToClose => counts(&PROBES),
+            BreakerField::MinimumSamples => schema::integer(&SAMPLES),
+            BreakerField::FailureRatio
+            | BreakerField::SlowRatio
+            | BreakerField::Jitter
+            | BreakerField::SlowStartMinimum
+            | BreakerField::MaxEjection
+            | BreakerField::Panic => schema::percent(),
+            BreakerField::Window => schema::duration(&WINDOW),
+            BreakerField::SlowConnect => schema::duration(&SLOW_CONNECT),
+            BreakerField::Open | BreakerField::HalfOpen => schema::duration(&WAIT),
+            BreakerField::OpenMax => schema::duration(&OPEN_MAX),
+            BreakerField::SlowStart => schema::duration(&SLOW_START),
+            BreakerField::Decay => schema::duration(&DECAY),
+            BreakerField::NegativeAffinity => schema::duration(&NEGATIVE_AFFINITY),
+            BreakerField::Signals => serde_json::json!({
+                "type": "array", "x-kubernetes-list-type": "set", "maxItems": Signal::ALL.len(),
+                "items": schema::one_of(known_signals().map(Signal::name)),
+            }),
+        },
+        &[],
+        &[
+            (
+                "!has(self.open) || !has(self.open_max) || duration(self.open) <= duration(self.open_max)",
+                "open is more than open_max",
+            ),
+            (
+                "!has(self.probes) || !has(self.successes_to_close) || self.successes_to_close <= self.probes",
+                "successes_to_close is more than probes",
+            ),
+        ],
+    )
 }
 
 /// What each field may say and says by default, for the reference.

@@ -11,6 +11,7 @@ use crate::desired::{CanarySpec, GuardSpec};
 
 use super::problem::{Findings, Position};
 use super::reader::{Fields as _, Node, Reader, Stop, fields};
+use super::schema;
 use super::service::{Service, Totals, label, one};
 use super::value::{self, show_duration};
 
@@ -240,6 +241,35 @@ pub(super) fn check(findings: &mut Findings, service: &Service) {
         );
         problem(canary.every_at, ".every", &message);
     }
+}
+
+/// A canary as a schema of Kubernetes.
+pub(super) fn schema(version: &impl Fn(&str) -> serde_json::Value) -> serde_json::Value {
+    let guard = |field: GuardField| match field {
+        GuardField::ConnectFailureRatio | GuardField::ResetRatio => schema::percent(),
+        GuardField::ConnectP99 => schema::factor(),
+        GuardField::MinimumSamples => schema::integer(&SAMPLES),
+        GuardField::Window => schema::duration(&WINDOW),
+    };
+    schema::object(
+        |field: CanaryField| match field {
+            CanaryField::Version | CanaryField::Baseline => version(field.meaning()),
+            CanaryField::Guard => schema::object(guard, &[], &[]),
+            CanaryField::Steps => serde_json::json!({
+                "type": "array", "minItems": 1, "maxItems": MAX_STEPS, "items": schema::percent(),
+            }),
+            CanaryField::Every => schema::duration(&EVERY),
+        },
+        &["version"],
+        &[
+            ("!has(self.baseline) || self.baseline != self.version", "baseline is the canary itself"),
+            (
+                "!has(self.steps) || !has(self.every) || !has(self.guard) || !has(self.guard.window) || \
+                 duration(self.every) >= duration(self.guard.window)",
+                "every is less than guard.window",
+            ),
+        ],
+    )
 }
 
 /// What each field of a guard may say and says by default, for the reference.

@@ -43,6 +43,13 @@ pub(super) fn service(findings: &mut Findings, service: &Service) {
     }
 }
 
+/// Checks rules without the service they are for.
+pub(super) fn policy(findings: &mut Findings, service: &Service) {
+    split_shape(findings, service);
+    without_effect(findings, service);
+    canary::check(findings, service);
+}
+
 fn repeated_backends(findings: &mut Findings, service: &Service) {
     let mut first: HashMap<SocketAddr, usize> = HashMap::with_capacity(service.spec.backends.len());
     for (place, backend) in service.spec.backends.iter().enumerate() {

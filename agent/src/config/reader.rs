@@ -111,7 +111,10 @@ pub(super) struct Reader<'a> {
 
 impl<'a> Reader<'a> {
     pub(super) fn new(text: &'a str, findings: Findings) -> Self {
-        let options = granit_parser::options! { disallow_directives: true, emit_unresolved_aliases: true };
+        // Another user of the parser in this build may want comments as events; here they are nothing.
+        let options = granit_parser::options! {
+            disallow_directives: true, emit_unresolved_aliases: true, emit_comments: false
+        };
         Self {
             parser: Parser::new_from_str_with_options(text, options),
             path: Vec::new(),

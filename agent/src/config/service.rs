@@ -106,6 +106,35 @@ pub(super) struct Service {
     pub(super) backends_whole: bool,
 }
 
+impl Service {
+    /// A service of which nothing was read yet.
+    pub(super) fn empty() -> Self {
+        let at = Position::START;
+        Self {
+            index: 0,
+            at,
+            spec: ServiceSpec {
+                name: "".into(),
+                protocol: Protocol::Tcp,
+                frontends: Vec::new(),
+                backends: Vec::new(),
+                policy: PolicySpec::default(),
+            },
+            frontends: Vec::new(),
+            backends: Vec::new(),
+            split_at: at,
+            shares: Vec::new(),
+            connect_timeout_at: at,
+            fallback_at: at,
+            limits_at: at,
+            ejected_at: None,
+            breaker: None,
+            canary: None,
+            backends_whole: false,
+        }
+    }
+}
+
 /// What the services of a file share: how much of what is limited was read so far, and zones and versions, each
 /// held once however many backends name it.
 #[derive(Default)]
@@ -140,28 +169,7 @@ pub(super) fn read<'a>(
     index: usize,
     node: &Node<'a>,
 ) -> Result<Option<Service>, Stop> {
-    let mut service = Service {
-        index,
-        at: node.at,
-        spec: ServiceSpec {
-            name: "".into(),
-            protocol: Protocol::Tcp,
-            frontends: Vec::new(),
-            backends: Vec::new(),
-            policy: PolicySpec::default(),
-        },
-        frontends: Vec::new(),
-        backends: Vec::new(),
-        split_at: node.at,
-        shares: Vec::new(),
-        connect_timeout_at: node.at,
-        fallback_at: node.at,
-        limits_at: node.at,
-        ejected_at: None,
-        breaker: None,
-        canary: None,
-        backends_whole: false,
-    };
+    let mut service = Service { index, at: node.at, ..Service::empty() };
     let (mut has_name, mut has_frontends, mut has_backends) = (false, false, false);
     let wanted = "a mapping with name, frontends and backends";
     let is_mapping = reader.mapping(node, wanted, |reader, field, value| match field {
@@ -327,7 +335,8 @@ pub(super) fn label<'a>(
     one(reader, node, "a name", |text| value::label(text).map(|()| totals.label(text)))
 }
 
-fn policy<'a>(
+/// Reads the rules of a service.
+pub(super) fn policy<'a>(
     reader: &mut Reader<'a>,
     totals: &mut Totals,
     node: &Node<'a>,

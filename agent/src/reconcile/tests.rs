@@ -9,7 +9,7 @@ use std::net::SocketAddr;
 use agent_ebpf::abi::{Algorithm, Backend, BackendStatus, Endpoint, Protocol, ServiceWord, Subset};
 
 use super::*;
-use crate::desired::{BackendSpec, Change, PolicySpec, VersionShare};
+use crate::desired::{BackendSpec, Change, PolicySpec, SourceKind, VersionShare};
 use crate::kernel::Readers;
 use crate::kernel::fake::{FakeTables, Faults, Write};
 
@@ -38,7 +38,7 @@ fn spec(name: &str, frontends: &[&str], backends: &[&str]) -> ServiceSpec {
 
 fn desired(specs: &[ServiceSpec]) -> Desired {
     let mut desired = Desired::default();
-    desired.apply(Change::Reset(specs.iter().cloned().map(Arc::new).collect()));
+    desired.apply(SourceKind::File, Change::Reset(specs.iter().cloned().map(Arc::new).collect()));
     desired
 }
 

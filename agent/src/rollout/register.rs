@@ -8,7 +8,7 @@ use std::sync::Arc;
 use serde::{Deserialize, Serialize};
 
 use super::{Cause, Moment, Order, Reading, Rollout, State, Transition, WrongPhase};
-use crate::desired::{self, CanarySpec, ServiceName, ServiceSpec, VersionShare};
+use crate::desired::{self, CanarySpec, ServiceName, ServiceSpec, SourceKind, VersionShare};
 
 /// A rollout as it is written down, with what it belongs to.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -43,6 +43,7 @@ pub struct Change {
 
 #[derive(Debug)]
 struct Entry {
+    source: SourceKind,
     asked: Arc<ServiceSpec>,
     rollout: Rollout,
     tallies: Tallies,
@@ -64,32 +65,53 @@ impl Register {
     }
 
     /// What a source says, with the shares that are to be in force.
-    pub fn admit(&mut self, change: desired::Change, now: Moment) -> desired::Change {
+    pub fn admit(&mut self, source: SourceKind, change: desired::Change, now: Moment) -> desired::Change {
         match change {
             desired::Change::Reset(specs) => {
-                let mut before = std::mem::take(&mut self.entries);
+                let (mut before, others) = std::mem::take(&mut self.entries)
+                    .into_iter()
+                    .partition::<BTreeMap<_, _>, _>(|(_, entry)| entry.source == source);
+                self.entries = others;
                 let specs = specs.into_iter().map(|spec| {
                     let entry = before.remove(&spec.name);
-                    self.admit_one(spec, entry, now)
+                    self.admit_one(source, spec, entry, now)
                 });
-                let specs = desired::Change::Reset(specs.collect());
-                // What is not among all services is not coming back.
-                self.left.clear();
-                specs
+                desired::Change::Reset(specs.collect())
             }
             desired::Change::Upsert(spec) => {
-                let entry = self.entries.remove(&spec.name);
-                desired::Change::Upsert(self.admit_one(spec, entry, now))
+                let entry = self.take_entry(source, &spec.name);
+                desired::Change::Upsert(self.admit_one(source, spec, entry, now))
             }
             desired::Change::Remove(name) => {
-                self.entries.remove(&name);
-                self.left.remove(&name);
+                if self.take_entry(source, &name).is_some() {
+                    self.left.remove(&name);
+                }
                 desired::Change::Remove(name)
             }
         }
     }
 
-    fn admit_one(&mut self, asked: Arc<ServiceSpec>, entry: Option<Entry>, now: Moment) -> Arc<ServiceSpec> {
+    /// Every source has said what it has: what another agent left and nobody named is not coming back.
+    pub fn forget_left(&mut self) {
+        self.left.clear();
+    }
+
+    fn take_entry(&mut self, source: SourceKind, name: &ServiceName) -> Option<Entry> {
+        let is_its = self.entries.get(name).is_some_and(|entry| entry.source == source);
+        is_its.then(|| self.entries.remove(name)).flatten()
+    }
+
+    fn admit_one(
+        &mut self,
+        source: SourceKind,
+        asked: Arc<ServiceSpec>,
+        entry: Option<Entry>,
+        now: Moment,
+    ) -> Arc<ServiceSpec> {
+        // A source of higher rank has this name; what this one asks for is not in force.
+        if self.entries.get(&asked.name).is_some_and(|entry| entry.source < source) {
+            return asked;
+        }
         let left = self.left.remove(&asked.name);
         let Some(canary) = &asked.policy.canary else { return asked };
         let split = &asked.policy.split;
@@ -102,7 +124,7 @@ impl Register {
             }
             _ => Rollout::new(split, canary, now),
         };
-        let entry = Entry { asked, rollout, tallies };
+        let entry = Entry { source, asked, rollout, tallies };
         let spec = entry.in_force();
         self.entries.insert(Arc::clone(&spec.name), entry);
         spec

@@ -4,7 +4,7 @@ use agent_ebpf::abi::{EdgeKey, Protocol};
 use proptest::prelude::*;
 
 use super::*;
-use crate::desired::{self, GuardSpec, PolicySpec, ServiceSpec};
+use crate::desired::{self, GuardSpec, PolicySpec, ServiceSpec, SourceKind};
 
 fn at(ms: u64) -> Moment {
     let wall = Timestamp::from_millisecond(i64::try_from(ms).expect("a small number")).expect("a time");
@@ -165,7 +165,7 @@ fn an_operator_promotes_and_rolls_back_in_every_phase() {
 fn rolled_back() -> (Register, Arc<ServiceSpec>) {
     let asked = spec(&[("v1", 95), ("v2", 5)], &canary(&[]));
     let mut register = Register::default();
-    register.admit(desired::Change::Upsert(Arc::clone(&asked)), at(0));
+    register.admit(SourceKind::File, desired::Change::Upsert(Arc::clone(&asked)), at(0));
     assert!(register.order("shop/payment", Order::Rollback, at(1)).expect("a canary").is_ok());
     (register, asked)
 }
@@ -196,12 +196,15 @@ fn a_rollback_holds_through_other_edits_and_ends_with_one_of_the_split_or_the_ca
     let (mut register, asked) = rolled_back();
     let mut other = ServiceSpec::clone(&asked);
     other.policy.refuse_errno = 1;
-    assert_eq!(shares_of(&register.admit(desired::Change::Reset(vec![Arc::new(other)]), at(2))), [100, 0]);
+    assert_eq!(
+        shares_of(&register.admit(SourceKind::File, desired::Change::Reset(vec![Arc::new(other)]), at(2))),
+        [100, 0]
+    );
     for edited in
         [spec(&[("v1", 90), ("v2", 10)], &canary(&[])), spec(&[("v1", 95), ("v2", 5)], &canary(&[7]))]
     {
         let (mut register, _) = rolled_back();
-        let change = register.admit(desired::Change::Upsert(Arc::clone(&edited)), at(2));
+        let change = register.admit(SourceKind::File, desired::Change::Upsert(Arc::clone(&edited)), at(2));
         assert_ne!(shares_of(&change), [100, 0]);
         assert_eq!(register.watched().len(), 1);
     }
@@ -215,15 +218,22 @@ fn a_new_agent_takes_over_what_the_last_one_wrote_down() {
 
     let mut same = restore();
     assert_eq!(same.saved(), register.saved(), "kept until the services are known");
-    assert_eq!(shares_of(&same.admit(desired::Change::Reset(vec![Arc::clone(&asked)]), at(9))), [100, 0]);
+    assert_eq!(
+        shares_of(&same.admit(SourceKind::File, desired::Change::Reset(vec![Arc::clone(&asked)]), at(9))),
+        [100, 0]
+    );
     assert_eq!(same.saved(), register.saved());
 
     let mut edited = restore();
     let next = spec(&[("v1", 90), ("v2", 10)], &canary(&[]));
-    assert_eq!(shares_of(&edited.admit(desired::Change::Reset(vec![next]), at(9))), [90, 10]);
+    assert_eq!(
+        shares_of(&edited.admit(SourceKind::File, desired::Change::Reset(vec![next]), at(9))),
+        [90, 10]
+    );
 
     let mut gone = restore();
-    gone.admit(desired::Change::Reset(Vec::new()), at(9));
+    gone.admit(SourceKind::File, desired::Change::Reset(Vec::new()), at(9));
+    gone.forget_left();
     assert!(gone.saved().is_empty());
 }
 
@@ -233,7 +243,8 @@ fn a_service_without_a_canary_stays_the_very_same() {
     plain.policy.canary = None;
     let plain = Arc::new(plain);
     let mut register = Register::default();
-    let desired::Change::Upsert(same) = register.admit(desired::Change::Upsert(Arc::clone(&plain)), at(0))
+    let desired::Change::Upsert(same) =
+        register.admit(SourceKind::File, desired::Change::Upsert(Arc::clone(&plain)), at(0))
     else {
         panic!("another change");
     };

@@ -7,7 +7,7 @@ use std::path::Path;
 use agent_ebpf::abi::{BackendStatus, Endpoint, FrontendKey, Protocol};
 use anyhow::{Context, Result, bail, ensure};
 use segue_agent::config;
-use segue_agent::desired::{Change, Desired};
+use segue_agent::desired::{Change, Desired, SourceKind};
 use segue_agent::kernel::fake::{FakeTables, Faults};
 use segue_agent::kernel::{Capacity, Tables as _};
 use segue_agent::reconcile::{Reconciler, Report, dump};
@@ -131,7 +131,7 @@ impl Teller {
 
     fn apply(&mut self, yaml: &str) -> Result<()> {
         match config::parse(yaml.as_bytes(), Path::new("story")) {
-            Ok(parsed) => self.desired.apply(Change::Reset(parsed.services)),
+            Ok(parsed) => self.desired.apply(SourceKind::File, Change::Reset(parsed.services)),
             Err(error) => {
                 self.problems = lines(&error.to_string());
                 return Ok(());
@@ -205,7 +205,7 @@ impl Teller {
         // The new agent reads the same configuration, as values of its own.
         let specs = self.desired.services().map(|spec| std::sync::Arc::new((**spec).clone())).collect();
         self.desired = Desired::default();
-        self.desired.apply(Change::Reset(specs));
+        self.desired.apply(SourceKind::File, Change::Reset(specs));
         self.set_faults();
         if self.crash.is_none() {
             let _ = self.reconcile().map_err(anyhow::Error::msg)?;

@@ -8,7 +8,7 @@ use std::sync::Arc;
 
 use agent_ebpf::abi::{Address, Backend, BackendStatus, Endpoint, FrontendKey, Policy, ServiceWord, Slot};
 use segue_agent::config;
-use segue_agent::desired::{Change, Desired};
+use segue_agent::desired::{Change, Desired, SourceKind};
 use segue_agent::kernel::Capacity;
 use segue_agent::kernel::fake::{FakeTables, Image};
 use segue_agent::reconcile::{Reconciler, dump};
@@ -98,7 +98,7 @@ fn image_of(mut bytes: &[u8], like: &Image) -> Image {
 fn desired() -> Desired {
     let parsed = config::parse(CONFIG.as_bytes(), Path::new("segue.yaml")).expect("a good file");
     let mut desired = Desired::default();
-    desired.apply(Change::Reset(parsed.services));
+    desired.apply(SourceKind::File, Change::Reset(parsed.services));
     desired
 }
 

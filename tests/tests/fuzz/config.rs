@@ -4,7 +4,7 @@
 use std::path::Path;
 
 use segue_agent::config::{self, ConfigError};
-use segue_agent::desired::{Change, Desired};
+use segue_agent::desired::{Change, Desired, SourceKind};
 use segue_agent::kernel::fake::FakeTables;
 use segue_agent::reconcile::Reconciler;
 
@@ -81,7 +81,7 @@ fn check(bytes: &[u8]) {
         Err(other) => panic!("nothing was opened: {other}"),
     };
     let mut desired = Desired::default();
-    desired.apply(Change::Reset(parsed.services));
+    desired.apply(SourceKind::File, Change::Reset(parsed.services));
     let mut reconciler = Reconciler::new(FakeTables::new(CAPACITY));
     // What does not fit is refused as a whole.
     if let Ok(report) = reconciler.apply(&desired) {

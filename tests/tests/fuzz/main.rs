@@ -6,6 +6,7 @@ mod adopt;
 mod cgroups;
 mod config;
 mod exposition;
+mod kubernetes;
 mod mutate;
 mod ring;
 

@@ -17,6 +17,7 @@ mod faults;
 mod full_maps;
 mod getpeername;
 mod harness;
+mod kubernetes;
 mod limits;
 mod mass_deletion;
 mod memory;

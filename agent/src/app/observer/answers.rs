@@ -106,10 +106,10 @@ impl Observe for Observer {
                 .collect(),
             maps: Vec::new(),
             config: ConfigView {
-                file: Some(self.facts.config.display().to_string()),
+                file: self.facts.config.as_ref().map(|file| file.display().to_string()),
                 generation: journal.generation,
                 applied_at: journal.applied_at,
-                error: journal.error.clone(),
+                error: journal.error(),
             },
             canary: journal.canary.clone(),
             neighbours: lock(&self.neighbours).clone(),
@@ -125,6 +125,7 @@ impl Observe for Observer {
             timed_ms: self.overhead.timed_ms(),
             rollouts: self.rollouts.views(),
             rollouts_error: self.rollouts.problem(),
+            kubernetes: self.kubernetes.as_ref().map(super::cluster::view),
             held: self.guards.views(),
         };
         drop(journal);

@@ -1,7 +1,7 @@
 //! What is held, what goes, and how what is held ends.
 
 use super::*;
-use crate::desired::{Desired, PolicySpec};
+use crate::desired::{Desired, PolicySpec, SourceKind};
 
 fn backend(port: u16) -> BackendSpec {
     BackendSpec {
@@ -52,12 +52,12 @@ impl Source {
 
     fn says(&mut self, change: Change) {
         let admitted = self.guard.admit(change, self.now);
-        self.desired.apply(admitted);
+        self.desired.apply(SourceKind::File, admitted);
     }
 
     fn accept(&mut self) {
         for change in self.guard.accept(|_| true) {
-            self.desired.apply(change);
+            self.desired.apply(SourceKind::File, change);
         }
     }
 

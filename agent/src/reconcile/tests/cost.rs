@@ -47,7 +47,10 @@ fn ten_thousand_services_of_ten_backends() {
         backends: limits::MAX_BACKENDS,
     };
     let mut desired = Desired::default();
-    desired.apply(Change::Reset((0..SERVICES).map(|number| service(number, BACKENDS)).collect()));
+    desired.apply(
+        SourceKind::File,
+        Change::Reset((0..SERVICES).map(|number| service(number, BACKENDS)).collect()),
+    );
     let mut reconciler = Reconciler::new(FakeTables::new(capacity));
     let timed = |what: &str, work: &mut dyn FnMut()| -> Duration {
         let start = on_cpu();
@@ -59,7 +62,10 @@ fn ten_thousand_services_of_ten_backends() {
     let first = timed("first apply", &mut || assert_eq!(reconciler.apply(&desired).unwrap().pending, 0));
     let mut changes: Vec<Duration> = (0..200)
         .map(|round| {
-            desired.apply(Change::Upsert(service(round * 47, if round % 2 == 0 { 9 } else { 8 })));
+            desired.apply(
+                SourceKind::File,
+                Change::Upsert(service(round * 47, if round % 2 == 0 { 9 } else { 8 })),
+            );
             let start = Instant::now();
             let report = reconciler.apply(&desired).unwrap();
             let took = start.elapsed();
