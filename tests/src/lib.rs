@@ -13,6 +13,7 @@ pub mod kernel;
 pub mod namespace;
 pub mod pinned;
 pub mod program;
+pub mod prometheus;
 pub mod scenario;
 pub mod server;
 pub mod service;

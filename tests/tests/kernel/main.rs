@@ -10,6 +10,7 @@ mod choice;
 mod config_live;
 mod connect;
 mod crash;
+mod dashboards;
 mod differential;
 mod draining;
 mod faults;

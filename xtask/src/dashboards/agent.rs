@@ -236,7 +236,7 @@ pub(super) const DASHBOARD: Dashboard = Dashboard {
                     unit: Unit::PerSecond,
                     width: 8,
                     queries: &[query(
-                        "sum by (map, errno) (rate(segue_bpf_map_update_errors_total{@node}[$__rate_interval]))",
+                        "sum by (map, errno) (rate(segue_bpf_map_update_errors_total{@node}[$__rate_interval])) or vector(0)",
                         "{{map}} {{errno}}",
                     )],
                     marks: &[],
