@@ -148,7 +148,7 @@ pub(super) const DASHBOARD: Dashboard = Dashboard {
                     unit: Unit::Count,
                     width: 12,
                     queries: &[query(
-                        "sum by (target) (increase(segue_repairs_total{@node}[$__rate_interval]))",
+                        "sum by (target) (increase(segue_repairs_total{@node}[$__rate_interval])) or vector(0)",
                         "{{target}}",
                     )],
                     marks: &[],
@@ -160,7 +160,7 @@ pub(super) const DASHBOARD: Dashboard = Dashboard {
                     unit: Unit::PerSecond,
                     width: 12,
                     queries: &[query(
-                        "sum by (cause) (rate(segue_connection_resets_failed_total{@node}[$__rate_interval]))",
+                        "sum by (cause) (rate(segue_connection_resets_failed_total{@node}[$__rate_interval])) or vector(0)",
                         "{{cause}}",
                     )],
                     marks: &[],

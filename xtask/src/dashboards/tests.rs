@@ -1,3 +1,5 @@
+//! The tables against the committed dashboards, and every query against the table of metrics.
+
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 
