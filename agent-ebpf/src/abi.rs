@@ -15,6 +15,7 @@ pub mod hook;
 pub mod limits;
 pub mod load;
 pub mod outcome;
+pub mod request;
 pub mod sample;
 pub mod service;
 pub mod settings;
@@ -30,6 +31,7 @@ pub use event::{Event, EventKind};
 pub use hook::Hook;
 pub use load::LatencyWord;
 pub use outcome::{Loss, Outcome};
+pub use request::{AppProtocol, Direction, Exchange, Method, RequestKey, Requests, Scratch, Stage, Unparsed};
 pub use sample::Sample;
 pub use service::{
     Algorithm, Backend, BackendState, BackendStatus, Policy, ServiceState, ServiceWord, Slot, Subset, Verdict,

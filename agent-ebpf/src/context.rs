@@ -1,5 +1,6 @@
 //! What the kernel hands to a program. The only module that dereferences a context; it decides nothing.
 
+mod packet;
 mod visit;
 
 use core::ffi::c_void;
@@ -14,6 +15,7 @@ use aya_ebpf::helpers::generated::{
 };
 use aya_ebpf::programs::{SockAddrContext, SockContext, SockOpsContext};
 
+pub(crate) use packet::{Packet, Segment};
 pub(crate) use visit::{RawVisit, Visit};
 
 /// Whether the kernel lets these hooks choose the errno (6.1 and later). Set by the loader, which asks the

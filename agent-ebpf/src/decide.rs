@@ -10,6 +10,7 @@ pub mod census;
 pub mod drain;
 pub mod flow;
 pub mod histogram;
+pub mod l7;
 pub mod limits;
 pub mod locality;
 pub mod split;

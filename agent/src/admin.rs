@@ -16,7 +16,7 @@ use tokio::sync::broadcast;
 pub use api::{AdminError, serve_admin};
 pub use probes::{listen, serve_metrics};
 
-use crate::flows::{EdgeView, Record};
+use crate::flows::{EdgeView, Record, RequestView};
 use view::{
     AcceptError, AcceptRequest, Accepted, Counters, Explanation, HeldView, OrderError, OrderRequest, Ordered,
     OverheadView, Readiness, RolloutError, RolloutRequest, RolloutView, ServiceView, Status,
@@ -50,6 +50,8 @@ pub trait Observe: Send + Sync + 'static {
     /// # Errors
     /// What the kernel refuses to show.
     fn edges(&self) -> Result<Vec<EdgeView>, ObserveError>;
+    /// Every workload's requests: those it made to services, and those it answered.
+    fn requests(&self) -> Result<Vec<RequestView>, ObserveError>;
     /// What is counted beside services and edges.
     ///
     /// # Errors

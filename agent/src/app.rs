@@ -52,6 +52,8 @@ pub struct Options {
     pub socket: PathBuf,
     /// The BPF file system.
     pub bpffs: PathBuf,
+    /// Whether requests on connections are read.
+    pub reads_requests: bool,
     /// The zone this node is in.
     pub zone: Option<String>,
     /// Where what outlives the agent is kept, besides what the kernel keeps.
@@ -85,7 +87,7 @@ pub async fn run(options: Options, beginnings: Beginnings) -> anyhow::Result<()>
     // Reading a large file takes as long as loading the programs: they go on side by side.
     let (updates, inbox) = mpsc::channel(UPDATE_QUEUE);
     let source = tokio::spawn(FileSource::new(options.config.clone()).run(updates));
-    let mut data_plane = DataPlane::load(options.cgroup.as_deref(), &options.bpffs)?;
+    let mut data_plane = DataPlane::load(options.cgroup.as_deref(), &options.bpffs, options.reads_requests)?;
     let program_log = tokio::spawn(data_plane.log()?.forward());
     tracing::info!(
         cgroup = %data_plane.cgroup().path().display(),

@@ -79,6 +79,16 @@ enum Command {
     },
 }
 
+/// Which requests are read.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, clap::ValueEnum)]
+enum Reading {
+    /// Those of every connection whose protocol is understood.
+    #[default]
+    Auto,
+    /// None: no program looks at packets.
+    Off,
+}
+
 /// Arguments of `segue run`.
 #[derive(Debug, clap::Args)]
 #[command(after_help = "The data plane keeps working when the agent ends, whatever way it ends. \
@@ -101,6 +111,9 @@ pub struct RunArgs {
     /// BPF file system that holds maps and links; mounted if it is not
     #[arg(long, value_name = "PATH", default_value = "/sys/fs/bpf")]
     bpffs: PathBuf,
+    /// Whether requests (HTTP) on connections to services, and to servers of this node, are read, for their metrics
+    #[arg(long, value_enum, default_value_t, value_name = "WHICH")]
+    requests: Reading,
     /// The zone this node is in, as the zones of backends are written; for services with `locality: prefer_zone`
     #[arg(long, value_name = "ZONE", env = "SEGUE_ZONE")]
     zone: Option<String>,
@@ -177,6 +190,7 @@ fn run(args: RunArgs) -> anyhow::Result<()> {
         listen: args.listen,
         socket: args.socket,
         bpffs: args.bpffs,
+        reads_requests: args.requests == Reading::Auto,
         zone: args.zone.filter(|zone| !zone.is_empty()),
         state: args.state,
         accept_mass_deletion: args.accept_mass_deletion,

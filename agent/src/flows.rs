@@ -11,6 +11,7 @@ pub mod identity;
 pub mod named;
 pub mod open;
 pub mod record;
+pub mod requests;
 pub mod tally;
 
 use std::sync::Arc;
@@ -22,6 +23,7 @@ pub use histogram::Distribution;
 pub use identity::{Workload, WorkloadKind};
 pub use open::OpenConnections;
 pub use record::{DecodeError, Record};
+pub use requests::{RequestAccumulator, RequestView, Requests};
 pub use tally::Tally;
 
 /// Who and what the ids in a kernel key stand for.

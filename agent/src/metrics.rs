@@ -12,6 +12,7 @@ mod kernel;
 mod limits;
 mod process;
 mod reference;
+mod requests;
 mod rollout;
 mod sheet;
 mod text;
@@ -32,6 +33,7 @@ pub use text::Format;
 /// Every metric, by subject.
 const SUBJECTS: &[(&str, &[&Metric])] = &[
     ("Connections", connections::METRICS),
+    ("Requests", requests::METRICS),
     ("Load balancing", balancing::METRICS),
     ("Circuit breaking", breaker::METRICS),
     ("Limits on connections", limits::METRICS),
@@ -43,7 +45,7 @@ const SUBJECTS: &[(&str, &[&Metric])] = &[
 ];
 
 /// What a scrape reads through [`Observe`], as a label of `segue_scrape_errors_total`.
-const READS: [&str; 4] = ["edges", "services", "status", "counters"];
+const READS: [&str; 5] = ["edges", "services", "status", "counters", "requests"];
 
 /// All metrics of one agent.
 #[derive(Debug)]
@@ -103,6 +105,9 @@ impl Collector for Scrape {
         if let Some(edges) = self.read(0, self.observe.edges()) {
             connections::write(&mut sheet, &edges)?;
         }
+        if let Some(requests) = self.read(4, self.observe.requests()) {
+            requests::write(&mut sheet, &requests)?;
+        }
         if let Some(services) = self.read(1, self.observe.services()) {
             balancing::write(&mut sheet, &services)?;
             breaker::write(&mut sheet, &services)?;
@@ -114,6 +119,7 @@ impl Collector for Scrape {
             agent::write_status(&mut sheet, &status)?;
         }
         if let Some(counters) = self.read(3, self.observe.counters()) {
+            requests::write_unparsed(&mut sheet, &counters.unparsed)?;
             draining::write(&mut sheet, &counters)?;
             kernel::write_counters(&mut sheet, &counters)?;
             agent::write_counters(&mut sheet, &counters)?;
@@ -179,6 +185,9 @@ mod tests {
                 labels.remove("le");
                 if *subject == "Connections" {
                     assert!(labels.remove("otel_metric_overflow"), "{} has no overflow series", metric.name);
+                }
+                if *subject == "Requests" {
+                    labels.remove("otel_metric_overflow");
                 }
                 let declared: BTreeSet<String> = metric.labels.iter().map(ToString::to_string).collect();
                 assert_eq!(labels, declared, "{}", metric.name);

@@ -29,5 +29,9 @@ named_enum! {
         Sample = 10 => "sample",
         /// A walk over the sockets whose connections are due to be reset. Kernel 5.10.
         Drain = 11 => "drain",
+        /// A packet arrives at a socket. Kernel 4.10.
+        Ingress = 12 => "ingress",
+        /// A packet leaves a socket. Kernel 4.10.
+        Egress = 13 => "egress",
     }
 }

@@ -77,3 +77,7 @@ pub const MAX_FALLBACKS: u32 = 4;
 
 /// Tries of a compare-and-swap before the change is given up. Each lost try is another CPU's success.
 pub const MAX_SWAP_TRIES: u32 = 8;
+
+/// Rows of counts of requests: who asked whom, how, and with what status. One takes about 200 B per CPU, allocated when it
+/// is first seen. As many as there are edges, each with two methods or statuses.
+pub const MAX_REQUESTS: u32 = 16_384;

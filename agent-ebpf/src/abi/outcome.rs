@@ -43,6 +43,12 @@ named_enum! {
         Due = 17 => "due",
         /// Refused: a limit on connections is reached.
         Limited = 18 => "limited",
+        /// A request began.
+        Asked = 19 => "asked",
+        /// A request was answered.
+        Answered = 20 => "answered",
+        /// A connection is not followed any further.
+        Unparsed = 21 => "unparsed",
     }
 }
 

@@ -56,7 +56,7 @@ fn connect(call: &SocketAddress) -> Outcome {
     }
     let Some(service) = maps::service_of(&asked) else {
         if let Some(previous) = previous {
-            give_up(previous, Moment::now().ns);
+            give_up(socket, previous, Moment::now().ns);
             maps::forget_connection(socket);
         }
         if protocol == Protocol::Udp as u8 {
@@ -67,7 +67,7 @@ fn connect(call: &SocketAddress) -> Outcome {
     let now = Moment::now();
     let previous = match previous {
         Some(previous) => {
-            give_up(previous, now.ns);
+            give_up(socket, previous, now.ns);
             Some(previous)
         }
         None => None,
@@ -101,7 +101,8 @@ fn connect(call: &SocketAddress) -> Outcome {
 
 /// Gives back what a socket holds that connects again. Not a part of its caller, as [`take`].
 #[inline(never)]
-fn give_up(previous: &mut Connection, now_ns: u64) {
+fn give_up(socket: Socket, previous: &mut Connection, now_ns: u64) {
+    maps::forget_exchange(socket);
     abandon(previous, Moment { ns: now_ns });
 }
 

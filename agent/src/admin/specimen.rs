@@ -7,13 +7,15 @@ use std::time::Duration;
 use agent_ebpf::abi::{
     Algorithm, BackendStatus, BreakerMode, BreakerState, CloseReason, Histogram, Limit, Outcome, Protocol,
 };
+use agent_ebpf::abi::{AppProtocol, Direction, Method};
 use jiff::Timestamp;
 use tokio::sync::broadcast;
 
 use super::view::*;
 use super::{Control, Observe, ObserveError};
 use crate::flows::record::Happening;
-use crate::flows::{EdgeView, Record, Tally, Workload, identity};
+use crate::flows::requests::RequestRow;
+use crate::flows::{EdgeView, Record, RequestView, Requests, Tally, Workload, identity};
 use crate::rollout::{Cause, Phase, Verdict};
 
 /// The synthetic agent.
@@ -366,6 +368,7 @@ impl Observe for Specimen {
             connect: histogram(2, &[700, 400, 120, 14]).into(),
             connect_failed: histogram(4, &[3, 0, 0, 2]).into(),
             rtt: histogram(0, &[100, 600, 80]).into(),
+            requests: self.requests()?.into_iter().take(1).map(|view| view.requests).collect(),
         };
         let batch = EdgeView {
             client: workload("/system.slice/system-batch.slice/batch@night \"2\".service"),
@@ -384,6 +387,43 @@ impl Observe for Specimen {
             ..edge.clone()
         };
         Ok(vec![batch, edge, overflow])
+    }
+
+    fn requests(&self) -> Result<Vec<RequestView>, ObserveError> {
+        self.check("requests")?;
+        let row = |status, counts: &[u64]| RequestRow {
+            method: Method::Get,
+            status,
+            duration: histogram(4, counts),
+        };
+        let rows = vec![row(200, &[900, 250, 40]), row(404, &[30]), row(503, &[0, 2, 5])];
+        let client = RequestView {
+            direction: Direction::Outbound,
+            workload: workload("/system.slice/nginx.service"),
+            service: "shop/payment".into(),
+            port: 443,
+            version: Some("v1".into()),
+            overflow: false,
+            requests: Requests {
+                protocol: AppProtocol::Http1,
+                count: 1_227,
+                errors: 7,
+                by_status: [(200, 1_190), (404, 30), (503, 7)].into(),
+                duration: histogram(4, &[930, 252, 45]).into(),
+                rows,
+            },
+        };
+        let server = RequestView {
+            direction: Direction::Inbound,
+            service: "".into(),
+            port: 8080,
+            version: None,
+            ..client.clone()
+        };
+        let mut overflow =
+            RequestView { overflow: true, service: identity::UNKNOWN.into(), ..client.clone() };
+        overflow.requests.rows.truncate(1);
+        Ok(vec![client, server, overflow])
     }
 
     fn overhead(&self) -> OverheadView {
@@ -417,6 +457,7 @@ impl Observe for Specimen {
                 run("flow", Outcome::Ignored, 17),
             ],
             losses: vec![("ring", 0), ("edges", 2), ("affinity", 0), ("follow", 0)],
+            unparsed: vec![("pipelined", 3), ("other_protocol", 12)],
             events_written: 900,
             map_update_errors: vec![("FRONTENDS", "E2BIG", 1)],
             identity_unresolved: 5,

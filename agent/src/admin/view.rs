@@ -360,6 +360,8 @@ pub struct Counters {
     pub outcomes: Vec<OutcomeCount>,
     /// What could not be recorded or delivered: where (`ring`, `edges`, `affinity`, `follow`), how often.
     pub losses: Vec<(&'static str, u64)>,
+    /// Connections on which something was not counted as a request: why, how often.
+    pub unparsed: Vec<(&'static str, u64)>,
     /// Events the kernel wrote to the ring.
     pub events_written: u64,
     /// Map updates the kernel refused: map, errno by name (`E2BIG`), how often.

@@ -39,6 +39,7 @@ use crate::flows::Accumulator;
 use crate::flows::Cgroups;
 use crate::flows::OpenConnections;
 use crate::flows::Record;
+use crate::flows::RequestAccumulator;
 use crate::kernel::Counters;
 use crate::kernel::DataPlane;
 use crate::kernel::EventReader;
@@ -103,7 +104,9 @@ struct Facts {
 struct EdgeState {
     accumulator: Accumulator,
     open: OpenConnections,
+    requests: RequestAccumulator,
     kernel_entries: u64,
+    request_entries: u64,
     folded_at: Option<Duration>,
     drift: Drift,
     clients: healing::Clients,
@@ -319,7 +322,29 @@ impl Observer {
                 self.map_error(&error);
             }
         }
+        self.fold_requests(&mut state, &mut counters, now)?;
         state.folded_at = Some(now);
+        Ok(())
+    }
+
+    fn fold_requests(
+        &self,
+        state: &mut EdgeState,
+        counters: &mut Counters,
+        now: Duration,
+    ) -> Result<(), MapError> {
+        let entries = counters.requests()?;
+        state.request_entries = entries.len() as u64;
+        let expired = {
+            let mut cgroups = lock(&self.cgroups);
+            let mut names = LiveNames { cgroups: &mut cgroups, directory: &self.directory, now };
+            state.requests.fold(now, entries, &mut names)
+        };
+        for key in expired {
+            if let Err(error) = counters.remove_requests(&key) {
+                self.map_error(&error);
+            }
+        }
         Ok(())
     }
 
@@ -384,7 +409,10 @@ impl Observer {
     }
 
     fn maps(&self) -> Vec<MapView> {
-        let edge_entries = lock(&self.edges).kernel_entries;
+        let (edge_entries, request_entries) = {
+            let state = lock(&self.edges);
+            (state.kernel_entries, state.request_entries)
+        };
         let used: BTreeMap<&str, u64> =
             lock(&self.fill).iter().map(|fill| (fill.map, u64::from(fill.used))).collect();
         lock(&self.data_plane)
@@ -394,6 +422,7 @@ impl Observer {
                 name: map.name.to_owned(),
                 entries: match map.name {
                     "EDGES" => edge_entries,
+                    "REQUESTS" => request_entries,
                     "CLIENTS" => self.client_entries.load(Ordering::Relaxed),
                     "BACKEND_STATE" => used.get("BACKENDS").copied().unwrap_or_default(),
                     "SERVICE_STATE" => used.get("SERVICES").copied().unwrap_or_default(),

@@ -203,6 +203,7 @@ fn view(key: RowKey, row: &Row, overflow: bool) -> EdgeView {
         connect: row.total.connect.into(),
         connect_failed: row.total.connect_failed.into(),
         rtt: row.total.rtt.into(),
+        requests: Vec::new(),
     }
 }
 

@@ -7,6 +7,7 @@ use serde::{Deserialize, Serialize};
 
 use super::histogram::{self, Distribution};
 use super::identity::Workload;
+use super::requests::Requests;
 use super::tally::Tally;
 
 /// What one workload's connections to one version of one service did, since the edge was first seen.
@@ -42,6 +43,9 @@ pub struct EdgeView {
     pub connect_failed: Distribution,
     /// Smoothed round-trip times.
     pub rtt: Distribution,
+    /// What was asked for on these connections, by protocol; empty where nothing was understood.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub requests: Vec<Requests>,
 }
 
 /// Connections that are open according to one kernel entry.

@@ -30,6 +30,14 @@ macro_rules! by_name {
 }
 
 by_name! {
+    /// `http1`, ….
+    app_protocol, AppProtocol
+}
+by_name! {
+    /// `outbound`, `inbound`.
+    direction, Direction
+}
+by_name! {
     /// `random`, `round_robin`, ….
     algorithm, Algorithm
 }

@@ -6,7 +6,7 @@ use std::sync::atomic::Ordering;
 
 use agent_ebpf::abi::{
     Backend, BackendState, ClientKey, Drain, Edge, EdgeKey, Histogram, Hook, Loss, OpenSocket, Outcome,
-    Policy, Sample, ServiceState, ServiceWord, Settings, Usage, Verdict,
+    Policy, RequestKey, Requests, Sample, ServiceState, ServiceWord, Settings, Unparsed, Usage, Verdict,
 };
 use aya::maps::{HashMap, Map, MapData, PerCpuArray, PerCpuHashMap};
 
@@ -36,6 +36,8 @@ pub struct Counters {
     settings: MappedArray<Settings>,
     edges: PerCpuHashMap<MapData, Plain<EdgeKey>, Plain<Edge>>,
     edge_capacity: u32,
+    requests: PerCpuHashMap<MapData, Plain<RequestKey>, Plain<Requests>>,
+    unparsed: PerCpuArray<MapData, u64>,
     clients: HashMap<MapData, Plain<ClientKey>, Plain<Usage>>,
     outcomes: PerCpuArray<MapData, u64>,
     losses: PerCpuArray<MapData, u64>,
@@ -70,6 +72,10 @@ impl Counters {
             settings: data_plane.array("SETTINGS")?,
             edges: PerCpuHashMap::try_from(Map::PerCpuHashMap(edges)).map_err(typed("EDGES"))?,
             edge_capacity,
+            requests: PerCpuHashMap::try_from(Map::PerCpuHashMap(open("REQUESTS")?))
+                .map_err(typed("REQUESTS"))?,
+            unparsed: PerCpuArray::try_from(Map::PerCpuArray(open("UNPARSED")?))
+                .map_err(typed("UNPARSED"))?,
             clients: HashMap::try_from(Map::HashMap(open("CLIENTS")?)).map_err(typed("CLIENTS"))?,
             outcomes: PerCpuArray::try_from(Map::PerCpuArray(open("OUTCOMES")?))
                 .map_err(typed("OUTCOMES"))?,
@@ -113,6 +119,40 @@ impl Counters {
             Err(error) if error.source.raw_os_error() == Some(libc::ENOENT) => Ok(()),
             result => result,
         }
+    }
+
+    /// Counts of requests, summed over CPUs, in the order of keys.
+    pub fn requests(&self) -> Result<Vec<(RequestKey, Requests)>, MapError> {
+        let fail = |error| MapError { map: "REQUESTS", operation: "list", source: errno_of(error) };
+        let mut requests = Vec::new();
+        for entry in self.requests.iter() {
+            let (key, per_cpu) = entry.map_err(fail)?;
+            let mut sum = Requests::default();
+            for part in per_cpu.iter() {
+                add_histogram(&mut sum.0, &part.0.0);
+            }
+            requests.push((key.0, sum));
+        }
+        requests.sort_unstable_by_key(|(key, _)| *key);
+        Ok(requests)
+    }
+
+    /// Removes a row of requests, after its counts were taken over elsewhere.
+    pub fn remove_requests(&mut self, key: &RequestKey) -> Result<(), MapError> {
+        let fail = |error| MapError { map: "REQUESTS", operation: "remove", source: errno_of(error) };
+        match self.requests.remove(&Plain(*key)).map_err(fail) {
+            Err(error) if error.source.raw_os_error() == Some(libc::ENOENT) => Ok(()),
+            result => result,
+        }
+    }
+
+    /// What was not counted as a request, by reason, summed over CPUs.
+    pub fn unparsed(&self) -> Result<Vec<(Unparsed, u64)>, MapError> {
+        Unparsed::ALL
+            .iter()
+            .enumerate()
+            .map(|(at, &reason)| Ok((reason, sum(&self.unparsed, "UNPARSED", at)?)))
+            .collect()
     }
 
     /// Counts of runs by program and outcome, summed over CPUs; those that never happened are left out.

@@ -40,7 +40,8 @@ pub struct DataPlane {
 
 impl DataPlane {
     /// Loads the programs into the kernel, with the maps that are pinned or new ones. Attaches nothing yet.
-    pub fn load(cgroup: Option<&Path>, bpffs: &Path) -> Result<Self, KernelError> {
+    /// `reads_requests`: those as well that read requests.
+    pub fn load(cgroup: Option<&Path>, bpffs: &Path, reads_requests: bool) -> Result<Self, KernelError> {
         let cgroup = Cgroup::open(cgroup)?;
         let missing = privileges::missing();
         if !missing.is_empty() {
@@ -75,8 +76,16 @@ impl DataPlane {
         let mut ebpf = loader
             .load(if features.compare_and_swap { OBJECT } else { OBJECT_5_10 })
             .map_err(|source| KernelError::Load { source: Box::new(source) })?;
+        features.requests = reads_requests;
         for attachment in ATTACHMENTS {
-            load_program(&mut ebpf, attachment.program)?;
+            if !attachment.is_optional() {
+                load_program(&mut ebpf, attachment.program)?;
+            } else if features.requests
+                && let Err(error) = load_program(&mut ebpf, attachment.program)
+            {
+                tracing::warn!("{error}; requests are not read");
+                features.requests = false;
+            }
         }
         features.sample = features.tcp_sock.is_some() && load_walk(&mut ebpf, SAMPLE_PROGRAM);
         let walks = features.tcp_sock.is_some() && features.socket.is_some();
@@ -147,7 +156,10 @@ impl DataPlane {
         self.restore_pins()?;
         let mut repairs = Vec::new();
         for attachment in ATTACHMENTS {
-            if let Some(repair) = self.attach_one(attachment)? {
+            if !self.wants(&attachment) {
+                // What an agent before this one attached.
+                layout::remove_link(&self.layout.link(attachment.hook))?;
+            } else if let Some(repair) = self.attach_one(attachment)? {
                 repairs.push(repair);
             }
         }
@@ -155,6 +167,11 @@ impl DataPlane {
             layout::remove_version(&version, &mut layout::Unloaded::default())?;
         }
         Ok(repairs)
+    }
+
+    /// Whether a program is to be attached.
+    fn wants(&self, attachment: &Attachment) -> bool {
+        self.features.requests || !attachment.is_optional()
     }
 
     /// Pins the maps again where somebody removed their pins: without them the next agent would begin anew.
@@ -203,8 +220,10 @@ impl DataPlane {
             // Something that is not a link may sit in its place.
             let _ = std::fs::remove_file(&pin);
         }
-        let link =
-            bpf::link_to_cgroup(program.as_fd(), self.cgroup.fd(), attachment.attach_type).map_err(fail)?;
+        let link = privileges::switched_on(privileges::TO_ATTACH, || {
+            bpf::link_to_cgroup(program.as_fd(), self.cgroup.fd(), attachment.attach_type)
+        })
+        .map_err(fail)?;
         bpf::pin(link.as_fd(), &pin).map_err(|source| KernelError::Pins { path: pin, source })?;
         Ok(repair)
     }
@@ -220,7 +239,8 @@ impl DataPlane {
 
     /// Whether each program is attached to the managed cgroup right now, as its pinned link says.
     pub fn programs(&self) -> Vec<ProgramStatus> {
-        ATTACHMENTS.iter().map(|attachment| self.program(attachment)).collect()
+        let wanted = ATTACHMENTS.iter().filter(|attachment| self.wants(attachment));
+        wanted.map(|attachment| self.program(attachment)).collect()
     }
 
     fn program(&self, attachment: &Attachment) -> ProgramStatus {
@@ -288,6 +308,7 @@ fn load_program(ebpf: &mut Ebpf, name: &'static str) -> Result<(), KernelError> 
     let loaded = match ebpf.program_mut(name) {
         Some(Program::CgroupSockAddr(program)) => program.load(),
         Some(Program::CgroupSock(program)) => program.load(),
+        Some(Program::CgroupSkb(program)) => program.load(),
         Some(Program::SockOps(program)) => program.load(),
         _ => return Err(KernelError::Missing { program: name }),
     };

@@ -12,12 +12,22 @@ pub(super) struct Attachment {
     pub(super) attach_type: u32,
 }
 
+impl Attachment {
+    /// Whether the data plane is whole without it: it only observes, may be switched off, and a kernel that refuses it
+    /// gets the others.
+    pub(super) const fn is_optional(&self) -> bool {
+        matches!(self.hook, Hook::Ingress | Hook::Egress)
+    }
+}
+
 /// Everything that is attached to the cgroup, in the order of attaching. What observes and restores comes before
 /// what translates, so that no connection is translated whose end or whose peer's name would be missed.
 /// Unloading goes the other way round.
-pub(super) const ATTACHMENTS: [Attachment; 10] = [
+pub(super) const ATTACHMENTS: [Attachment; 12] = [
     Attachment { hook: Hook::SockOps, program: "segue_tcp_events", attach_type: 3 },
     Attachment { hook: Hook::SockRelease, program: "segue_sock_release", attach_type: 34 },
+    Attachment { hook: Hook::Ingress, program: "segue_ingress", attach_type: 0 },
+    Attachment { hook: Hook::Egress, program: "segue_egress", attach_type: 1 },
     Attachment { hook: Hook::Getpeername4, program: "segue_getpeername4", attach_type: 29 },
     Attachment { hook: Hook::Getpeername6, program: "segue_getpeername6", attach_type: 30 },
     Attachment { hook: Hook::Recvmsg4, program: "segue_recvmsg4", attach_type: 19 },
@@ -33,7 +43,7 @@ pub(super) const SAMPLE_PROGRAM: &str = "segue_sample";
 pub(super) const DRAIN_PROGRAM: &str = "segue_drain";
 
 /// Every map of the object that is pinned.
-pub(super) const MAPS: [&str; 18] = [
+pub(super) const MAPS: [&str; 22] = [
     "FRONTENDS",
     "SERVICES",
     "POLICIES",
@@ -52,6 +62,10 @@ pub(super) const MAPS: [&str; 18] = [
     "SETTINGS",
     "CONNECTIONS",
     "DATAGRAMS",
+    "EXCHANGES",
+    "REQUESTS",
+    "UNPARSED",
+    "SCRATCH",
 ];
 
 #[cfg(test)]

@@ -144,7 +144,7 @@ pub(super) fn remove_version(version: &Path, unloaded: &mut Unloaded) -> Result<
 }
 
 /// Detaches what a pin holds, so that it is gone when this returns, and removes the pin.
-fn remove_link(pin: &Path) -> Result<(), KernelError> {
+pub(super) fn remove_link(pin: &Path) -> Result<(), KernelError> {
     if let Ok(link) = bpf::open_pin(pin) {
         // Where it does not work, or this is no link, removing the pin does it a moment later.
         let _ = bpf::detach(link.as_fd());

@@ -20,7 +20,7 @@ pub struct Capability {
 const NET_ADMIN: Capability = Capability {
     number: 12,
     name: "CAP_NET_ADMIN",
-    purpose: "load programs of the kinds that decide about connections, list those of others, and reset connections",
+    purpose: "load programs of the kinds that decide about connections, attach those that read packets, list those of others, and reset connections",
 };
 const SYS_PTRACE: Capability = Capability {
     number: 19,
@@ -41,6 +41,9 @@ const TO_LOAD: [Capability; 3] = [BPF, NET_ADMIN, PERFMON];
 
 /// What listing programs of others takes.
 pub(super) const TO_LIST: Set = Set::NONE.with(NET_ADMIN);
+
+/// What attaching programs that read packets takes, at any time; of the others the kernel asks nothing.
+pub(super) const TO_ATTACH: Set = Set::NONE.with(NET_ADMIN);
 
 /// What it takes to find and enter other network namespaces: both, so that one that was given for something else is
 /// not kept.

@@ -35,6 +35,8 @@ pub struct Features {
     pub network_namespaces: bool,
     /// A map's entries can be walked by a program of ours. Known once that was tried.
     pub sample: bool,
+    /// Requests are read. Known once that was tried; false also where it is switched off.
+    pub requests: bool,
 }
 
 // One instruction: code, registers (destination in the low half), offset, immediate value.
@@ -78,6 +80,7 @@ pub(super) fn features() -> std::io::Result<Features> {
         socket_destroy: sock_diag::can_reset(),
         network_namespaces: sock_diag::can_enter_namespaces(),
         sample: false,
+        requests: false,
     })
 }
 
@@ -85,6 +88,12 @@ impl Features {
     /// The table that `status` shows and metrics export.
     pub fn table(&self) -> Vec<Feature> {
         vec![
+            Feature {
+                name: "requests",
+                found: self.requests,
+                without: "what is asked for on connections (HTTP) is not counted: switched off by --requests, or refused by \
+                          the kernel",
+            },
             Feature {
                 name: "errno",
                 found: self.set_retval,

@@ -13,7 +13,7 @@ use segue_agent::admin::view::{
     OverheadView, Readiness, RolloutError, RolloutRequest, RolloutView, ServiceView, Status,
 };
 use segue_agent::admin::{Control, Observe, ObserveError, serve_admin};
-use segue_agent::flows::{EdgeView, Record};
+use segue_agent::flows::{EdgeView, Record, RequestView};
 use segue_tests::wait::eventually;
 use serde_json::Value;
 use tokio::sync::{broadcast, oneshot};
@@ -90,6 +90,10 @@ impl Observe for Agent {
 
     fn edges(&self) -> Result<Vec<EdgeView>, ObserveError> {
         self.0.edges()
+    }
+
+    fn requests(&self) -> Result<Vec<RequestView>, ObserveError> {
+        self.0.requests()
     }
 
     fn counters(&self) -> Result<Counters, ObserveError> {

@@ -8,7 +8,7 @@ use segue_agent::admin::view::{
     Counters, Explanation, HeldView, OverheadView, Readiness, RolloutView, ServiceView, Status,
 };
 use segue_agent::admin::{Observe, ObserveError};
-use segue_agent::flows::{EdgeView, Record, Tally, identity, split_service_name};
+use segue_agent::flows::{EdgeView, Record, RequestView, Tally, identity, split_service_name};
 use segue_agent::metrics::{Exposition, Format};
 use segue_tests::exposition::Exposition as Parsed;
 use tokio::sync::broadcast;
@@ -50,6 +50,10 @@ impl Observe for Edges {
 
     fn edges(&self) -> Result<Vec<EdgeView>, ObserveError> {
         Ok(self.0.clone())
+    }
+
+    fn requests(&self) -> Result<Vec<RequestView>, ObserveError> {
+        Ok(Vec::new())
     }
 
     fn counters(&self) -> Result<Counters, ObserveError> {
@@ -95,6 +99,7 @@ fn edges(text: &str) -> Vec<EdgeView> {
                 connect: Default::default(),
                 connect_failed: Default::default(),
                 rtt: Default::default(),
+                requests: Vec::new(),
             });
         }
     }

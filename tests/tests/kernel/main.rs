@@ -23,6 +23,7 @@ mod metrics;
 mod node_faults;
 mod programs_nobody_here_wrote;
 mod recvmsg;
+mod requests;
 mod restart;
 mod rollout;
 mod security;

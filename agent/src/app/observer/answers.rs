@@ -38,6 +38,7 @@ use crate::admin::view::Status;
 use crate::clock;
 use crate::flows::EdgeView;
 use crate::flows::Record;
+use crate::flows::RequestView;
 use crate::kernel::Feature;
 
 fn unreadable<E>(what: &'static str) -> impl Fn(E) -> ObserveError
@@ -168,15 +169,29 @@ impl Observe for Observer {
 
     fn edges(&self) -> Result<Vec<EdgeView>, ObserveError> {
         self.fold_edges().map_err(unreadable("edges"))?;
-        Ok(lock(&self.edges).accumulator.views())
+        let state = lock(&self.edges);
+        let mut edges = state.accumulator.views();
+        let requests = state.requests.views();
+        drop(state);
+        for edge in &mut edges {
+            let its = requests.iter().filter(|view| view.is_of(edge));
+            edge.requests = its.map(|view| view.requests.clone()).collect();
+        }
+        Ok(edges)
+    }
+
+    fn requests(&self) -> Result<Vec<RequestView>, ObserveError> {
+        self.fold_edges().map_err(unreadable("requests"))?;
+        Ok(lock(&self.edges).requests.views())
     }
 
     fn counters(&self) -> Result<CounterView, ObserveError> {
-        let (outcomes, losses) = {
+        let (outcomes, losses, unparsed) = {
             let counters = lock(&self.counters);
             (
                 counters.outcomes().map_err(unreadable("outcomes"))?,
                 counters.losses().map_err(unreadable("losses"))?,
+                counters.unparsed().map_err(unreadable("unparsed"))?,
             )
         };
         let written = |loss: &(Loss, u64)| loss.0 == Loss::EventWritten;
@@ -186,6 +201,7 @@ impl Observe for Observer {
                 .into_iter()
                 .map(|(hook, outcome, count)| OutcomeCount { program: hook.name(), outcome, count })
                 .collect(),
+            unparsed: unparsed.into_iter().map(|(reason, count)| (reason.name(), count)).collect(),
             events_written: losses.iter().filter(|loss| written(loss)).map(|(_, count)| count).sum(),
             losses: losses
                 .iter()
@@ -199,7 +215,10 @@ impl Observe for Observer {
                 .map(|((map, errno), count)| (*map, *errno, *count))
                 .collect(),
             identity_unresolved: lock(&self.cgroups).unresolved(),
-            series_overflow: lock(&self.edges).accumulator.overflowed(),
+            series_overflow: {
+                let state = lock(&self.edges);
+                state.accumulator.overflowed() + state.requests.overflowed()
+            },
             config_apply_failures: journal.failures.iter().map(|(stage, count)| (*stage, *count)).collect(),
             repairs: journal.repairs.iter().map(|(map, count)| (*map, *count)).collect(),
             connections_reset: {

@@ -1,0 +1,206 @@
+//! What the kernel keeps of requests: the state of one socket's exchange, and counts by who asked whom for what.
+//!
+//! Knows the layouts, and nothing of how a protocol reads; that is `decide::l7`.
+
+use super::edge::Histogram;
+use super::named_enum;
+
+named_enum! {
+    /// What is spoken on a connection.
+    pub enum AppProtocol {
+        /// Not known yet, or none that is understood.
+        Unknown = 0 => "unknown",
+        /// HTTP/1.0 and HTTP/1.1.
+        Http1 = 1 => "http1",
+    }
+}
+
+named_enum! {
+    /// Which side of a connection this node's socket is.
+    pub enum Direction {
+        /// It asks: a client of a service.
+        Outbound = 0 => "outbound",
+        /// It answers: a server in the managed cgroup.
+        Inbound = 1 => "inbound",
+    }
+}
+
+named_enum! {
+    /// What a request asks for, as far as it is told apart. Names as in `http.request.method` of OpenTelemetry.
+    pub enum Method {
+        /// Any other.
+        Other = 0 => "_OTHER",
+        /// RFC 9110, section 9.3.1.
+        Get = 1 => "GET",
+        /// Section 9.3.2.
+        Head = 2 => "HEAD",
+        /// Section 9.3.3.
+        Post = 3 => "POST",
+        /// Section 9.3.4.
+        Put = 4 => "PUT",
+        /// Section 9.3.5.
+        Delete = 5 => "DELETE",
+        /// Section 9.3.6.
+        Connect = 6 => "CONNECT",
+        /// Section 9.3.7.
+        Options = 7 => "OPTIONS",
+        /// Section 9.3.8.
+        Trace = 8 => "TRACE",
+        /// RFC 5789.
+        Patch = 9 => "PATCH",
+    }
+}
+
+named_enum! {
+    /// How far an exchange is.
+    pub enum Stage {
+        /// No request is under way, and none was before.
+        Idle = 0 => "idle",
+        /// A request began and waits for its answer.
+        Asked = 1 => "asked",
+        /// As before, after an interim answer (1xx).
+        Interim = 2 => "interim",
+        /// The answer began. What follows is the rest of it, or the next request.
+        Answered = 3 => "answered",
+        /// Nothing more is learnt from this connection.
+        Ended = 4 => "ended",
+    }
+}
+
+named_enum! {
+    /// Why something on a connection was not counted as a request. Each is counted once per connection.
+    pub enum Unparsed {
+        /// What is spoken is none of the protocols that are understood.
+        OtherProtocol = 0 => "other_protocol",
+        /// The connection was open before it was looked at; it is followed from its next request on.
+        Joined = 1 => "joined",
+        /// The client asked again before it was answered: which answer is whose is not followed.
+        Pipelined = 2 => "pipelined",
+        /// After requests that were understood came something that is none.
+        Malformed = 3 => "malformed",
+        /// The connection became something else, as asked for (`Upgrade`, `CONNECT`).
+        Upgraded = 4 => "upgraded",
+        /// The table of counts was full.
+        TableFull = 5 => "table_full",
+        /// The socket could not remember its exchange.
+        NoMemory = 6 => "no_memory",
+    }
+}
+
+/// Where one direction of a connection's bytes has been read to. Segments come again, overlap, and on the receiving
+/// side come out of order: what counts is the sequence number (RFC 9293, section 3.4).
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Position {
+    /// The sequence number of the next byte.
+    pub next: u32,
+    /// Bytes from here to `ahead_end` came before their turn. Equal: none did.
+    pub ahead_start: u32,
+    /// See `ahead_start`.
+    pub ahead_end: u32,
+}
+
+const _: () = assert!(size_of::<Position>() == 12);
+
+/// Bytes of the beginning of a message that are kept until it can be told. Twice as many fit, so that what is added
+/// needs no look at how much is there.
+pub const HEAD_BYTES: usize = 16;
+
+/// Value of `EXCHANGES`: what a socket remembers of its requests.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Exchange {
+    /// When the request began, on the monotonic clock.
+    pub asked_at_ns: u64,
+    /// The cgroup (leaf) of the client (outbound) or the server (inbound).
+    pub cgroup: u64,
+    /// Beginning of a message that is not complete enough to be told, of whichever side is to speak; the rest zero.
+    pub head: [u64; HEAD_BYTES / 4],
+    /// The service's id; 0 inbound.
+    pub service: u32,
+    /// The backend's version id.
+    pub version: u32,
+    /// What this side sent.
+    pub sent: Position,
+    /// What it received.
+    pub received: Position,
+    /// Length of a request that was found to be one and alone; the next of the same length is not looked through.
+    pub single_bytes: u32,
+    /// The server's port, in network byte order; 0 outbound, where the service names it.
+    pub port_be: u16,
+    /// An [`AppProtocol`] by number.
+    pub protocol: u8,
+    /// A [`Direction`] by number.
+    pub direction: u8,
+    /// A [`Stage`] by number.
+    pub stage: u8,
+    /// A [`Method`] by number.
+    pub method: u8,
+    /// [`READ_SENT`], [`READ_RECEIVED`], [`JOINED_LATE`].
+    pub marks: u8,
+    /// Bytes in `head`.
+    pub head_length: u8,
+    /// Times a client that was joined late said something that is no request.
+    pub doubts: u32,
+}
+
+const _: () = assert!(size_of::<Exchange>() == 96);
+
+/// Something was read of what this side sent: `sent` holds.
+pub const READ_SENT: u8 = 1;
+/// Something was read of what it received: `received` holds.
+pub const READ_RECEIVED: u8 = 2;
+/// The connection was open before it was looked at.
+pub const JOINED_LATE: u8 = 4;
+
+/// Pieces of what a client says on a connection that was joined late which may be the rest of a request: 64 are 4 MiB where
+/// the kernel hands them on by 64 KiB. After so many it is another protocol.
+pub const MAX_DOUBTS: u32 = 64;
+
+/// Value of `SCRATCH`, one per CPU: what a program reads of a packet, as its stack has no room and its functions pass numbers
+/// only.
+#[repr(C)]
+#[derive(Clone, Copy, Debug)]
+pub struct Scratch {
+    /// The first bytes of what was said, the rest zero.
+    pub head: [u8; 2 * HEAD_BYTES],
+    /// More of it.
+    pub bytes: [u8; SCAN_BYTES],
+}
+
+const _: () = assert!(size_of::<Scratch>() == 2 * HEAD_BYTES + SCAN_BYTES);
+
+/// How far into a request is looked whether another follows. Most are shorter; of one that is longer the first is counted.
+pub const SCAN_BYTES: usize = 1_024;
+
+/// Key of `REQUESTS`.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct RequestKey {
+    /// The cgroup (leaf) of the client (outbound) or the server (inbound).
+    pub cgroup: u64,
+    /// The service's id; 0 inbound.
+    pub service: u32,
+    /// The backend's version id.
+    pub version: u32,
+    /// The server's port, in network byte order; 0 outbound.
+    pub port_be: u16,
+    /// The status of the answer, 100 to 599.
+    pub status: u16,
+    /// An [`AppProtocol`] by number.
+    pub protocol: u8,
+    /// A [`Direction`] by number.
+    pub direction: u8,
+    /// A [`Method`] by number.
+    pub method: u8,
+    /// Zero.
+    pub _pad: u8,
+}
+
+const _: () = assert!(size_of::<RequestKey>() == 24);
+
+/// Value of `REQUESTS`, one per CPU: how long it took from the first byte of each request to the first byte of its
+/// answer. The number of requests is that of the durations.
+#[repr(transparent)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Requests(pub Histogram);

@@ -1,0 +1,321 @@
+//! Requests and their answers: follows the exchange on each socket, and counts.
+//!
+//! Two programs share a socket's exchange and may run in the same instant on two CPUs. They speak in turn because the
+//! two sides do; where those do not, a count may be off by what they said at once.
+
+use agent_ebpf::abi::request::{HEAD_BYTES, JOINED_LATE, MAX_DOUBTS, READ_RECEIVED, READ_SENT};
+use agent_ebpf::abi::{
+    AppProtocol, Direction, Exchange, Method, Outcome, Phase, RequestKey, Stage, Unparsed,
+};
+use agent_ebpf::decide::histogram;
+use agent_ebpf::decide::l7::position::{self, Fresh};
+use agent_ebpf::decide::l7::{Heard, http1};
+
+use crate::context::{Moment, Packet, Segment, Socket};
+use crate::maps;
+
+/// Which way a packet goes.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Way {
+    /// To this socket.
+    Received,
+    /// From it.
+    Sent,
+}
+
+/// Interim answers (1xx) that are passed over in one segment.
+const MAX_INTERIMS: u32 = 2;
+
+/// Reads a packet.
+#[inline(always)]
+pub(crate) fn read(packet: &Packet, way: Way) -> Outcome {
+    let Some(segment) = packet.segment() else { return Outcome::Ignored };
+    let Some(socket) = packet.socket() else { return Outcome::Unsupported };
+    let exchange = match maps::exchange(socket) {
+        Some(exchange) => exchange,
+        None => match begin(packet, &segment, socket, way) {
+            Some(exchange) => exchange,
+            None => {
+                maps::unparsed(Unparsed::NoMemory);
+                return Outcome::StorageFailed;
+            }
+        },
+    };
+    if exchange.stage == Stage::Ended as u8 {
+        return Outcome::Ignored;
+    }
+    let fresh = take_in(exchange, &segment, way);
+    if fresh.length == 0 {
+        return Outcome::Ignored;
+    }
+    let at = segment.payload_at + fresh.skip;
+    let asks = (way == Way::Sent) == (exchange.direction == Direction::Outbound as u8);
+    if asks {
+        asked(packet, exchange, at, fresh.length)
+    } else {
+        answered(packet, exchange, at, fresh.length)
+    }
+}
+
+/// The exchange of a socket that none was kept of.
+#[inline(always)]
+fn begin(packet: &Packet, segment: &Segment, socket: Socket, way: Way) -> Option<&'static mut Exchange> {
+    let mut exchange = Exchange {
+        asked_at_ns: 0,
+        cgroup: 0,
+        service: 0,
+        version: 0,
+        sent: position::start(0),
+        received: position::start(0),
+        single_bytes: 0,
+        port_be: 0,
+        protocol: AppProtocol::Unknown as u8,
+        direction: Direction::Outbound as u8,
+        stage: Stage::Idle as u8,
+        method: Method::Other as u8,
+        marks: 0,
+        head_length: 0,
+        head: [0; HEAD_BYTES / 4],
+        doubts: 0,
+    };
+    match maps::connection(socket) {
+        Some(connection) if connection.phase == Phase::Established as u8 => {
+            exchange.cgroup = connection.cgroup;
+            exchange.service = connection.service;
+            exchange.version = connection.version;
+        }
+        _ if way == Way::Received => {
+            exchange.direction = Direction::Inbound as u8;
+            exchange.cgroup = packet.socket_cgroup(socket);
+            exchange.port_be = segment.destination_port_be;
+        }
+        // A client of something that is no service, or a server that speaks first: nothing that is understood.
+        _ => exchange.stage = Stage::Ended as u8,
+    }
+    if exchange.stage != Stage::Ended as u8 && packet.is_joined_late(socket) {
+        exchange.marks = JOINED_LATE;
+        maps::unparsed(Unparsed::Joined);
+    }
+    maps::new_exchange(socket, &mut exchange)
+}
+
+/// How much of a segment is new, by its place among what went the same way.
+#[inline(always)]
+fn take_in(exchange: &mut Exchange, segment: &Segment, way: Way) -> Fresh {
+    let (position, mark) = match way {
+        Way::Sent => (&mut exchange.sent, READ_SENT),
+        Way::Received => (&mut exchange.received, READ_RECEIVED),
+    };
+    if exchange.marks & mark == 0 {
+        exchange.marks |= mark;
+        *position = position::start(segment.sequence);
+    }
+    position::advance(position, segment.sequence, segment.payload_bytes)
+}
+
+/// The client said something.
+#[inline(always)]
+fn asked(packet: &Packet, exchange: &mut Exchange, at: u32, bytes: u32) -> Outcome {
+    let begins = exchange.head_length == 0;
+    let length = fill(packet, exchange, at, bytes);
+    let heard = segue_hear(REQUEST | known(exchange), length, exchange.stage.into(), exchange.method.into());
+    let heard = Heard::from_raw(heard);
+    if begins && matches!(heard, Heard::Request(_) | Heard::More) {
+        exchange.asked_at_ns = Moment::now().ns;
+    }
+    match heard {
+        Heard::More => more(exchange, length),
+        Heard::Request(method) => {
+            exchange.head_length = 0;
+            exchange.method = method as u8;
+            exchange.stage = Stage::Asked as u8;
+            if begins && bytes != exchange.single_bytes {
+                if is_followed_by_another(packet, at, bytes, method) {
+                    return lose(exchange, Unparsed::Pipelined);
+                }
+                exchange.single_bytes = bytes;
+            }
+            Outcome::Asked
+        }
+        Heard::Lost(reason) => lose(exchange, reason),
+        _ => {
+            exchange.head_length = 0;
+            if exchange.protocol == AppProtocol::Unknown as u8 && exchange.stage == Stage::Idle as u8 {
+                exchange.doubts += 1;
+                if exchange.doubts > MAX_DOUBTS {
+                    return lose(exchange, Unparsed::OtherProtocol);
+                }
+            }
+            Outcome::Ignored
+        }
+    }
+}
+
+/// The server said something. An interim answer (1xx) may have the one that counts behind it.
+#[inline(always)]
+fn answered(packet: &Packet, exchange: &mut Exchange, at: u32, bytes: u32) -> Outcome {
+    let (mut at, mut bytes) = (at, bytes);
+    let mut turn = 0;
+    while turn <= MAX_INTERIMS {
+        let length = fill(packet, exchange, at, bytes);
+        let heard = segue_hear(known(exchange), length, exchange.stage.into(), exchange.method.into());
+        match Heard::from_raw(heard) {
+            Heard::More => return more(exchange, length),
+            Heard::Interim => {
+                exchange.head_length = 0;
+                exchange.stage = Stage::Interim as u8;
+                let end = head_end(packet, at, bytes);
+                if end == 0 || end >= bytes {
+                    return Outcome::Ignored;
+                }
+                at += end;
+                bytes -= end;
+            }
+            Heard::Answer(status) => {
+                exchange.head_length = 0;
+                exchange.stage = Stage::Answered as u8;
+                return count(exchange, status);
+            }
+            Heard::LastAnswer(status) => {
+                exchange.stage = Stage::Ended as u8;
+                maps::unparsed(Unparsed::Upgraded);
+                return count(exchange, status);
+            }
+            Heard::Lost(reason) => return lose(exchange, reason),
+            _ => {
+                exchange.head_length = 0;
+                return Outcome::Ignored;
+            }
+        }
+        turn += 1;
+    }
+    Outcome::Ignored
+}
+
+/// Beside what is known: it is the client who speaks.
+const REQUEST: u32 = 2;
+
+/// What the head in the scratch means, as [`Heard::to_raw`] packs it. `who` is [`REQUEST`] and 1 where requests were
+/// understood before. A global function, which the verifier reads once.
+#[unsafe(no_mangle)]
+#[inline(never)]
+extern "C" fn segue_hear(who: u32, length: u32, stage: u32, method: u32) -> u32 {
+    let Some(scratch) = maps::scratch() else { return 0 };
+    // Numbers that are none were never written.
+    let Some(stage) = Stage::from_raw(stage as u8) else { return 0 };
+    let Some(method) = Method::from_raw(method as u8) else { return 0 };
+    let is_known = who & 1 != 0;
+    let heard = if who & REQUEST != 0 {
+        http1::request(stage, is_known, method, &scratch.head, length as usize)
+    } else {
+        http1::answer(stage, is_known, method, &scratch.head, length as usize)
+    };
+    heard.to_raw()
+}
+
+/// Whether another request follows in the same segment.
+#[inline(always)]
+fn is_followed_by_another(packet: &Packet, at: u32, bytes: u32, method: Method) -> bool {
+    if http1::has_body(method) {
+        return false;
+    }
+    let end = head_end(packet, at, bytes);
+    if end == 0 || end >= bytes {
+        return false;
+    }
+    let Some(scratch) = maps::scratch() else { return false };
+    maps::load_head(scratch, &[0; HEAD_BYTES / 4]);
+    packet.append(at + end, bytes - end, &mut scratch.head, 0);
+    segue_is_request() != 0
+}
+
+/// Whether the head in the scratch is a request's.
+#[unsafe(no_mangle)]
+#[inline(never)]
+extern "C" fn segue_is_request() -> u32 {
+    let Some(scratch) = maps::scratch() else { return 0 };
+    u32::from(http1::known_method(&scratch.head).is_some())
+}
+
+/// Bytes of the head that begins at `at`; 0 where its end is not in reach.
+#[inline(always)]
+fn head_end(packet: &Packet, at: u32, bytes: u32) -> u32 {
+    let Some(scratch) = maps::scratch() else { return 0 };
+    segue_head_end(packet.copy(at, bytes, &mut scratch.bytes) as u32)
+}
+
+/// Where the head ends in the first `length` bytes of the scratch; 0: not there.
+#[unsafe(no_mangle)]
+#[inline(never)]
+extern "C" fn segue_head_end(length: u32) -> u32 {
+    let Some(scratch) = maps::scratch() else { return 0 };
+    match http1::head_end(&scratch.bytes, 0, length as usize) {
+        Some(end) => end as u32,
+        None => 0,
+    }
+}
+
+/// Puts the beginning that is kept and what was said after it into the scratch; gives how much that is.
+#[inline(always)]
+fn fill(packet: &Packet, exchange: &Exchange, at: u32, bytes: u32) -> u32 {
+    let Some(scratch) = maps::scratch() else { return 0 };
+    let filled = exchange.head_length;
+    if filled == 0 {
+        maps::load_head(scratch, &[0; HEAD_BYTES / 4]);
+    } else {
+        maps::load_head(scratch, &exchange.head);
+    }
+    let added = packet.append(at, bytes, &mut scratch.head, filled);
+    u32::from(filled) + added as u32
+}
+
+/// Keeps the beginning of a message until there is more of it.
+#[inline(always)]
+fn more(exchange: &mut Exchange, length: u32) -> Outcome {
+    if let Some(scratch) = maps::scratch() {
+        maps::keep_head(scratch, &mut exchange.head);
+        exchange.head_length = length as u8;
+    }
+    Outcome::Ignored
+}
+
+/// 1 where requests were understood on this connection, or it was open before anybody looked.
+#[inline(always)]
+fn known(exchange: &Exchange) -> u32 {
+    u32::from(exchange.protocol != AppProtocol::Unknown as u8 || exchange.marks & JOINED_LATE != 0)
+}
+
+/// Learns nothing more from this connection.
+#[inline(always)]
+fn lose(exchange: &mut Exchange, reason: Unparsed) -> Outcome {
+    exchange.stage = Stage::Ended as u8;
+    maps::unparsed(reason);
+    Outcome::Unparsed
+}
+
+/// Counts a request that was answered.
+#[inline(always)]
+fn count(exchange: &mut Exchange, status: u16) -> Outcome {
+    exchange.protocol = AppProtocol::Http1 as u8;
+    let duration_ns = Moment::now().ns.saturating_sub(exchange.asked_at_ns);
+    let key = RequestKey {
+        cgroup: exchange.cgroup,
+        service: exchange.service,
+        version: exchange.version,
+        port_be: exchange.port_be,
+        status,
+        protocol: exchange.protocol,
+        direction: exchange.direction,
+        method: exchange.method,
+        _pad: 0,
+    };
+    let Some(requests) = maps::requests(&key) else {
+        maps::unparsed(Unparsed::TableFull);
+        return Outcome::Answered;
+    };
+    maps::add(&mut requests.0.sum_ns, duration_ns);
+    if let Some(counter) = requests.0.buckets.get_mut(histogram::bucket(duration_ns)) {
+        maps::add(counter, 1);
+    }
+    Outcome::Answered
+}
