@@ -17,6 +17,8 @@ use serde_json::Value;
 
 /// Nobody listens there.
 const DEAD: &str = "127.0.0.1:9";
+/// A web server.
+const HTTP: &str = "127.0.0.1:8090";
 
 /// What would have to break in a way that no test brings about at will, or what a loopback does not do: these queries give
 /// data, but nothing other than 0.
@@ -105,6 +107,7 @@ const HANDED: usize = 18;
 const EMPTY: usize = 19;
 const DRAINED: usize = 20;
 const RESET: usize = 21;
+const WEB: usize = 22;
 
 /// Out at the first failure and back within a second.
 const QUICK: &str = "consecutive_failures: 1, failure_ratio: 0%, open: 1s, open_max: 1s, jitter: 0%, slow_start: 0s, \
@@ -155,6 +158,7 @@ impl Node {
             service("empty", EMPTY),
             if lost { drained } else { drained.to(two) },
             service("reset", RESET).to(&self.resetting),
+            service("web", WEB).to_address(HTTP),
         ]
     }
 }
@@ -167,6 +171,14 @@ fn round(client: &mut Client) {
     // Held until the next round, for a scrape to see.
     client.release_together();
     client.connect_together(&address(LIMITED), 4);
+}
+
+/// Requests that succeed, and some that do not: this server does not know POST.
+fn requests(world: &World) {
+    let (web, missing) = (format!("http://{}/", address(WEB)), format!("http://{}/missing", address(WEB)));
+    let quietly = ["-s", "-o", "/dev/null", "--noproxy", "*", "--max-time", "10"];
+    world.run("curl", &[&quietly[..], &[&web, "-o", "/dev/null", &missing]].concat()).expect_success();
+    world.run("curl", &[&quietly[..], &["-d", "x=1", &web]].concat()).expect_success();
 }
 
 /// Opens a connection to each backend of the drained service, takes one away, and gives it back.
@@ -192,6 +204,8 @@ fn every_query_of_every_dashboard_gives_data() {
     let node = Node::new(&world);
     let mut agent = world.agent(&node.services(false));
     let prometheus = Prometheus::start(&world, "127.0.0.1:9464");
+    let web = world.start("python3", &["-m", "http.server", "--bind", "127.0.0.1", "8090"]);
+    world.await_listener(HTTP, &web);
     let mut client = world.client();
     // Stays open throughout.
     let open = client.open(Family::V4, Kind::Stream);
@@ -205,6 +219,7 @@ fn every_query_of_every_dashboard_gives_data() {
     let limit = Duration::from_secs(100);
     eventually("every query to give data", limit, || {
         round(&mut client);
+        requests(&world);
         client.send(&open, "still here\n").and_then(|()| client.read_line(&open)).expect("an echo");
         // Twice: a count that begins with its first event rises at its second.
         if rounds == 3 || rounds == 6 {

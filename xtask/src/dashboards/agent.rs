@@ -141,12 +141,24 @@ pub(super) const DASHBOARD: Dashboard = Dashboard {
                     marks: &[],
                 },
                 Panel {
+                    title: "Not counted as requests",
+                    says: "Connections on which something was not counted as a request, by reason; see docs/requests.md.",
+                    view: View::Lines,
+                    unit: Unit::PerSecond,
+                    width: 8,
+                    queries: &[query(
+                        "sum by (reason) (rate(segue_l7_unparsed_total{@node}[$__rate_interval]))",
+                        "{{reason}}",
+                    )],
+                    marks: &[],
+                },
+                Panel {
                     title: "Put right",
                     says: "Differences between the maps and what should be in them that were found and put right. Steady: somebody else \
                            writes to the maps.",
                     view: View::Lines,
                     unit: Unit::Count,
-                    width: 12,
+                    width: 8,
                     queries: &[query(
                         "sum by (target) (increase(segue_repairs_total{@node}[$__rate_interval])) or vector(0)",
                         "{{target}}",
@@ -158,7 +170,7 @@ pub(super) const DASHBOARD: Dashboard = Dashboard {
                     says: "Connections that were to be reset because their backend is out, and could not be. Tried again every second.",
                     view: View::Lines,
                     unit: Unit::PerSecond,
-                    width: 12,
+                    width: 8,
                     queries: &[query(
                         "sum by (cause) (rate(segue_connection_resets_failed_total{@node}[$__rate_interval])) or vector(0)",
                         "{{cause}}",

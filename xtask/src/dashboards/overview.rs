@@ -123,6 +123,24 @@ pub(super) const DASHBOARD: Dashboard = Dashboard {
                         Unit::PerSecond,
                     ),
                     column(
+                        "sum by (dst_namespace, dst_service) (rate(http_client_request_duration_seconds_count{@edge}[$__rate_interval]))",
+                        "Requests",
+                        Unit::PerSecond,
+                    ),
+                    column(
+                        "sum by (dst_namespace, dst_service) \
+                         (rate(http_client_request_duration_seconds_count{@edge, http_response_status_code=~\"5..\"}[$__rate_interval])) / \
+                         sum by (dst_namespace, dst_service) (rate(http_client_request_duration_seconds_count{@edge}[$__rate_interval]))",
+                        "Requests failed (5xx)",
+                        Unit::Ratio,
+                    ),
+                    column(
+                        "histogram_quantile(0.99, sum by (le, dst_namespace, dst_service) \
+                         (rate(http_client_request_duration_seconds_bucket{@edge}[$__rate_interval])))",
+                        "Request time, p99",
+                        Unit::Seconds,
+                    ),
+                    column(
                         "sum by (dst_namespace, dst_service) (segue_breaker_backends{@service, state=~\"open|half_open|forced_open\"})",
                         "Held back",
                         Unit::Count,
@@ -165,6 +183,49 @@ pub(super) const DASHBOARD: Dashboard = Dashboard {
                 ],
                 marks: &[],
             }],
+        },
+        Row {
+            title: "Requests",
+            panels: &[
+                Panel {
+                    title: "Requests by status",
+                    says: "HTTP requests to services a second, by status, as their clients on these nodes saw them.",
+                    view: View::Stack,
+                    unit: Unit::PerSecond,
+                    width: 8,
+                    queries: &[query(
+                        "sum by (http_response_status_code) (rate(http_client_request_duration_seconds_count{@edge}[$__rate_interval]))",
+                        "{{http_response_status_code}}",
+                    )],
+                    marks: &[],
+                },
+                Panel {
+                    title: "Request time by service, 99th percentile",
+                    says: "From the first byte of a request to the first byte of its answer.",
+                    view: View::Lines,
+                    unit: Unit::Seconds,
+                    width: 8,
+                    queries: &[query(
+                        "histogram_quantile(0.99, sum by (le, dst_namespace, dst_service) \
+                         (rate(http_client_request_duration_seconds_bucket{@edge}[$__rate_interval])))",
+                        "{{dst_namespace}}/{{dst_service}}",
+                    )],
+                    marks: &[],
+                },
+                Panel {
+                    title: "Answered on these nodes",
+                    says: "HTTP requests that workloads of these nodes answered, from anywhere, by workload and status.",
+                    view: View::Lines,
+                    unit: Unit::PerSecond,
+                    width: 8,
+                    queries: &[query(
+                        "sum by (dst_workload, http_response_status_code) \
+                         (rate(http_server_request_duration_seconds_count{@node}[$__rate_interval]))",
+                        "{{dst_workload}} {{http_response_status_code}}",
+                    )],
+                    marks: &[],
+                },
+            ],
         },
         Row {
             title: "Over time",

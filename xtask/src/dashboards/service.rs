@@ -108,6 +108,74 @@ pub(super) const DASHBOARD: Dashboard = Dashboard {
             ],
         },
         Row {
+            title: "Requests",
+            panels: &[
+                Panel {
+                    title: "Requests by status",
+                    says: "HTTP requests a second, by status, as the clients saw them.",
+                    view: View::Stack,
+                    unit: Unit::PerSecond,
+                    width: 12,
+                    queries: &[query(
+                        "sum by (http_response_status_code) (rate(http_client_request_duration_seconds_count{@service}[$__rate_interval]))",
+                        "{{http_response_status_code}}",
+                    )],
+                    marks: &[],
+                },
+                Panel {
+                    title: "Requests failed",
+                    says: "The part of the requests that was answered with 500 or more, by client.",
+                    view: View::Lines,
+                    unit: Unit::Ratio,
+                    width: 12,
+                    queries: &[query(
+                        "sum by (src_workload) \
+                         (rate(http_client_request_duration_seconds_count{@service, http_response_status_code=~\"5..\"}[$__rate_interval])) / \
+                         sum by (src_workload) (rate(http_client_request_duration_seconds_count{@service}[$__rate_interval]))",
+                        "{{src_workload}}",
+                    )],
+                    marks: &[(0.01, Mark::Warning), (0.05, Mark::Bad)],
+                },
+                Panel {
+                    title: "Request time",
+                    says: "From the first byte of a request to the first byte of its answer.",
+                    view: View::Lines,
+                    unit: Unit::Seconds,
+                    width: 12,
+                    queries: &[
+                        query(
+                            "histogram_quantile(0.5, sum by (le) \
+                             (rate(http_client_request_duration_seconds_bucket{@service}[$__rate_interval])))",
+                            "half",
+                        ),
+                        query(
+                            "histogram_quantile(0.95, sum by (le) \
+                             (rate(http_client_request_duration_seconds_bucket{@service}[$__rate_interval])))",
+                            "95 %",
+                        ),
+                        query(
+                            "histogram_quantile(0.99, sum by (le) \
+                             (rate(http_client_request_duration_seconds_bucket{@service}[$__rate_interval])))",
+                            "99 %",
+                        ),
+                    ],
+                    marks: &[],
+                },
+                Panel {
+                    title: "Requests by method",
+                    says: "HTTP requests a second, by method.",
+                    view: View::Stack,
+                    unit: Unit::PerSecond,
+                    width: 12,
+                    queries: &[query(
+                        "sum by (http_request_method) (rate(http_client_request_duration_seconds_count{@service}[$__rate_interval]))",
+                        "{{http_request_method}}",
+                    )],
+                    marks: &[],
+                },
+            ],
+        },
+        Row {
             title: "Balancing",
             panels: &[
                 Panel {
