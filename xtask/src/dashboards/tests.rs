@@ -129,7 +129,8 @@ fn every_metric_is_on_a_dashboard_or_on_the_list_of_those_that_are_not() {
         .iter()
         .flat_map(|text| selectors(text))
         .flat_map(|(name, _)| {
-            let base = name.strip_suffix("_bucket").map(str::to_owned);
+            let base =
+                ["_bucket", "_count"].iter().find_map(|suffix| name.strip_suffix(suffix)).map(str::to_owned);
             [Some(name), base].into_iter().flatten()
         })
         .collect();
