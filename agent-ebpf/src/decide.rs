@@ -13,4 +13,5 @@ pub mod histogram;
 pub mod l7;
 pub mod limits;
 pub mod locality;
+pub mod ordinary;
 pub mod split;

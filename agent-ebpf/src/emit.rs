@@ -21,10 +21,16 @@ pub(crate) fn surprise<C: EbpfContext>(context: &C, hook: Hook, outcome: Outcome
     warn!(context, "program {} let a call through untouched, outcome {}", hook as u8, outcome as u8);
 }
 
-/// Sends an event about a connection. Failures are always sent, the rest only while somebody follows.
+/// Whether somebody follows single connections.
+#[inline(always)]
+pub(crate) fn is_followed(now_ns: u64) -> bool {
+    now_ns < maps::follow_until_ns()
+}
+
+/// Sends an event about a connection, while somebody follows. To wake a reader costs more than all else a refusal does.
 #[inline(always)]
 pub(crate) fn event(kind: EventKind, reason: u8, connection: &Connection, counts: &TcpCounts, now_ns: u64) {
-    if kind != EventKind::Failed && now_ns >= maps::follow_until_ns() {
+    if !is_followed(now_ns) {
         return;
     }
     let sent = maps::send(Event {

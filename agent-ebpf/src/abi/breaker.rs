@@ -314,7 +314,7 @@ impl CellWord {
 }
 
 /// One bucket of a breaker's window: how the connections that ended in one stretch of time did. From the top, 16
-/// bits each: slow, failed, good, and the low bits of the epoch (the number of the stretch).
+/// bits each: slow, failed, good, and the low bits of the round (how often all buckets were filled before).
 #[repr(transparent)]
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct WindowWord(pub u64);
@@ -323,13 +323,13 @@ pub struct WindowWord(pub u64);
 impl WindowWord {
     /// A bucket with these counts.
     #[inline(always)]
-    pub const fn new(epoch_low: u16, good: u16, failed: u16, slow: u16) -> Self {
-        Self((epoch_low as u64) | ((good as u64) << 16) | ((failed as u64) << 32) | ((slow as u64) << 48))
+    pub const fn new(round: u16, good: u16, failed: u16, slow: u16) -> Self {
+        Self((round as u64) | ((good as u64) << 16) | ((failed as u64) << 32) | ((slow as u64) << 48))
     }
 
-    /// The low 16 bits of the epoch the counts belong to.
+    /// The low 16 bits of the round of all buckets in which these were counted.
     #[inline(always)]
-    pub const fn epoch_low(self) -> u16 {
+    pub const fn round(self) -> u16 {
         self.0 as u16
     }
 

@@ -4,15 +4,15 @@ use super::address::Endpoint;
 use super::named_enum;
 
 named_enum! {
-    /// What happened.
+    /// What happened. What happens to connections is sent only while somebody follows.
     pub enum EventKind {
-        /// A connection was established. Sent only while somebody follows.
+        /// A connection was established.
         Opened = 0 => "opened",
         /// A connection was not established; `reason` is a `ConnectFailure`.
         Failed = 1 => "failed",
-        /// A connection ended; `reason` is a `CloseReason`. Sent only while somebody follows.
+        /// A connection ended; `reason` is a `CloseReason`.
         Closed = 2 => "closed",
-        /// A breaker of a backend changed its state; `reason` is a `TransitionReason`, `states` from and to.
+        /// A breaker of a backend changed its state; `reason` is a `TransitionReason`, `states` from and to. Always sent.
         Breaker = 3 => "breaker",
     }
 }

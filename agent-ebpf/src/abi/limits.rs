@@ -9,9 +9,9 @@ pub const MAX_FRONTENDS: u32 = 20_480;
 
 /// Policy records. An update writes a new record while readers may still hold the old one, so there are more than
 /// services: as many updates as this may wait for readers to leave.
-pub const MAX_POLICIES: u32 = MAX_SERVICES + 4_096;
+pub const MAX_POLICIES: u32 = MAX_SERVICES + 2_048;
 
-/// Backends, each with its own cell of state. 10 000 services of 10 backends leave room for 14 % more. 216 B
+/// Backends, each with its own cell of state. 10 000 services of 10 backends leave room for 14 % more. 192 B
 /// each in `BACKENDS` and `BACKEND_STATE`, the largest part of all memory.
 pub const MAX_BACKENDS: u32 = 114_688;
 
@@ -58,8 +58,9 @@ pub const MAX_TRANSLATIONS: usize = 4;
 /// Bytes of the event ring: 4 096 events of 128 B in flight.
 pub const EVENT_RING_BYTES: u32 = 512 * 1024;
 
-/// Buckets of a breaker's window. With ten, what the window forgets at a time is a tenth of it.
-pub const WINDOW_BUCKETS: usize = 10;
+/// Buckets of a breaker's window: what the window forgets at a time is an eighth of it, and a backend's state fills two
+/// cache lines.
+pub const WINDOW_BUCKETS: usize = 8;
 
 /// Probes one half-open period may admit: what a five-bit field of the cell counts.
 pub const MAX_PROBES: u8 = 31;

@@ -12,7 +12,7 @@ pub fn holds(policy: &Policy, value: &AffinityValue, backend: &Backend, now_ns: 
     now_ns.saturating_sub(value.used_at_ns) <= timeout_ns
         && backend.service == policy.service
         && backend.generation == value.generation
-        && backend.status == BackendStatus::Ready as u32
+        && backend.status == BackendStatus::Ready as u16
         && gives_share(policy, backend.version)
 }
 
@@ -48,7 +48,7 @@ mod tests {
         Backend {
             service: 7,
             generation: 3,
-            status: BackendStatus::Ready as u32,
+            status: BackendStatus::Ready as u16,
             version: 5,
             ..Backend::default()
         }
@@ -70,8 +70,8 @@ mod tests {
         for changed in [
             Backend { generation: 4, ..backend() },
             Backend { service: 8, ..backend() },
-            Backend { status: BackendStatus::Draining as u32, ..backend() },
-            Backend { status: BackendStatus::Vacant as u32, ..backend() },
+            Backend { status: BackendStatus::Draining as u16, ..backend() },
+            Backend { status: BackendStatus::Vacant as u16, ..backend() },
         ] {
             assert!(!holds(&policy(), &value(), &changed, NOW_NS), "{changed:?}");
         }

@@ -11,8 +11,8 @@ pub mod round_robin;
 
 use crate::abi::{Algorithm, Slot};
 
-/// What a pick may depend on. An algorithm reads only what [`needs_client`] and [`needs_cursor`] say (`random`
-/// reads the draw); the rest may be anything.
+/// What a pick may depend on. An algorithm reads only what [`needs_draw`], [`needs_client`] and [`needs_cursor`]
+/// say; the rest may be anything.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Inputs {
     /// 32 random bits. Not the draw that chose the subset: the two choices would depend on each other.
@@ -30,6 +30,12 @@ pub struct Position {
     pub slot: u32,
     /// What decides between the two backends of a slot; see [`resolve`].
     pub coin: u32,
+}
+
+/// Whether this algorithm reads [`Inputs::draw`].
+#[inline(always)]
+pub const fn needs_draw(algorithm: Algorithm) -> bool {
+    !needs_client(algorithm) && !needs_cursor(algorithm)
 }
 
 /// Whether this algorithm reads [`Inputs::client`].
@@ -83,6 +89,13 @@ pub const fn second_position(algorithm: Algorithm, slot_count: u32, first: Posit
         Algorithm::PeakEwma => random::position(slot_count, draw),
         _ => random::another(slot_count, first.slot, draw),
     }
+}
+
+/// A second draw out of a first one and the moment: to ask the kernel for another takes as long as all of this module.
+#[inline(always)]
+#[allow(clippy::cast_possible_truncation, reason = "the high half of 64 bits")]
+pub const fn second_draw(draw: u32, now_ns: u64) -> u32 {
+    (mix(now_ns << 32 | draw as u64) >> 32) as u32
 }
 
 /// The id of the backend a slot gives for a coin.

@@ -34,8 +34,8 @@ pub(crate) const PICKY: u32 = 1;
 /// A refusal is not counted: it was before, or does not count.
 pub(crate) const QUIET: u32 = 2;
 
-/// Whether a backend takes a connection: [`REFUSED`], or the probe it is admitted as. `manner` is [`PICKY`], [`QUIET`],
-/// both or 0.
+/// Whether a backend takes a connection: [`REFUSED`] or [`DECLINED`], or the probe it is admitted as. `manner` is
+/// [`PICKY`], [`QUIET`], both or 0.
 #[inline(always)]
 pub(crate) fn admit(asking: &Asking, id: u32, backend: &'static Backend, manner: u32) -> u64 {
     match backend.verdict.mode(asking.now.ns) {
@@ -44,7 +44,7 @@ pub(crate) fn admit(asking: &Asking, id: u32, backend: &'static Backend, manner:
         _ => {}
     }
     if manner & PICKY != 0 && backend.joined_ticks != 0 && !is_grown(asking, backend) {
-        return REFUSED;
+        return DECLINED;
     }
     if asking.policy.breaker.mode == BreakerMode::Off as u8 {
         return ADMITTED;
@@ -63,6 +63,14 @@ fn is_grown(asking: &Asking, backend: &Backend) -> bool {
 
 /// The backend does not take the connection.
 pub(crate) const REFUSED: u64 = u64::MAX;
+/// Not this time: asked once more, it may.
+pub(crate) const DECLINED: u64 = u64::MAX - 1;
+
+/// Whether an answer of [`admit`] is that the backend takes the connection.
+#[inline(always)]
+pub(crate) const fn is_taken(answer: u64) -> bool {
+    answer < DECLINED
+}
 /// It does, as no probe.
 const ADMITTED: u64 = Probe::NONE.0 as u64;
 
@@ -93,7 +101,7 @@ extern "C" fn segue_ask_cell(service: u32, id: u32, now_ns: u64, manner: u32) ->
         tries += 1;
     }
     // So many others changed the cell meanwhile that it must be the busiest in the world: let it be the next.
-    REFUSED
+    DECLINED
 }
 
 /// Without compare-and-swap there is next to nothing to try again for, and kernels that old count the stack of every
@@ -128,7 +136,7 @@ fn judge(
     } else if manner & PICKY != 0 && cell.is_recovering() && policy.breaker.binds() {
         let weight_permille = slow_start::weight_permille(cell, &policy.breaker, now_ticks);
         if !slow_start::accepts(weight_permille, context::draw()) {
-            return REFUSED;
+            return DECLINED;
         }
     }
     u64::from(probe.0)
@@ -361,7 +369,7 @@ fn change(connection: &Connection, step: Step, now: Moment) {
     }
 }
 
-/// What the window holds, as three fields of 21 bits: ten buckets of 65 535 fit. A global function: its ten
+/// What the window holds, as three fields of 21 bits: eight buckets of 65 535 fit. A global function: its eight
 /// branches are read once.
 #[unsafe(no_mangle)]
 #[inline(never)]

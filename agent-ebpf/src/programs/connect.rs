@@ -147,7 +147,7 @@ fn take(
         return Outcome::StorageFailed;
     }
     reserve(chosen, is_udp, now);
-    if is_udp {
+    if is_udp && emit::is_followed(now.ns) {
         tell_opened(&connection, now.ns);
     }
     if chosen.affine { Outcome::Affine } else { Outcome::Selected }

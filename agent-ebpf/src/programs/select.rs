@@ -2,12 +2,14 @@
 
 use agent_ebpf::abi::admission::LIMITS;
 use agent_ebpf::abi::limits::{MAX_BACKENDS, MAX_CANDIDATES, MAX_CGROUP_LEVELS, MAX_FALLBACKS};
-use agent_ebpf::abi::{AffinityKey, AffinityValue, Algorithm, BackendStatus, Probe, Subset};
+use agent_ebpf::abi::{
+    AffinityKey, AffinityValue, Algorithm, BackendStatus, CellWord, Policy, Probe, Subset,
+};
 use agent_ebpf::decide::balance::{self, Side, peak_ewma, random};
 use agent_ebpf::decide::breaker::avoidance::NOBODY;
 use agent_ebpf::decide::breaker::ejection;
 use agent_ebpf::decide::locality::{self, Window};
-use agent_ebpf::decide::{affinity, census, split};
+use agent_ebpf::decide::{affinity, census, ordinary, split};
 
 use super::breaker::{self, Asking};
 use super::limits::{self, Place};
@@ -76,7 +78,7 @@ pub(crate) fn select(requested: u32, caller: u32, now: Moment) -> Selection {
         let place = limits::enter(service, policy, client, caller, now);
         let mut in_the_way = place.limit();
         if in_the_way == limits::FREE {
-            let answer = segue_select(service, caller, now.ns);
+            let answer = answer(service, policy, caller, now);
             if answer < NOTHING {
                 return found(requested, service, answer, place, client);
             }
@@ -101,6 +103,20 @@ pub(crate) fn select(requested: u32, caller: u32, now: Moment) -> Selection {
         hop += 1;
     }
     Selection { id: limit, ..Selection::none(Found::Nothing) }
+}
+
+/// The ordinary way where that is enough, else the general one.
+#[inline(always)]
+fn answer(service: u32, policy: &Policy, caller: u32, now: Moment) -> u64 {
+    let mut first = NOBODY;
+    if ordinary::is_ordinary(policy) {
+        let answer = segue_ordinary(service, caller, now.ns);
+        if answer & UNDECIDED != UNDECIDED || answer >= NOTHING {
+            return answer;
+        }
+        first = answer as u32;
+    }
+    segue_select(service, caller, now.ns, first)
 }
 
 /// What an answer of [`segue_select`] names.
@@ -135,13 +151,53 @@ const COUNTED: u32 = 1 << 29;
 const MAX_ID: u32 = COUNTED - 1;
 const _: () = assert!(MAX_BACKENDS <= COUNTED);
 
-/// Selects among the service's own backends: a taker as [`taken`] says, or [`NOTHING`], a limit ([`limited`]) or
-/// [`INCONSISTENT`]. A global function, so that what stands on its callers' stack is as little as can be.
+/// Set where the ordinary way ends without an answer. Below it stands the backend the algorithm wants, or [`NOBODY`].
+const UNDECIDED: u64 = 1 << 63;
+const _: () = assert!(NOTHING & UNDECIDED != 0 && (AFFINE | COUNTED | MAX_ID) as u64 >> 31 == 0);
+
+/// Selects among the backends of an ordinary service where nothing goes wrong: one look at each table, and no call
+/// where the backend has no limit. As [`segue_select`], or [`UNDECIDED`].
 #[unsafe(no_mangle)]
 #[inline(never)]
-extern "C" fn segue_select(service: u32, caller: u32, now_ns: u64) -> u64 {
+extern "C" fn segue_ordinary(service: u32, caller: u32, now_ns: u64) -> u64 {
     let Some(policy) = maps::policy_of(service) else { return INCONSISTENT };
-    let mut answer = segue_choose(service, caller, now_ns);
+    let now = Moment { ns: now_ns };
+    let asking = &Asking { service, policy, now };
+    let Some(state) = maps::service_state(service) else { return INCONSISTENT };
+    let (ejected, failed_ticks) = (maps::read(&state.ejected), maps::read(&state.failed_ticks));
+    if !ordinary::is_quiet(policy, ejected, failed_ticks, now.ticks()) {
+        return UNDECIDED | u64::from(NOBODY);
+    }
+    let Some(algorithm) = policy.algorithm() else { return INCONSISTENT };
+    let subset = &policy.subsets[0];
+    if subset.slot_count == 0 {
+        return NOTHING;
+    }
+    let window = locality::window(subset, true);
+    let Some(id) = first_choice(service, algorithm, window, 0, now) else { return INCONSISTENT };
+    let (Some(backend), Some(state)) = (maps::backend(id), maps::backend_state(id)) else {
+        return INCONSISTENT;
+    };
+    if backend.service != service {
+        return INCONSISTENT;
+    }
+    // That a limit is in the way is counted on the general way.
+    if !ordinary::takes(policy, backend, CellWord(maps::read(&state.cell.0)), now_ns)
+        || limits::enter_backend(asking, id, caller | limits::QUIET) != limits::FREE
+    {
+        return UNDECIDED | u64::from(id);
+    }
+    taken(asking, id, caller, 0)
+}
+
+/// Selects among the service's own backends: a taker as [`taken`] says, or [`NOTHING`], a limit ([`limited`]) or
+/// [`INCONSISTENT`]. `first` is the backend the algorithm wants, or [`NOBODY`] where it was not asked yet. A global
+/// function, so that what stands on its callers' stack is as little as can be.
+#[unsafe(no_mangle)]
+#[inline(never)]
+extern "C" fn segue_select(service: u32, caller: u32, now_ns: u64, first: u32) -> u64 {
+    let Some(policy) = maps::policy_of(service) else { return INCONSISTENT };
+    let mut answer = if first == NOBODY { segue_choose(service, caller, now_ns) } else { u64::from(first) };
     if answer >= NOTHING {
         return answer;
     }
@@ -217,13 +273,15 @@ fn window(asking: &Asking, subset: &Subset) -> Option<(Window, u32)> {
 #[inline(always)]
 fn first_choice(service: u32, algorithm: Algorithm, window: Window, client: u64, now: Moment) -> Option<u32> {
     let cursor = if balance::needs_cursor(algorithm) { next_cursor(service) } else { 0 };
-    let inputs = balance::Inputs { draw: context::draw(), client, cursor };
+    let draw = if balance::needs_draw(algorithm) { context::draw() } else { 0 };
+    let inputs = balance::Inputs { draw, client, cursor };
     let first = balance::position(algorithm, window.slot_count, &inputs)?;
     let one = at_position(window, first)?;
     if !balance::compares(algorithm) {
         return Some(one);
     }
-    let second = balance::second_position(algorithm, window.slot_count, first, context::draw());
+    let draw = balance::second_draw(draw, now.ns);
+    let second = balance::second_position(algorithm, window.slot_count, first, draw);
     let other = at_position(window, second)?;
     let (left, right) = (load(one, now)?, load(other, now)?);
     match balance::compare(algorithm, left, right) {
@@ -246,7 +304,7 @@ fn load(id: u32, now: Moment) -> Option<balance::Load> {
         active: state.active as u32,
         latency_us: peak_ewma::latency_us(state.latency, now.ticks()),
         waiting_us: peak_ewma::waiting_us(state.pending as u32, state.progress_ticks as u32, now.ticks()),
-        weight: backend.weight as u16,
+        weight: backend.weight,
     })
 }
 
@@ -270,7 +328,9 @@ const CALLER: u32 = 8;
 const NOTHING: u64 = u64::MAX - 16;
 /// The tables named something that is not there.
 const INCONSISTENT: u64 = u64::MAX;
-const _: () = assert!((LIMITS as u64) < INCONSISTENT - NOTHING);
+/// No backend took the connection, but one only because it is in slow start: asked once more, it would.
+const DECLINED: u64 = INCONSISTENT - 1;
+const _: () = assert!((LIMITS as u64) < DECLINED - NOTHING);
 
 /// No backend took the connection, and this limit, if it is not [`limits::FREE`], was in the way.
 #[inline(always)]
@@ -303,7 +363,8 @@ extern "C" fn segue_taker(service: u32, first: u32, how: u32, now_ns: u64) -> u6
     if is_nothing(answer) && how & (NEAR | ELSEWHERE) != 0 {
         answer = segue_go_round(service, first, avoided, again, now_ns);
     }
-    if is_nothing(answer) {
+    // A last lap only where it could end otherwise: where everybody refused, everybody would again.
+    if is_nothing(answer) && (answer == DECLINED || avoided != NOBODY || breaker::may_panic(policy)) {
         answer = segue_go_round(service, first, NOBODY, again | LAST, now_ns);
     }
     if answer >= NOTHING {
@@ -338,11 +399,12 @@ extern "C" fn segue_go_round(service: u32, first: u32, avoided: u32, how: u32, n
     let quiet = if how & (PANIC | QUIET_LAP) != 0 { breaker::QUIET } else { 0 };
     let caller = how >> CALLER | if how & QUIET_LAP != 0 { limits::QUIET } else { 0 };
     let mut limit = limits::FREE;
+    let mut has_declined = false;
     let mut id = first;
     let mut turn = 0;
     while turn < MAX_CANDIDATES {
         let Some(backend) = maps::backend(id) else { return INCONSISTENT };
-        if backend.service != service || backend.status == BackendStatus::Vacant as u32 {
+        if backend.service != service || backend.status == BackendStatus::Vacant as u16 {
             return INCONSISTENT;
         }
         let side = if census::is_near(backend.zone, policy.zone) != 0 { ELSEWHERE } else { NEAR };
@@ -353,9 +415,10 @@ extern "C" fn segue_go_round(service: u32, first: u32, avoided: u32, how: u32, n
                 let is_picky = turn == 0 && policy.ready_backends > 1 && how & (LAST | PANIC) == 0;
                 let manner = quiet | if is_picky { breaker::PICKY } else { 0 };
                 let answer = breaker::admit(&asking, id, backend, manner);
-                if answer != breaker::REFUSED {
+                if breaker::is_taken(answer) {
                     return taken(&asking, id, caller, answer);
                 }
+                has_declined |= answer == breaker::DECLINED;
                 // Panic distrusts breakers, not an operator.
                 if how & PANIC != 0 && !breaker::is_ordered_away(&asking, backend) {
                     panicked(service);
@@ -376,7 +439,7 @@ extern "C" fn segue_go_round(service: u32, first: u32, avoided: u32, how: u32, n
     if limit == limits::FREE && how & LAST != 0 && breaker::may_panic(policy) {
         return panic(&asking, first, caller);
     }
-    limited(limit)
+    if has_declined && how & LAST == 0 { DECLINED } else { limited(limit) }
 }
 
 /// Gives the connection to the algorithm's choice, whatever its breaker says.
@@ -416,7 +479,7 @@ fn affine(asking: &Asking, key: &AffinityKey, caller: u32) -> u64 {
         return NOTHING;
     }
     let answer = breaker::admit(asking, value.backend, backend, 0);
-    if answer == breaker::REFUSED {
+    if !breaker::is_taken(answer) {
         limits::leave_backend(asking, value.backend, caller);
         return NOTHING;
     }

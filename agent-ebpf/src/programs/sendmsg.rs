@@ -94,7 +94,7 @@ fn followed(translations: &[Translation; MAX_TRANSLATIONS], requested: &Endpoint
             let backend = maps::backend(translation.backend)?;
             let holds = backend.service == translation.service
                 && backend.generation == translation.backend_generation
-                && backend.status == BackendStatus::Ready as u32;
+                && backend.status == BackendStatus::Ready as u16;
             return if holds { Some(translation.chosen) } else { None };
         }
     }

@@ -28,8 +28,11 @@ fn close(socket: &ClosingSocket) -> Outcome {
     }
     if connection.protocol == Protocol::Udp as u8 {
         release(connection);
-        let reason = CloseReason::Fin as u8;
-        emit::event(EventKind::Closed, reason, connection, &TcpCounts::default(), context::now_ns());
+        // The clock is not read for nothing.
+        if maps::follow_until_ns() != 0 {
+            let reason = CloseReason::Fin as u8;
+            emit::event(EventKind::Closed, reason, connection, &TcpCounts::default(), context::now_ns());
+        }
         return Outcome::Released;
     }
     if connection.phase == Phase::Reserved as u8 {

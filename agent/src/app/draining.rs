@@ -181,7 +181,7 @@ fn of_service(entry: &ServiceEntry, counters: &Counters, now_ns: u64) -> impl It
     let looks_at = |departure| draining.is_some_and(|spec| spec.on.contains(&departure));
     let policy = looks_at(Departure::Ejected).then(|| counters.policy(entry.id)).flatten();
     entry.backends.iter().filter_map(move |backend| {
-        let departure = if backend.record.status != BackendStatus::Ready as u32 {
+        let departure = if backend.record.status != BackendStatus::Ready as u16 {
             Departure::Draining
         } else {
             let policy = policy.as_ref()?;

@@ -125,7 +125,7 @@ fn usable(step: &Step, in_panic: Option<Zone>) -> Option<String> {
 /// What the kernel counts where it looks how a service's backends are doing.
 fn census(entry: &ServiceEntry, policy: &Policy, readings: &impl Readings, now_ns: u64) -> Census {
     let ready = entry.backends.iter().map(|backend| (backend.id, readings.backend(backend.id)));
-    let ready = ready.filter(|(_, backend)| backend.status == BackendStatus::Ready as u32);
+    let ready = ready.filter(|(_, backend)| backend.status == BackendStatus::Ready as u16);
     ready.take(MAX_CENSUS as usize).fold(Census::EMPTY, |census, (id, backend)| {
         let near = census::is_near(backend.zone, policy.zone);
         census.with(near, readings.backend_state(id).cell, backend.verdict, now_ns)
@@ -165,7 +165,7 @@ fn locality(entry: &ServiceEntry, policy: &Policy, census: Census, in_panic: boo
 /// Whether an order alone keeps connections away from every backend that would take them.
 fn is_ordered_away(entry: &ServiceEntry, readings: &impl Readings, now_ns: u64) -> bool {
     let records = entry.backends.iter().map(|backend| readings.backend(backend.id));
-    let mut ready = records.filter(|record| record.status == BackendStatus::Ready as u32).peekable();
+    let mut ready = records.filter(|record| record.status == BackendStatus::Ready as u16).peekable();
     let away = |record: Backend| record.verdict.mode(now_ns) == Some(BreakerMode::ForcedOpen);
     ready.peek().is_some() && ready.all(away)
 }
@@ -243,7 +243,7 @@ enum Taken {
 /// kernel's programs ask them.
 fn judge(id: u32, policy: &Policy, readings: &impl Readings, now_ns: u64) -> (Taken, String) {
     let backend = readings.backend(id);
-    if backend.status != BackendStatus::Ready as u32 {
+    if backend.status != BackendStatus::Ready as u16 {
         return (Taken::No, "takes no new connections: it is draining, or its weight is 0".to_owned());
     }
     let (limits, state) = (&policy.limits.backend, readings.backend_state(id));
@@ -365,7 +365,7 @@ mod tests {
 
         fn backend(&self, id: u32) -> Backend {
             let verdict = self.orders.get(&id).copied().unwrap_or_default();
-            Backend { status: BackendStatus::Ready as u32, verdict, ..Backend::default() }
+            Backend { status: BackendStatus::Ready as u16, verdict, ..Backend::default() }
         }
 
         fn backend_state(&self, id: u32) -> BackendState {

@@ -100,8 +100,8 @@ fn draining_and_weightless_backends_keep_their_id_and_get_no_slot() {
         for (old, new) in before.backends.iter().zip(after.backends.iter()) {
             assert_eq!((old.id, old.record.generation), (new.id, new.record.generation));
         }
-        let statuses: Vec<u32> = after.backends.iter().map(|backend| backend.record.status).collect();
-        let (draining, ready) = (BackendStatus::Draining as u32, BackendStatus::Ready as u32);
+        let statuses: Vec<u16> = after.backends.iter().map(|backend| backend.record.status).collect();
+        let (draining, ready) = (BackendStatus::Draining as u16, BackendStatus::Ready as u16);
         assert_eq!(statuses, [draining, draining, ready]);
     }
 }

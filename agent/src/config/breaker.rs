@@ -21,7 +21,7 @@ fields! {
         ConsecutiveFailures = "consecutive_failures": "So many failures in a row take a backend out; 0: not by this.",
         FailureRatio = "failure_ratio": "So large a part of the window's connections that failed takes it out; 0%: not by this.",
         MinimumSamples = "minimum_samples": "Connections the window must hold before `failure_ratio` and `slow_ratio` count.",
-        Window = "window": "How far back the two ratios look, in ten steps.",
+        Window = "window": "How far back the two ratios look, in eight steps.",
         SlowRatio = "slow_ratio": "So large a part of the window's connections that was slow takes it out; 0%: not by this.",
         SlowConnect = "slow_connect": "A handshake that takes longer than this is slow. One that an application gives up after longer than this, without any answer, counts as `timeout`.",
         Open = "open": "How long a backend is out the first time; each time in a row doubles it.",

@@ -128,7 +128,7 @@ impl<T: Tables> Reconciler<T> {
         let mut endpoints = BTreeSet::new();
         for id in 1..self.capacity.backends {
             let backend = self.tables.backend(id);
-            let vacated = backend.status == BackendStatus::Vacant as u32;
+            let vacated = backend.status == BackendStatus::Vacant as u16;
             let known = (1..self.capacity.services).contains(&backend.service);
             // An entry that cannot be ours counts as vacant; `repair` clears it.
             if !vacated && known && endpoints.insert((backend.service, backend.endpoint)) {

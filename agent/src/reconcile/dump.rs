@@ -154,7 +154,7 @@ impl<T: Tables> Dump<'_, T> {
 
     fn backend(&self, id: u32) -> Option<String> {
         let record = self.tables.backend(id);
-        if record.status == BackendStatus::Vacant as u32 {
+        if record.status == BackendStatus::Vacant as u16 {
             return None;
         }
         let known = self.directory.backend(id).filter(|entry| entry.generation == record.generation);

@@ -14,7 +14,7 @@ use crate::compile::CompiledService;
 /// a new one with, and none joins; a tick of 0 is no moment to join at.
 pub(super) fn mark(compiled: &mut CompiledService, live: &Live, now_ticks: u32) {
     let known: HashMap<u32, u32> = live.backends().map(|(id, record)| (id, record.joined_ticks)).collect();
-    let takes = |status: u32| status == BackendStatus::Ready as u32;
+    let takes = |status: u16| status == BackendStatus::Ready as u16;
     let stays = compiled.backends.iter().any(|it| takes(it.record.status) && known.contains_key(&it.id));
     let runs = live.published.is_some() && stays;
     for backend in Arc::make_mut(&mut compiled.backends) {

@@ -65,7 +65,7 @@ impl<T: Tables> Reconciler<T> {
         self.limbo.backends().for_each(&mut compare);
         for id in (0..self.capacity.backends).filter(|&id| !known[id as usize]) {
             let present = self.tables.backend(id);
-            if present.status != BackendStatus::Vacant as u32 {
+            if present.status != BackendStatus::Vacant as u16 {
                 wrong.push((id, Backend { generation: present.generation, ..Backend::default() }));
             }
         }

@@ -218,8 +218,8 @@ impl<T: Tables> Reconciler<T> {
     ) -> Result<(), MapError> {
         for backend in compiled.backends.iter() {
             let present = self.tables.backend(backend.id);
-            let opens = backend.record.status == BackendStatus::Ready as u32
-                || present.status == BackendStatus::Vacant as u32
+            let opens = backend.record.status == BackendStatus::Ready as u16
+                || present.status == BackendStatus::Vacant as u16
                 || (present.endpoint, present.service) != (backend.record.endpoint, backend.record.service);
             if present != backend.record && (opens || !opening) {
                 self.tables.set_backend(backend.id, &backend.record)?;
@@ -363,7 +363,7 @@ impl<T: Tables> Reconciler<T> {
     /// Closes a backend that is not wanted any more. Its id stays taken until its connections are gone.
     fn retire(&mut self, live: &mut Live, id: u32, report: &mut Report) -> Result<(), SyncError> {
         let Some(&known) = live.held_mut().backends.get(&id) else { return Ok(()) };
-        let record = Backend { status: BackendStatus::Draining as u32, ..known };
+        let record = Backend { status: BackendStatus::Draining as u16, ..known };
         if self.tables.backend(id) != record {
             self.tables.set_backend(id, &record)?;
             report.written.backends += 1;

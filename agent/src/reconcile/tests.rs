@@ -106,8 +106,8 @@ fn kind(write: &Write) -> &'static str {
         Write::SetService(..) => "service",
         Write::SetPolicy(..) => "policy",
         Write::SetSlots(..) => "slots",
-        Write::SetBackend(_, backend) if backend.status == BackendStatus::Vacant as u32 => "no backend",
-        Write::SetBackend(_, backend) if backend.status == BackendStatus::Draining as u32 => {
+        Write::SetBackend(_, backend) if backend.status == BackendStatus::Vacant as u16 => "no backend",
+        Write::SetBackend(_, backend) if backend.status == BackendStatus::Draining as u16 => {
             "draining backend"
         }
         Write::SetBackend(..) => "backend",
@@ -257,7 +257,7 @@ fn a_backend_with_connections_keeps_its_id_until_they_are_gone() {
     reconciler.apply(&desired(&[spec("web", &["10.0.0.1:80"], &["10.1.0.2:80"])])).unwrap();
     reconciler.idle();
     let status = reconciler.tables().backend(id).status;
-    assert_eq!(status, BackendStatus::Draining as u32);
+    assert_eq!(status, BackendStatus::Draining as u16);
     assert!(reconciler.directory().backend(id).is_some(), "its connections still have a name");
     reconciler.tables_mut().set_active(id, 0);
     reconciler.idle();
@@ -540,7 +540,7 @@ fn repair_puts_back_what_others_changed_and_counts_it_by_map() {
     image.frontends.insert(foreign, 3);
     image.slots[policy.subsets[0].first_slot as usize].backend = 60;
     image.backends[backend as usize].endpoint = address("10.9.9.9:9").into();
-    image.backends[50].status = BackendStatus::Ready as u32;
+    image.backends[50].status = BackendStatus::Ready as u16;
     image.services[12] = ServiceWord::new(3, 1);
     let report = reconciler.repair();
     assert_eq!(text(&reconciler), expected);
@@ -573,12 +573,12 @@ fn what_somebody_wrote_at_the_id_of_nobody_is_cleared() {
     let mut reconciler = holding(&[web()]);
     let image = reconciler.tables_mut().image_mut();
     image.services[0] = ServiceWord::new(1, 0);
-    image.backends[0] = Backend { status: BackendStatus::Ready as u32, ..image.backends[1] };
+    image.backends[0] = Backend { status: BackendStatus::Ready as u16, ..image.backends[1] };
     let repaired = reconciler.repair().repaired;
     assert_eq!(repaired, Counts { services: 1, backends: 1, ..Counts::default() });
     let image = reconciler.tables().image();
     assert_eq!(image.services[0], ServiceWord::NONE);
-    assert_eq!(image.backends[0].status, BackendStatus::Vacant as u32);
+    assert_eq!(image.backends[0].status, BackendStatus::Vacant as u16);
 }
 
 #[test]

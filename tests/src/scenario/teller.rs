@@ -217,7 +217,7 @@ impl Teller {
     fn backend_id(&mut self, address: SocketAddr) -> Result<u32> {
         let endpoint = Endpoint::from(address);
         let backends = &self.reconciler().tables().image().backends;
-        let used = |status| status != BackendStatus::Vacant as u32;
+        let used = |status| status != BackendStatus::Vacant as u16;
         let place = backends.iter().position(|backend| backend.endpoint == endpoint && used(backend.status));
         let place = place.with_context(|| format!("no backend {address}"))?;
         Ok(u32::try_from(place)?)

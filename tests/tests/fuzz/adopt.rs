@@ -165,7 +165,7 @@ fn check(bytes: &[u8], good: &Image) {
     let image = reconciler.tables().image();
     assert!(image.frontends.is_empty(), "{:?}", image.frontends);
     assert!(image.services.iter().all(|word| *word == ServiceWord::NONE), "{:?}", image.services);
-    let vacant = |backend: &Backend| backend.status == BackendStatus::Vacant as u32;
+    let vacant = |backend: &Backend| backend.status == BackendStatus::Vacant as u16;
     assert!(image.backends.iter().all(vacant), "{:?}", image.backends);
 }
 

@@ -16,7 +16,7 @@ fn what_was_written_is_there_after_its_memory_was_given_back() {
         let mut tables = data_plane.tables().expect("its maps");
         let capacity = tables.capacity().backends;
         let record =
-            |id| Backend { generation: id, status: BackendStatus::Ready as u32, ..Backend::default() };
+            |id| Backend { generation: id, status: BackendStatus::Ready as u16, ..Backend::default() };
         // The neighbours of every border between parts that are mapped by themselves, and the last entry.
         let ids: Vec<u32> =
             (1..capacity).filter(|id| matches!(id % 8_192, 0 | 8_191) || id + 1 == capacity).collect();

@@ -24,6 +24,11 @@ const BACKENDS: u32 = 10;
 const FIRST_TCP: SocketAddrV4 = SocketAddrV4::new(Ipv4Addr::new(198, 18, 0, 1), 80);
 const FIRST_UDP: SocketAddrV4 = SocketAddrV4::new(Ipv4Addr::new(198, 19, 0, 1), 80);
 
+/// Services whose connects do all that a policy may ask for of each.
+const GUARDED_TCP: SocketAddrV4 = SocketAddrV4::new(Ipv4Addr::new(198, 18, 255, 1), 80);
+const GUARDED_UDP: SocketAddrV4 = SocketAddrV4::new(Ipv4Addr::new(198, 19, 255, 1), 80);
+const GUARDED: &str = "{ algorithm: peak_ewma, breaker: {}, limits: { backend: { connections: 100000 }, service: { connections: 1000000 } } }";
+
 /// Connects in one sample.
 const UDP_BATCH: u32 = 5_000;
 const TCP_BATCH: u32 = 500;
@@ -81,19 +86,31 @@ impl Bench<'_> {
     /// One TCP and one UDP service.
     fn small(&mut self) -> anyhow::Result<()> {
         progress("one service of each protocol");
-        node::write_config(self.node, &config(2, 0))?;
+        node::write_config(self.node, &(config(2, 0) + &guarded()))?;
         let agent = Agent::start(self.node, &self.segue, || Ok(()))?;
         self.connects(
             "UDP connect(), 1 service",
             "udp",
             UDP_BATCH,
-            &variants(FIRST_UDP, &[("service", Range::of_one(FIRST_UDP))]),
+            &variants(
+                FIRST_UDP,
+                &[
+                    ("service", Range::of_one(FIRST_UDP)),
+                    ("service with breaker, limits and peak_ewma", Range::of_one(GUARDED_UDP)),
+                ],
+            ),
         )?;
         self.connects(
             "TCP connect(), 1 service",
             "tcp",
             TCP_BATCH,
-            &variants(FIRST_TCP, &[("service", Range::of_one(FIRST_TCP))]),
+            &variants(
+                FIRST_TCP,
+                &[
+                    ("service", Range::of_one(FIRST_TCP)),
+                    ("service with breaker, limits and peak_ewma", Range::of_one(GUARDED_TCP)),
+                ],
+            ),
         )?;
         self.throughput()?;
         self.edits("from edit to new connections, 1 service", 2)?;
@@ -147,21 +164,25 @@ impl Bench<'_> {
         variants: &[Variant],
     ) -> anyhow::Result<()> {
         progress(group);
-        let mut samples = vec![Vec::new(); variants.len()];
+        let (mut connects, mut closes) = (vec![Vec::new(); variants.len()], vec![Vec::new(); variants.len()]);
         for round in 0..=self.samples {
-            for (variant, samples) in variants.iter().zip(&mut samples) {
+            for (place, variant) in variants.iter().enumerate() {
                 let probe =
                     if variant.place == Place::Managed { &mut self.managed } else { &mut self.beside };
-                let sample = probe.connect_us(protocol, batch, variant.range)?;
+                let (connect, close) = probe.connect_and_close_us(protocol, batch, variant.range)?;
                 // The first round warms caches up.
                 if round > 0 {
-                    samples.push(sample);
+                    connects[place].push(connect);
+                    closes[place].push(close);
                 }
             }
         }
-        let control = Row::new(group, "", "µs", &samples[0]).median;
-        for (variant, samples) in variants.iter().zip(&samples) {
-            self.rows.push(Row::new(group, variant.name, "µs", samples).against(control));
+        for (call, samples) in [("", &connects), (", its close()", &closes)] {
+            let control = Row::new(group, "", "µs", &samples[0]).median;
+            for (variant, samples) in variants.iter().zip(samples) {
+                let name = format!("{}{call}", variant.name);
+                self.rows.push(Row::new(group, name, "µs", samples).against(control));
+            }
         }
         Ok(())
     }
@@ -248,6 +269,23 @@ fn range_of(first: SocketAddrV4) -> Range {
 
 fn service_address(first: SocketAddrV4, index: u32) -> Ipv4Addr {
     Ipv4Addr::from_bits(first.ip().to_bits() + index)
+}
+
+/// The services with everything on, on the backends of the first ones.
+fn guarded() -> String {
+    let mut text = String::new();
+    for (protocol, frontend) in [("tcp", GUARDED_TCP), ("udp", GUARDED_UDP)] {
+        let port = backends::address(0).port();
+        let backends: Vec<String> =
+            (0..BACKENDS).map(|backend| format!("{{ address: \"127.1.0.{backend}:{port}\" }}")).collect();
+        // Writing to a String cannot fail.
+        let _ = write!(
+            text,
+            "  - name: bench/{protocol}-guarded\n    protocol: {protocol}\n    frontends: [\"{frontend}\"]\n    policy: {GUARDED}\n    backends: [{}]\n",
+            backends.join(", ")
+        );
+    }
+    text
 }
 
 /// A config of `services`, half of them UDP. `shift` moves the first one to another server.

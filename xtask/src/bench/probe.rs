@@ -1,8 +1,8 @@
 //! The benchmarks' client: a process in a cgroup that does on its input what a line says, and answers with a
-//! line. It times nothing but the system call it is about.
+//! line. It times nothing but the system calls it is about.
 //!
 //! - `udp COUNT FIRST LAST`, `tcp COUNT FIRST LAST`: connects COUNT new sockets to random addresses of the
-//!   range; answers with the mean time of a connect() in nanoseconds.
+//!   range; answers with the mean times of a connect() and of a close() in nanoseconds.
 //! - `fail COUNT ADDRESS`: as `tcp`, where every connect() must fail; answers with the mean time and the errno.
 //! - `trip ADDRESS`: connects until it fails otherwise than ECONNREFUSED; answers with the refusals before, the
 //!   nanoseconds from the last of them to that failure, and its errno.
@@ -61,9 +61,22 @@ impl Probe {
 
     /// The mean time of a connect() to random addresses of the range, in microseconds.
     pub(crate) fn connect_us(&mut self, protocol: &str, count: u32, range: Range) -> anyhow::Result<f64> {
+        Ok(self.connect_and_close_us(protocol, count, range)?.0)
+    }
+
+    /// The same, and the mean time of the close() that ends it.
+    pub(crate) fn connect_and_close_us(
+        &mut self,
+        protocol: &str,
+        count: u32,
+        range: Range,
+    ) -> anyhow::Result<(f64, f64)> {
         let answer = self.ask(&format!("{protocol} {count} {} {}", range.first, range.last))?;
-        let nanoseconds: f64 = answer.parse().with_context(|| format!("the probe said {answer:?}"))?;
-        Ok(nanoseconds / 1000.0)
+        let parts: Option<(f64, f64)> = answer
+            .split_once(' ')
+            .and_then(|(connect, close)| Some((connect.parse().ok()?, close.parse().ok()?)));
+        let (connect, close) = parts.with_context(|| format!("the probe said {answer:?}"))?;
+        Ok((connect / 1000.0, close / 1000.0))
     }
 
     /// The mean time of a connect() that fails, in microseconds, and what it fails with.
@@ -145,13 +158,16 @@ fn connect_many(kind: i32, count: &str, first: &str, last: &str, random: &mut u6
     let last: Ipv4Addr = last.parse()?;
     let low = first.ip().to_bits();
     let span = last.to_bits().checked_sub(low).context("the range ends before it begins")? + 1;
-    let mut total = Duration::ZERO;
+    let mut total = Times::default();
     for _ in 0..count {
         let ip = low + u32::try_from(next(random) % u64::from(span))?;
         let address = SocketAddrV4::new(Ipv4Addr::from_bits(ip), first.port());
-        total += connect_once(kind, address).with_context(|| format!("connect to {address}"))?;
+        let times = connect_once(kind, address).with_context(|| format!("connect to {address}"))?;
+        total.connect += times.connect;
+        total.close += times.close;
     }
-    Ok((total.as_nanos() / u128::from(count.max(1))).to_string())
+    let mean = |total: Duration| total.as_nanos() / u128::from(count.max(1));
+    Ok(format!("{} {}", mean(total.connect), mean(total.close)))
 }
 
 /// The next number of a xorshift sequence: which address comes next must not be predictable to a cache.
@@ -173,7 +189,7 @@ fn fail_many(count: &str, address: SocketAddrV4) -> anyhow::Result<String> {
         if errno.replace(this).is_some_and(|before| before != this) {
             bail!("connect to {address} fails with different errors");
         }
-        total += time;
+        total += time.connect;
     }
     Ok(format!("{} {}", total.as_nanos() / u128::from(count.max(1)), errno.context("no connect")?))
 }
@@ -192,16 +208,23 @@ fn trip(address: SocketAddrV4) -> anyhow::Result<String> {
     bail!("connect to {address} was refused {MAX_REFUSALS} times")
 }
 
-/// The time of one connect() of a new socket, which must succeed.
-fn connect_once(kind: i32, address: SocketAddrV4) -> io::Result<Duration> {
+/// How long the system calls of one connection took.
+#[derive(Clone, Copy, Default)]
+struct Times {
+    connect: Duration,
+    close: Duration,
+}
+
+/// The times of one connect() of a new socket, which must succeed.
+fn connect_once(kind: i32, address: SocketAddrV4) -> io::Result<Times> {
     match timed_connect(kind, address)? {
-        (time, None) => Ok(time),
+        (times, None) => Ok(times),
         (_, Some(error)) => Err(error),
     }
 }
 
-/// The time of one connect() of a new socket, and how it failed, if it did.
-fn timed_connect(kind: i32, address: SocketAddrV4) -> io::Result<(Duration, Option<io::Error>)> {
+/// The times of one connect() of a new socket, and how it failed, if it did.
+fn timed_connect(kind: i32, address: SocketAddrV4) -> io::Result<(Times, Option<io::Error>)> {
     let size = |bytes: usize| libc::socklen_t::try_from(bytes).map_err(io::Error::other);
     let target = libc::sockaddr_in {
         sin_family: libc::AF_INET.try_into().map_err(io::Error::other)?,
@@ -221,10 +244,12 @@ fn timed_connect(kind: i32, address: SocketAddrV4) -> io::Result<(Duration, Opti
         libc::setsockopt(socket, libc::SOL_SOCKET, libc::SO_LINGER, (&raw const reset).cast(), reset_size);
         let begin = Instant::now();
         let result = libc::connect(socket, (&raw const target).cast(), target_size);
-        let time = begin.elapsed();
+        let connect = begin.elapsed();
         let error = io::Error::last_os_error();
+        let begin = Instant::now();
         libc::close(socket);
-        Ok((time, (result != 0).then_some(error)))
+        let close = begin.elapsed();
+        Ok((Times { connect, close }, (result != 0).then_some(error)))
     }
 }
 

@@ -22,7 +22,7 @@ impl BreakerPolicy {
         signals: SignalSet::DEFAULT.0,
         minimum_samples: 20,
         slow_connect_us: 1_000_000,
-        bucket_ticks: period_ticks(1_000),
+        bucket_ticks: period_ticks(1_250),
         open_base_ticks: period_ticks(5_000),
         open_cap_ticks: period_ticks(300_000),
         half_open_ticks: period_ticks(30_000),

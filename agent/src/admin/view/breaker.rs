@@ -269,8 +269,7 @@ mod tests {
     fn the_window_counts_what_is_recent() {
         let mut state = BackendState::default();
         let epoch = window::epoch(&policy(), NOW_NS);
-        let low = u16::try_from(epoch & 0xffff).expect("sixteen bits");
-        state.window[window::bucket(epoch)] = WindowWord::new(low, 7, 2, 1);
+        state.window[window::bucket(epoch)] = WindowWord::new(window::round(epoch), 7, 2, 1);
         let now = CellView::new(&state, &policy(), Verdict::NONE, NOW_NS);
         assert_eq!((now.good, now.failed, now.slow), (7, 2, 1));
         let later = CellView::new(&state, &policy(), Verdict::NONE, NOW_NS + 60 * SECOND_NS);

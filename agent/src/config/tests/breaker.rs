@@ -45,7 +45,7 @@ fn a_breaker_with_everything_becomes_what_it_says() {
         signals: signals.0,
         minimum_samples: 40,
         slow_connect_us: 300_000,
-        bucket_ticks: period_ticks(2_000),
+        bucket_ticks: period_ticks(2_500),
         open_base_ticks: period_ticks(2_000),
         open_cap_ticks: period_ticks(60_000),
         half_open_ticks: period_ticks(15_000),

@@ -194,7 +194,7 @@ proptest! {
 
     #[test]
     fn whatever_others_write_is_repaired(
-        state in state(), backends in prop::collection::vec((1usize..64, 0u32..4), 0..6),
+        state in state(), backends in prop::collection::vec((1usize..64, 0u16..4), 0..6),
         words in prop::collection::vec((1usize..16, any::<u8>()), 0..6),
         slots in prop::collection::vec((0usize..64, any::<u32>()), 0..6),
         frontends in prop::collection::vec((0u8..12, 0u32..20), 0..6)
@@ -204,7 +204,7 @@ proptest! {
         let image = reconciler.tables_mut().image_mut();
         for (id, status) in backends {
             image.backends[id].status = status;
-            image.backends[id].service = status;
+            image.backends[id].service = u32::from(status);
         }
         for (id, word) in words {
             image.services[id] = ServiceWord(u64::from(word));

@@ -95,7 +95,7 @@ impl Journey {
             let mut reached = BTreeSet::new();
             for &backend in backends {
                 let record = image.backends[backend as usize];
-                if record.status == BackendStatus::Vacant as u32 || record.service != *id {
+                if record.status == BackendStatus::Vacant as u16 || record.service != *id {
                     return Err(format!("{key:?}: slot of service {id} names backend {backend}: {record:?}"));
                 }
                 reached.insert(record.endpoint);
