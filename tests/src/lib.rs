@@ -15,6 +15,7 @@ pub mod kube_api;
 pub mod namespace;
 pub mod pinned;
 pub mod program;
+pub mod prometheus;
 pub mod scenario;
 pub mod server;
 pub mod service;

@@ -8,6 +8,7 @@ mod bench;
 mod bpf_toolchain;
 mod build;
 mod connection;
+mod dashboards;
 mod demo;
 mod faults;
 mod fuzz;
@@ -51,7 +52,7 @@ enum Command {
     Vm(vm::Arguments),
     /// Check the invariants of the source tree that no compiler checks.
     Tidy(tidy::Arguments),
-    /// Rewrite the parts of docs/ that are made from the code.
+    /// Rewrite the parts of docs/ that are made from the code, and the dashboards.
     Reference,
     /// The demo's client.
     #[command(hide = true)]
