@@ -1,14 +1,15 @@
 //! Every map, with the one side that writes it, behind accessors that are safe to call.
 
+mod exchanges;
+
 use core::ffi::c_void;
 use core::ptr;
 
 use agent_ebpf::abi::limits;
-use agent_ebpf::abi::request::{HEAD_BYTES, Scratch};
 use agent_ebpf::abi::{
     AffinityKey, AffinityValue, Backend, BackendState, ClientKey, Connection, Datagrams, Edge, EdgeKey,
-    Event, Exchange, FailedOn, FrontendKey, Hook, Loss, Outcome, Policy, RequestKey, Requests, ServiceState,
-    ServiceWord, Settings, Slot, Unparsed, Usage,
+    Event, FailedOn, FrontendKey, Hook, Loss, Outcome, Policy, ServiceState, ServiceWord, Settings, Slot,
+    Usage,
 };
 use aya_ebpf::bindings::{BPF_F_MMAPABLE, BPF_F_NO_PREALLOC, BPF_NOEXIST, BPF_SK_STORAGE_GET_F_CREATE};
 use aya_ebpf::btf_maps::SkStorage;
@@ -17,6 +18,10 @@ use aya_ebpf::macros::{btf_map, map};
 use aya_ebpf::maps::{Array, HashMap, LruHashMap, PerCpuArray, PerCpuHashMap, RingBuf};
 
 use crate::context::Socket;
+
+pub(crate) use exchanges::{
+    exchange, forget_exchange, keep_head, load_head, new_exchange, requests, scratch, unparsed,
+};
 
 /// What applications ask for → service id. Agent writes.
 #[map]
@@ -93,26 +98,6 @@ static CONNECTIONS: SkStorage<Connection> = SkStorage::new();
 /// What an unconnected UDP socket remembers. Kernel writes.
 #[btf_map]
 static DATAGRAMS: SkStorage<Datagrams> = SkStorage::new();
-
-/// What a socket remembers of its requests. Kernel writes.
-#[btf_map]
-static EXCHANGES: SkStorage<Exchange> = SkStorage::new();
-
-/// Counts of requests per CPU. Kernel writes, agent removes those of dead cgroups.
-#[map]
-static REQUESTS: PerCpuHashMap<RequestKey, Requests> =
-    PerCpuHashMap::with_max_entries(limits::MAX_REQUESTS, BPF_F_NO_PREALLOC);
-
-/// What was not counted as a request, by reason and CPU. Kernel writes.
-#[map]
-static UNPARSED: PerCpuArray<u64> = PerCpuArray::with_max_entries(Unparsed::ALL.len() as u32, 0);
-
-/// Room for the bytes of a message, of the program that runs on a CPU right now: the stack has none. Kernel writes.
-#[map]
-static SCRATCH: PerCpuArray<Scratch> = PerCpuArray::with_max_entries(1, 0);
-
-/// A row of requests nobody counted yet.
-static NEW_REQUESTS: Requests = Requests(NEW_HISTOGRAM);
 
 /// An edge nobody counted on yet.
 static NEW_EDGE: Edge = Edge {
@@ -197,33 +182,6 @@ pub(crate) fn read(word: &u64) -> u64 {
 pub(crate) fn clear(word: &mut u64) {
     // SAFETY: an exclusive reference is a valid, aligned pointer.
     unsafe { ptr::write_volatile(word, 0) };
-}
-
-/// Words of a head, as bytes are kept and as they are read.
-const HEAD_WORDS: usize = HEAD_BYTES / 4;
-
-/// Puts what is kept of a head into the scratch. Word by word: the target's library copies byte by byte.
-#[inline(always)]
-pub(crate) fn load_head(scratch: &mut Scratch, kept: &[u64; HEAD_WORDS]) {
-    let to = scratch.head.as_mut_ptr().cast::<u64>();
-    let mut at = 0;
-    while at < HEAD_WORDS {
-        // SAFETY: a head is so many words long, and a map's value begins at a multiple of eight. Volatile: no call of memcpy.
-        unsafe { ptr::write_volatile(to.add(at), kept[at]) };
-        at += 1;
-    }
-}
-
-/// Keeps the head that is in the scratch.
-#[inline(always)]
-pub(crate) fn keep_head(scratch: &Scratch, kept: &mut [u64; HEAD_WORDS]) {
-    let from = scratch.head.as_ptr().cast::<u64>();
-    let mut at = 0;
-    while at < HEAD_WORDS {
-        // SAFETY: as above.
-        kept[at] = unsafe { ptr::read_volatile(from.add(at)) };
-        at += 1;
-    }
 }
 
 /// Replaces a word if it still is what it was. Kernel 5.12.
@@ -418,70 +376,6 @@ pub(crate) fn new_connection(socket: Socket, value: &mut Connection) -> Option<&
 pub(crate) fn forget_connection(socket: Socket) {
     // SAFETY: as for `connection`.
     unsafe { bpf_sk_storage_delete(storage(&CONNECTIONS), socket.0) };
-}
-
-/// What a socket remembers of its requests.
-#[inline(always)]
-pub(crate) fn exchange(socket: Socket) -> Option<&'static mut Exchange> {
-    // SAFETY: as for `connection`.
-    unsafe {
-        bpf_sk_storage_get(storage(&EXCHANGES), socket.0, ptr::null_mut(), 0).cast::<Exchange>().as_mut()
-    }
-}
-
-/// The same for a socket that has nothing to remember yet. `None` where there is no memory.
-#[inline(always)]
-pub(crate) fn new_exchange(socket: Socket, value: &mut Exchange) -> Option<&'static mut Exchange> {
-    // SAFETY: as for `connection`; the value has the map's size.
-    unsafe {
-        bpf_sk_storage_get(
-            storage(&EXCHANGES),
-            socket.0,
-            ptr::from_mut(value).cast(),
-            u64::from(BPF_SK_STORAGE_GET_F_CREATE),
-        )
-        .cast::<Exchange>()
-        .as_mut()
-    }
-}
-
-/// Forgets what a socket remembered of its requests.
-#[inline(always)]
-pub(crate) fn forget_exchange(socket: Socket) {
-    // SAFETY: as for `connection`.
-    unsafe { bpf_sk_storage_delete(storage(&EXCHANGES), socket.0) };
-}
-
-/// This CPU's counts of a row of requests, made when they are not there yet.
-#[inline(always)]
-pub(crate) fn requests(key: &RequestKey) -> Option<&'static mut Requests> {
-    let found = match REQUESTS.get_ptr_mut(key) {
-        Some(found) => Some(found),
-        None => {
-            // NOEXIST: as for edges.
-            let _ = REQUESTS.insert(key, &NEW_REQUESTS, u64::from(BPF_NOEXIST));
-            REQUESTS.get_ptr_mut(key)
-        }
-    };
-    // SAFETY: the kernel gave a pointer to this CPU's value; fields are only changed by `add`.
-    found.map(|found| unsafe { &mut *found })
-}
-
-/// Counts something that was not counted as a request.
-#[inline(always)]
-pub(crate) fn unparsed(reason: Unparsed) {
-    if let Some(counter) = UNPARSED.get_ptr_mut(reason as u32) {
-        // SAFETY: the kernel gave a pointer to this CPU's counter.
-        add(unsafe { &mut *counter }, 1);
-    }
-}
-
-/// Room for bytes, until the run of this program ends.
-#[inline(always)]
-pub(crate) fn scratch() -> Option<&'static mut Scratch> {
-    // SAFETY: the kernel gave a pointer to this CPU's room; programs of this kind do not interrupt each other on a CPU
-    // while they use it, and what they would read is only bytes.
-    SCRATCH.get_ptr_mut(0).map(|room| unsafe { &mut *room })
 }
 
 /// What an unconnected UDP socket remembers.

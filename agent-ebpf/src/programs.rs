@@ -1,6 +1,7 @@
 //! One program per hook: read, decide, act, record.
 
 mod breaker;
+mod choice;
 mod connect;
 mod datagrams;
 mod drain;

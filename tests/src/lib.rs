@@ -7,6 +7,7 @@
 pub mod agent;
 pub mod cgroup;
 pub mod client;
+pub mod config_map;
 pub mod counters;
 pub mod exposition;
 pub mod foreign;

@@ -10,7 +10,7 @@ use agent_ebpf::abi::{ClientKey, Connection, Limit, Limits, Loss, Phase, Policy,
 use agent_ebpf::decide::limits;
 
 use super::breaker::Asking;
-use super::select::segue_client;
+use super::choice::segue_client;
 use crate::context::Moment;
 use crate::maps;
 

@@ -1,17 +1,16 @@
 //! Which backend a connection or datagram goes to: follows the tables and asks `decide` at each fork.
 
 use agent_ebpf::abi::admission::LIMITS;
-use agent_ebpf::abi::limits::{MAX_BACKENDS, MAX_CANDIDATES, MAX_CGROUP_LEVELS, MAX_FALLBACKS};
-use agent_ebpf::abi::{
-    AffinityKey, AffinityValue, Algorithm, BackendStatus, CellWord, Policy, Probe, Subset,
-};
-use agent_ebpf::decide::balance::{self, Side, peak_ewma, random};
+use agent_ebpf::abi::limits::{MAX_BACKENDS, MAX_CANDIDATES, MAX_FALLBACKS};
+use agent_ebpf::abi::{AffinityKey, AffinityValue, BackendStatus, CellWord, Policy, Probe, Subset};
+use agent_ebpf::decide::balance::{self, random};
 use agent_ebpf::decide::breaker::avoidance::NOBODY;
 use agent_ebpf::decide::breaker::ejection;
 use agent_ebpf::decide::locality::{self, Window};
 use agent_ebpf::decide::{affinity, census, ordinary, split};
 
 use super::breaker::{self, Asking};
+use super::choice::{first_choice, segue_client};
 use super::limits::{self, Place};
 use crate::context::{self, Moment};
 use crate::maps;
@@ -269,45 +268,6 @@ fn window(asking: &Asking, subset: &Subset) -> Option<(Window, u32)> {
     Some((locality::window(subset, stays), how | if stays { NEAR } else { ELSEWHERE }))
 }
 
-/// The backend the algorithm wants.
-#[inline(always)]
-fn first_choice(service: u32, algorithm: Algorithm, window: Window, client: u64, now: Moment) -> Option<u32> {
-    let cursor = if balance::needs_cursor(algorithm) { next_cursor(service) } else { 0 };
-    let draw = if balance::needs_draw(algorithm) { context::draw() } else { 0 };
-    let inputs = balance::Inputs { draw, client, cursor };
-    let first = balance::position(algorithm, window.slot_count, &inputs)?;
-    let one = at_position(window, first)?;
-    if !balance::compares(algorithm) {
-        return Some(one);
-    }
-    let draw = balance::second_draw(draw, now.ns);
-    let second = balance::second_position(algorithm, window.slot_count, first, draw);
-    let other = at_position(window, second)?;
-    let (left, right) = (load(one, now)?, load(other, now)?);
-    match balance::compare(algorithm, left, right) {
-        Side::Left => Some(one),
-        Side::Right => Some(other),
-    }
-}
-
-#[inline(always)]
-fn at_position(window: Window, position: balance::Position) -> Option<u32> {
-    let slot = maps::slot(window.first_slot.wrapping_add(position.slot))?;
-    Some(balance::resolve(slot, position.coin))
-}
-
-/// How loaded a backend is right now.
-#[inline(always)]
-fn load(id: u32, now: Moment) -> Option<balance::Load> {
-    let (backend, state) = (maps::backend(id)?, maps::backend_state(id)?);
-    Some(balance::Load {
-        active: state.active as u32,
-        latency_us: peak_ewma::latency_us(state.latency, now.ticks()),
-        waiting_us: peak_ewma::waiting_us(state.pending as u32, state.progress_ticks as u32, now.ticks()),
-        weight: backend.weight,
-    })
-}
-
 /// How backends are asked: which side of the zone's border may answer.
 const ANY: u32 = 0;
 /// Only those in the preferred zone.
@@ -495,37 +455,4 @@ extern "C" fn segue_remember(service: u32, id: u32, now_ns: u64) -> u32 {
     let value = AffinityValue { used_at_ns: now_ns, backend: id, generation: backend.generation };
     maps::set_affinity(&key, &value);
     0
-}
-
-/// Takes the next position of a service's round. Two CPUs that ask in the same instant may get the same one:
-/// an add that also reads needs kernel 5.12.
-#[inline(always)]
-fn next_cursor(service: u32) -> u64 {
-    match maps::service_state(service) {
-        Some(state) => {
-            let cursor = state.cursor;
-            maps::add(&mut state.cursor, 1);
-            cursor
-        }
-        None => 0,
-    }
-}
-
-/// Who is calling: the workload (pod or unit) above the process, so that a cgroup made inside a pod is no new
-/// client; outside any known workload, the process' own cgroup. A global function, which the verifier reads once.
-#[unsafe(no_mangle)]
-#[inline(never)]
-pub(super) extern "C" fn segue_client() -> u64 {
-    let mut level = 1;
-    while level <= MAX_CGROUP_LEVELS {
-        let cgroup = context::current_ancestor_cgroup(level);
-        if cgroup == 0 {
-            break;
-        }
-        if maps::is_workload(cgroup) {
-            return cgroup;
-        }
-        level += 1;
-    }
-    context::current_cgroup()
 }

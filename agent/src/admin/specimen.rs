@@ -1,5 +1,6 @@
 //! An agent that exists only as values, for unit tests of everything that shows one.
 
+mod flows;
 mod kubernetes;
 
 use std::net::SocketAddr;
@@ -9,15 +10,13 @@ use std::time::Duration;
 use agent_ebpf::abi::{
     Algorithm, BackendStatus, BreakerMode, BreakerState, CloseReason, Histogram, Limit, Outcome, Protocol,
 };
-use agent_ebpf::abi::{AppProtocol, Direction, Method};
 use jiff::Timestamp;
 use tokio::sync::broadcast;
 
 use super::view::*;
 use super::{Control, Observe, ObserveError};
 use crate::flows::record::Happening;
-use crate::flows::requests::RequestRow;
-use crate::flows::{EdgeView, Record, RequestView, Requests, Tally, Workload, identity};
+use crate::flows::{EdgeView, Record, RequestView, Workload, identity};
 use crate::rollout::{Cause, Phase, Verdict};
 
 /// The synthetic agent.
@@ -355,78 +354,12 @@ impl Observe for Specimen {
 
     fn edges(&self) -> Result<Vec<EdgeView>, ObserveError> {
         self.check("edges")?;
-        let edge = EdgeView {
-            client: workload("/system.slice/nginx.service"),
-            service: "shop/payment".into(),
-            port: 443,
-            version: Some("v1".into()),
-            overflow: false,
-            opened: 1_234,
-            active: 12,
-            closed: Tally::from([1_200, 2, 19, 1, 0, 3]),
-            failed: Tally::from([3, 1, 0, 1, 0, 0]),
-            sent_bytes: 7_340_032,
-            received_bytes: 2_254_857_830,
-            retransmits: 41,
-            connect: histogram(2, &[700, 400, 120, 14]).into(),
-            connect_failed: histogram(4, &[3, 0, 0, 2]).into(),
-            rtt: histogram(0, &[100, 600, 80]).into(),
-            requests: self.requests()?.into_iter().take(1).map(|view| view.requests).collect(),
-        };
-        let batch = EdgeView {
-            client: workload("/system.slice/system-batch.slice/batch@night \"2\".service"),
-            version: Some("v2".into()),
-            failed: Tally::default(),
-            connect_failed: Histogram::default().into(),
-            opened: 88,
-            ..edge.clone()
-        };
-        let overflow = EdgeView {
-            client: Arc::new(Workload::unknown()),
-            service: identity::UNKNOWN.into(),
-            port: 0,
-            version: None,
-            overflow: true,
-            ..edge.clone()
-        };
-        Ok(vec![batch, edge, overflow])
+        Ok(flows::edges())
     }
 
     fn requests(&self) -> Result<Vec<RequestView>, ObserveError> {
         self.check("requests")?;
-        let row = |status, counts: &[u64]| RequestRow {
-            method: Method::Get,
-            status,
-            duration: histogram(4, counts),
-        };
-        let rows = vec![row(200, &[900, 250, 40]), row(404, &[30]), row(503, &[0, 2, 5])];
-        let client = RequestView {
-            direction: Direction::Outbound,
-            workload: workload("/system.slice/nginx.service"),
-            service: "shop/payment".into(),
-            port: 443,
-            version: Some("v1".into()),
-            overflow: false,
-            requests: Requests {
-                protocol: AppProtocol::Http1,
-                count: 1_227,
-                errors: 7,
-                by_status: [(200, 1_190), (404, 30), (503, 7)].into(),
-                duration: histogram(4, &[930, 252, 45]).into(),
-                rows,
-            },
-        };
-        let server = RequestView {
-            direction: Direction::Inbound,
-            service: "".into(),
-            port: 8080,
-            version: None,
-            ..client.clone()
-        };
-        let mut overflow =
-            RequestView { overflow: true, service: identity::UNKNOWN.into(), ..client.clone() };
-        overflow.requests.rows.truncate(1);
-        Ok(vec![client, server, overflow])
+        Ok(flows::requests())
     }
 
     fn overhead(&self) -> OverheadView {

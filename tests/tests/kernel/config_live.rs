@@ -2,8 +2,9 @@
 
 use std::time::Duration;
 
-use segue_tests::agent::{Agent, ConfigMapMount, SOON};
+use segue_tests::agent::{Agent, SOON};
 use segue_tests::client::{Client, Errno, errors, tally};
+use segue_tests::config_map::ConfigMapMount;
 use segue_tests::kernel::refused_with;
 use segue_tests::server::Server;
 use segue_tests::service::{Service, config};
