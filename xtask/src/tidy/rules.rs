@@ -46,6 +46,7 @@ const CONFINED: [Confined; 6] = [
             "agent-ebpf/src/context.rs",
             "agent-ebpf/src/context/",
             "agent-ebpf/src/maps.rs",
+            "agent-ebpf/src/maps/",
             "agent-ebpf/src/emit.rs",
             "tests/",
             "xtask/",
