@@ -79,7 +79,7 @@ fn a_configuration_that_does_not_fit_a_map_changes_nothing_and_is_told() {
     let reasons = [
         ("FRONTENDS", "more than 20479 frontends"),
         ("SERVICES", "more than 16382 services"),
-        ("BACKENDS", "more than 114686 backends"),
+        ("BACKENDS", "more than 112638 backends"),
         ("SLOTS", "SLOTS"),
     ];
     for (map, reason) in reasons {

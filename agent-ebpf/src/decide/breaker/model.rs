@@ -7,6 +7,7 @@
 use super::{Change, Totals, Verdict};
 use crate::abi::breaker::BreakerState::{self, Closed, HalfOpen, Open};
 use crate::abi::breaker::TransitionReason::{self, *};
+use crate::abi::limits::WINDOW_BUCKETS;
 use crate::abi::{BreakerMode, BreakerPolicy};
 
 /// A half-open period, by its place among all of them. No connection of another one may touch it.
@@ -258,11 +259,11 @@ impl Model {
         self.past.clear();
     }
 
-    /// Counts the remembered ends of this stretch of time and the nine before it.
+    /// Counts the remembered ends of this stretch of time and those before it, as many as the window has.
     pub fn totals(&self, now: u64) -> Totals {
         let stretch = |at: u64| at / u64::from(self.policy.bucket_ticks);
         let count = |wanted: Verdict| {
-            let recent = |at: u64| stretch(now) - stretch(at) < 10;
+            let recent = |at: u64| stretch(now) - stretch(at) < WINDOW_BUCKETS as u64;
             self.past.iter().filter(|&&(at, verdict)| verdict == wanted && recent(at)).count() as u32
         };
         Totals { good: count(Verdict::Good), failed: count(Verdict::Failed), slow: count(Verdict::Slow) }

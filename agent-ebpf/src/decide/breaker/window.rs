@@ -136,7 +136,7 @@ mod tests {
             (Verdict::Failed, WindowWord::new(9, 3, u16::MAX, 4)),
             (Verdict::Slow, WindowWord::new(9, 3, 4, u16::MAX)),
         ] {
-            assert_eq!(record(full, 9, verdict), full);
+            assert_eq!(record(full, 9 * WINDOW_BUCKETS as u64, verdict), full);
         }
     }
 
