@@ -1,5 +1,6 @@
 //! One program per hook: read, decide, act, record.
 
+mod answers;
 mod breaker;
 mod choice;
 mod connect;

@@ -141,9 +141,11 @@ pub struct GuardSpec {
     pub connect_failure_percent: u8,
     /// How much larger its part of connections that are reset may be, in percent of all.
     pub reset_percent: u8,
+    /// How much larger its part of requests answered with an error of the server may be, in percent of all.
+    pub request_error_percent: u8,
     /// How long its handshakes may take, in percent of the baseline's 99th percentile; `None`: however long.
     pub connect_p99_percent: Option<u32>,
-    /// Connections of each of the two without which nothing is decided.
+    /// Connections (or requests) of each of the two without which nothing is decided.
     pub minimum_samples: u32,
     /// How far back it looks.
     pub window: Duration,
@@ -154,6 +156,7 @@ impl Default for GuardSpec {
         Self {
             connect_failure_percent: 2,
             reset_percent: 2,
+            request_error_percent: 2,
             connect_p99_percent: None,
             minimum_samples: 50,
             window: Duration::from_secs(30),

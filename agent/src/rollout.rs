@@ -74,14 +74,21 @@ pub enum Cause {
     ResetRatio,
     /// Its handshakes took longer.
     ConnectP99,
+    /// More of its answers were errors.
+    RequestErrorRatio,
     /// An operator's order.
     Operator,
 }
 
 impl Cause {
     /// Every cause.
-    pub const ALL: &'static [Self] =
-        &[Self::ConnectFailureRatio, Self::ResetRatio, Self::ConnectP99, Self::Operator];
+    pub const ALL: &'static [Self] = &[
+        Self::ConnectFailureRatio,
+        Self::ResetRatio,
+        Self::ConnectP99,
+        Self::RequestErrorRatio,
+        Self::Operator,
+    ];
 
     /// The name in labels, tables and JSON.
     pub const fn name(self) -> &'static str {
@@ -89,6 +96,7 @@ impl Cause {
             Self::ConnectFailureRatio => Criterion::ConnectFailureRatio.name(),
             Self::ResetRatio => Criterion::ResetRatio.name(),
             Self::ConnectP99 => Criterion::ConnectP99.name(),
+            Self::RequestErrorRatio => Criterion::RequestErrorRatio.name(),
             Self::Operator => "operator",
         }
     }
@@ -100,6 +108,7 @@ impl From<Criterion> for Cause {
             Criterion::ConnectFailureRatio => Self::ConnectFailureRatio,
             Criterion::ResetRatio => Self::ResetRatio,
             Criterion::ConnectP99 => Self::ConnectP99,
+            Criterion::RequestErrorRatio => Self::RequestErrorRatio,
         }
     }
 }
@@ -384,8 +393,8 @@ impl fmt::Display for Rollout {
                 write!(
                     formatter,
                     ", too few connections to judge: {} of it and {} of {}, {} wanted of each",
-                    canary.tried(),
-                    baseline.tried(),
+                    canary.samples(),
+                    baseline.samples(),
                     self.canary.baseline,
                     self.canary.guard.minimum_samples
                 )

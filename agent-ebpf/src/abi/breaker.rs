@@ -141,9 +141,14 @@ pub struct BreakerPolicy {
     pub panic_percent: u8,
     /// How long a client is kept away from a backend it failed on. 0: not at all.
     pub avoidance_ticks: u16,
+    /// An answer that takes longer than this, from the first byte of its request to its own, is slow, in microseconds.
+    /// 0: none is.
+    pub slow_answer_us: u32,
+    /// A request without an answer for so long counts as `NoAnswer`, in microseconds.
+    pub answer_timeout_us: u32,
 }
 
-const _: () = assert!(size_of::<BreakerPolicy>() == 48);
+const _: () = assert!(size_of::<BreakerPolicy>() == 56);
 
 /// Which half-open period a connection probes for; 0 for a connection that is no probe. The period's deadline in
 /// ticks, which no two periods of a cell share: an answer that comes after its period changes nothing in the next.

@@ -43,8 +43,8 @@ pub struct Connection {
     pub phase: u8,
     /// A protocol by number.
     pub protocol: u8,
-    /// [`CLOSED_BY_APPLICATION`], [`TIMED_OUT`], [`PROVED_GOOD`], [`TIME_LIMITED`], [`RESET_BY_POLICY`] and
-    /// [`COUNTED_BY_SERVICE`].
+    /// [`CLOSED_BY_APPLICATION`], [`TIMED_OUT`], [`PROVED_GOOD`], [`TIME_LIMITED`], [`RESET_BY_POLICY`],
+    /// [`COUNTED_BY_SERVICE`] and [`JUDGED_BY_ANSWERS`].
     pub marks: u8,
     /// The TCP state in which the application closed the socket.
     pub state_at_close: u8,
@@ -76,6 +76,9 @@ pub const RESET_BY_POLICY: u8 = 16;
 
 /// It counts towards the limits of its service.
 pub const COUNTED_BY_SERVICE: u8 = 32;
+
+/// A request was understood on it, and its service's breaker judges answers: that bytes came back is no merit any more.
+pub const JUDGED_BY_ANSWERS: u8 = 64;
 
 /// One service an unconnected UDP socket talks to.
 #[repr(C)]

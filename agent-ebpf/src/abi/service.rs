@@ -105,7 +105,7 @@ pub struct Policy {
     pub limits: ServiceLimits,
 }
 
-const _: () = assert!(size_of::<Policy>() == 32 + 20 * MAX_SUBSETS + 48 + 48);
+const _: () = assert!(size_of::<Policy>() == 32 + 20 * MAX_SUBSETS + 56 + 48);
 
 impl Policy {
     /// The algorithm, or `None` for a number this build does not know.

@@ -6,6 +6,7 @@
 //!
 //! This module knows nothing of maps, sockets or how a signal was seen.
 
+pub mod answer;
 pub mod avoidance;
 pub mod back_off;
 pub mod cell;

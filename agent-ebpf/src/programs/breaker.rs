@@ -238,8 +238,10 @@ pub(crate) enum Report {
         /// As [`is_slow`] says. Then this is all that is to be said of it, unless it fails.
         slow: bool,
     },
-    /// Bytes came back, or it ended in good order.
+    /// Bytes came back, it ended in good order, or an answer was in order.
     Good,
+    /// An answer was in order, but took long.
+    Slow,
     /// It failed in this way.
     Failed(Signal),
     /// Nothing was learnt.
@@ -260,7 +262,7 @@ pub(crate) fn report(connection: &Connection, report: Report, now: Moment) {
         return;
     }
     match report {
-        Report::Established { slow: true, .. } => {
+        Report::Established { slow: true, .. } | Report::Slow => {
             tally(connection, policy, Verdict::Slow, now);
             change(connection, Step::Slow, now);
         }

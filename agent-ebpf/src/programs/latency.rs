@@ -22,6 +22,6 @@ pub(super) fn keep(connection: &Connection, report: Report, now: Moment) {
             state.latency = peak_ewma::penalise(state.latency, now.ticks());
             state.progress_ticks = u64::from(now.ticks());
         }
-        Report::Good | Report::Abandoned => {}
+        Report::Good | Report::Slow | Report::Abandoned => {}
     }
 }

@@ -11,6 +11,7 @@ use agent_ebpf::decide::histogram;
 use agent_ebpf::decide::l7::position::{self, Fresh};
 use agent_ebpf::decide::l7::{Heard, http1};
 
+use super::answers;
 use crate::context::{Moment, Packet, Segment, Socket};
 use crate::maps;
 
@@ -51,9 +52,9 @@ pub(crate) fn read(packet: &Packet, way: Way) -> Outcome {
     let at = segment.payload_at + fresh.skip;
     let asks = (way == Way::Sent) == (exchange.direction == Direction::Outbound as u8);
     if asks {
-        asked(packet, exchange, at, fresh.length)
+        asked(packet, socket, exchange, at, fresh.length)
     } else {
-        answered(packet, exchange, at, fresh.length)
+        answered(packet, socket, exchange, at, fresh.length)
     }
 }
 
@@ -115,7 +116,7 @@ fn take_in(exchange: &mut Exchange, segment: &Segment, way: Way) -> Fresh {
 
 /// The client said something.
 #[inline(always)]
-fn asked(packet: &Packet, exchange: &mut Exchange, at: u32, bytes: u32) -> Outcome {
+fn asked(packet: &Packet, socket: Socket, exchange: &mut Exchange, at: u32, bytes: u32) -> Outcome {
     let begins = exchange.head_length == 0;
     let length = fill(packet, exchange, at, bytes);
     let heard = segue_hear(REQUEST | known(exchange), length, exchange.stage.into(), exchange.method.into());
@@ -135,6 +136,7 @@ fn asked(packet: &Packet, exchange: &mut Exchange, at: u32, bytes: u32) -> Outco
                 }
                 exchange.single_bytes = bytes;
             }
+            answers::asked(socket, exchange);
             Outcome::Asked
         }
         Heard::Lost(reason) => lose(exchange, reason),
@@ -153,7 +155,7 @@ fn asked(packet: &Packet, exchange: &mut Exchange, at: u32, bytes: u32) -> Outco
 
 /// The server said something. An interim answer (1xx) may have the one that counts behind it.
 #[inline(always)]
-fn answered(packet: &Packet, exchange: &mut Exchange, at: u32, bytes: u32) -> Outcome {
+fn answered(packet: &Packet, socket: Socket, exchange: &mut Exchange, at: u32, bytes: u32) -> Outcome {
     let (mut at, mut bytes) = (at, bytes);
     let mut turn = 0;
     while turn <= MAX_INTERIMS {
@@ -174,12 +176,12 @@ fn answered(packet: &Packet, exchange: &mut Exchange, at: u32, bytes: u32) -> Ou
             Heard::Answer(status) => {
                 exchange.head_length = 0;
                 exchange.stage = Stage::Answered as u8;
-                return count(exchange, status);
+                return count(socket, exchange, status);
             }
             Heard::LastAnswer(status) => {
                 exchange.stage = Stage::Ended as u8;
                 maps::unparsed(Unparsed::Upgraded);
-                return count(exchange, status);
+                return count(socket, exchange, status);
             }
             Heard::Lost(reason) => return lose(exchange, reason),
             _ => {
@@ -295,9 +297,11 @@ fn lose(exchange: &mut Exchange, reason: Unparsed) -> Outcome {
 
 /// Counts a request that was answered.
 #[inline(always)]
-fn count(exchange: &mut Exchange, status: u16) -> Outcome {
+fn count(socket: Socket, exchange: &mut Exchange, status: u16) -> Outcome {
     exchange.protocol = AppProtocol::Http1 as u8;
-    let duration_ns = Moment::now().ns.saturating_sub(exchange.asked_at_ns);
+    let now = Moment::now();
+    let duration_ns = now.ns.saturating_sub(exchange.asked_at_ns);
+    answers::answered(socket, exchange, status, duration_ns, now);
     let key = RequestKey {
         cgroup: exchange.cgroup,
         service: exchange.service,

@@ -1,6 +1,8 @@
 //! The life of a TCP connection to a service: handshake, failure, end; counted per edge.
 
-use agent_ebpf::abi::connection::{CLOSED_BY_APPLICATION, PROVED_GOOD, TIME_LIMITED, TIMED_OUT};
+use agent_ebpf::abi::connection::{
+    CLOSED_BY_APPLICATION, JUDGED_BY_ANSWERS, PROVED_GOOD, TIME_LIMITED, TIMED_OUT,
+};
 use agent_ebpf::abi::{
     CloseReason, ConnectFailure, Connection, EdgeKey, EventKind, Histogram, Hook, Outcome, Phase,
 };
@@ -115,8 +117,12 @@ fn answered(connection: &mut Connection, socket: &TcpSocket) -> Outcome {
     if socket.counts().received_bytes == 0 || connection.marks & PROVED_GOOD != 0 {
         return Outcome::Ignored;
     }
-    connection.marks |= PROVED_GOOD;
     socket.watch_round_trips(false);
+    // What it says is looked at, and not only that it says something.
+    if connection.marks & JUDGED_BY_ANSWERS != 0 {
+        return Outcome::Ignored;
+    }
+    connection.marks |= PROVED_GOOD;
     breaker::report(connection, Report::Good, Moment::now());
     Outcome::Ignored
 }
@@ -158,6 +164,7 @@ fn closed(connection: &mut Connection, socket: &TcpSocket, old_state: u8) -> Out
 fn verdict(connection: &Connection, reason: CloseReason, counts: &TcpCounts) -> Option<Report> {
     let answered = counts.received_bytes > 0;
     let already = connection.marks & PROVED_GOOD != 0;
+    let judged = connection.marks & JUDGED_BY_ANSWERS != 0;
     // What arrives for a socket whose application has left resets it in the kernel's own hands, which looks like the
     // peer's reset. Who did not wait for an answer has nothing to tell.
     let left = connection.marks & CLOSED_BY_APPLICATION != 0;
@@ -169,7 +176,7 @@ fn verdict(connection: &Connection, reason: CloseReason, counts: &TcpCounts) -> 
         _ if already => None,
         CloseReason::Drained => Some(Report::Abandoned),
         // The application may have left before an answer; then the backend is neither good nor bad.
-        _ if answered => Some(Report::Good),
+        _ if answered && !judged => Some(Report::Good),
         _ => Some(Report::Abandoned),
     }
 }

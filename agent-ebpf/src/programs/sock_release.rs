@@ -5,8 +5,8 @@ use agent_ebpf::abi::{CloseReason, EventKind, Hook, Outcome, Phase, Protocol};
 use aya_ebpf::macros::cgroup_sock;
 use aya_ebpf::programs::SockContext;
 
-use super::ALLOW;
 use super::sock_ops::release;
+use super::{ALLOW, answers};
 use crate::context::{self, ClosingSocket, TcpCounts};
 use crate::{emit, maps};
 
@@ -40,6 +40,7 @@ fn close(socket: &ClosingSocket) -> Outcome {
         super::sock_ops::fail_before_syn(connection);
         return Outcome::Released;
     }
+    answers::left(connection, socket.socket());
     // FIN or reset follow; `sock_ops` sees the socket reach CLOSE.
     Outcome::Ignored
 }

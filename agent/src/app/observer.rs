@@ -53,8 +53,7 @@ use crate::kernel::mount_point;
 use crate::readiness::Readiness;
 use crate::reconcile::Directory;
 use crate::reconcile::MapFill;
-use crate::rollout::Counts;
-use crate::rollout::Reading;
+use crate::rollout::{Reading, evidence};
 
 mod answers;
 mod cluster;
@@ -301,11 +300,14 @@ impl Observer {
 
     /// What the kernel counts now for each of these services, whatever its address families.
     pub(super) fn readings<N: AsRef<str>>(&self, services: &[N]) -> Result<Vec<Vec<Reading>>, MapError> {
-        let edges = lock(&self.counters).edges()?;
+        let all = {
+            let counters = lock(&self.counters);
+            evidence::readings(&counters.edges()?, &counters.requests()?)
+        };
         let of_one = |service: &N| {
             let ids = self.directory.ids_of(service.as_ref());
-            let ours = edges.iter().filter(|(key, _)| ids.contains(&key.service));
-            ours.map(|(key, edge)| (*key, Counts::from(edge))).collect()
+            let ours = all.iter().filter(|(key, _)| ids.contains(&key.service));
+            ours.map(|(key, counts)| (*key, *counts)).collect()
         };
         Ok(services.iter().map(of_one).collect())
     }

@@ -125,6 +125,8 @@ fn overview(rollouts: &[RolloutView]) -> String {
         ">TRIED",
         ">FAILED",
         ">RESET",
+        ">ANSWERED",
+        ">ERRORS",
         ">CONNECT p99",
     ];
     let mut table = Table::new(headings);
@@ -141,6 +143,8 @@ fn overview(rollouts: &[RolloutView]) -> String {
             pair(rollout, |sample| sample.tried).into(),
             pair(rollout, |sample| sample.failed).into(),
             pair(rollout, |sample| sample.reset).into(),
+            pair(rollout, |sample| sample.answered).into(),
+            pair(rollout, |sample| sample.errors).into(),
             connect_p99(rollout).into(),
         ]);
     }
@@ -222,9 +226,9 @@ mod tests {
             ..rollout()
         };
         let expected = "\
-SERVICE       VERSION  BASELINE  PHASE        WEIGHT  STEP    NEXT STEP  VERDICT         TRIED  FAILED  RESET      CONNECT p99
-shop/payment  v2       v1        progressing  10.0 %  2 of 3  in 80 s    fine         88 / 790   1 / 4  0 / 2  210 µs / 190 µs
-shop/search   v2       v1        rolled_back   0.0 %  -       -          reset_ratio  88 / 790   1 / 4  0 / 2  210 µs / 190 µs
+SERVICE       VERSION  BASELINE  PHASE        WEIGHT  STEP    NEXT STEP  VERDICT         TRIED  FAILED  RESET   ANSWERED  ERRORS      CONNECT p99
+shop/payment  v2       v1        progressing  10.0 %  2 of 3  in 80 s    fine         88 / 790   1 / 4  0 / 2  300 / 900   2 / 5  210 µs / 190 µs
+shop/search   v2       v1        rolled_back   0.0 %  -       -          reset_ratio  88 / 790   1 / 4  0 / 2  300 / 900   2 / 5  210 µs / 190 µs
 
 shop/search: v2 was rolled back: reset_ratio: 9 of 60 were reset
 ";

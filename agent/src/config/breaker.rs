@@ -25,6 +25,8 @@ fields! {
         Window = "window": "How far back the two ratios look, in eight steps.",
         SlowRatio = "slow_ratio": "So large a part of the window's connections that was slow takes it out; 0%: not by this.",
         SlowConnect = "slow_connect": "A handshake that takes longer than this is slow. One that an application gives up after longer than this, without any answer, counts as `timeout`.",
+        SlowAnswer = "slow_answer": "An answer that begins later than this after its request is slow, too; 0s: answers are not timed. For HTTP, as `docs/requests.md` says.",
+        AnswerTimeout = "answer_timeout": "With the signal `no_answer`: a request without an answer for so long is a failure. It is counted when the application gives up, or when the answer comes after all.",
         Open = "open": "How long a backend is out the first time; each time in a row doubles it.",
         OpenMax = "open_max": "The longest it is out, before the jitter.",
         Jitter = "jitter": "How far the time out is off, either way, by chance, so that backends do not come back all at once.",
@@ -41,14 +43,19 @@ fields! {
     }
 }
 
-/// Signals that no program reports so far; they concern requests, not connections.
-const UNSEEN: &[Signal] = &[Signal::Http5xx, Signal::GrpcStatus, Signal::SlowAnswer, Signal::NoAnswer];
+/// Signals that no program reports so far.
+const UNSEEN: &[Signal] = &[Signal::GrpcStatus];
+
+/// Signals that are no failures: `slow_ratio` counts them.
+const SLOW: &[Signal] = &[Signal::SlowConnect, Signal::SlowAnswer];
 
 const CONSECUTIVE: RangeInclusive<u8> = 0..=u8::MAX;
 const SAMPLES: RangeInclusive<u32> = 1..=100_000;
 const PROBES: RangeInclusive<u8> = 1..=MAX_PROBES;
 const WINDOW: RangeInclusive<Duration> = Duration::from_secs(1)..=Duration::from_secs(3_600);
 const SLOW_CONNECT: RangeInclusive<Duration> = Duration::from_millis(1)..=Duration::from_secs(60);
+const SLOW_ANSWER: RangeInclusive<Duration> = Duration::ZERO..=Duration::from_secs(3_600);
+const ANSWER_TIMEOUT: RangeInclusive<Duration> = Duration::from_millis(10)..=Duration::from_secs(3_600);
 const WAIT: RangeInclusive<Duration> = Duration::from_millis(100)..=Duration::from_secs(3_600);
 const OPEN_MAX: RangeInclusive<Duration> = Duration::from_millis(100)..=Duration::from_secs(24 * 3_600);
 /// Its ticks fit 16 bits.
@@ -142,10 +149,10 @@ fn read_field<'a>(
         }
         BreakerField::SlowRatio => percent(reader, node, &mut policy.slow_percent)?,
         BreakerField::SlowConnect => {
-            if let Some(slow) = time(reader, node, &SLOW_CONNECT)? {
-                policy.slow_connect_us = u32::try_from(slow.as_micros()).unwrap_or(u32::MAX);
-            }
+            micros(reader, node, &SLOW_CONNECT, &mut policy.slow_connect_us)?;
         }
+        BreakerField::SlowAnswer => micros(reader, node, &SLOW_ANSWER, &mut policy.slow_answer_us)?,
+        BreakerField::AnswerTimeout => micros(reader, node, &ANSWER_TIMEOUT, &mut policy.answer_timeout_us)?,
         BreakerField::Open => pairs.open = time(reader, node, &WAIT)?,
         BreakerField::OpenMax => pairs.open_max = time(reader, node, &OPEN_MAX)?.map(|value| (value, at)),
         BreakerField::Jitter => percent(reader, node, &mut policy.jitter_percent)?,
@@ -233,6 +240,18 @@ fn time<'a>(
     one(reader, node, "a duration", |text| value::duration_within(text, range, "5s"))
 }
 
+fn micros<'a>(
+    reader: &mut Reader<'a>,
+    node: Node<'a>,
+    range: &RangeInclusive<Duration>,
+    into: &mut u32,
+) -> Result<(), Stop> {
+    if let Some(value) = time(reader, node, range)? {
+        *into = u32::try_from(value.as_micros()).unwrap_or(u32::MAX);
+    }
+    Ok(())
+}
+
 fn period<'a>(
     reader: &mut Reader<'a>,
     node: Node<'a>,
@@ -264,16 +283,15 @@ fn signals<'a>(reader: &mut Reader<'a>, node: &Node<'a>, policy: &mut BreakerPol
 
 /// The signals a file may name: those that programs report as failures.
 pub(super) fn known_signals() -> impl Iterator<Item = Signal> {
-    let known = |signal: &Signal| !UNSEEN.contains(signal) && *signal != Signal::SlowConnect;
+    let known = |signal: &Signal| !UNSEEN.contains(signal) && !SLOW.contains(signal);
     Signal::ALL.iter().copied().filter(known)
 }
 
 fn signal(text: &str) -> Result<Signal, String> {
     let known: Vec<Signal> = known_signals().collect();
     match Signal::from_name(text) {
-        Some(Signal::SlowConnect) => {
-            Err("\"slow_connect\" is not a failure; give `slow_ratio` a value, slow handshakes count there"
-                .into())
+        Some(signal) if SLOW.contains(&signal) => {
+            Err(format!("\"{text}\" is not a failure; give `slow_ratio` a value, what is slow counts there"))
         }
         Some(signal) if UNSEEN.contains(&signal) => {
             let names = value::names(&known, Signal::name);
@@ -317,6 +335,8 @@ pub(super) fn schema() -> serde_json::Value {
             | BreakerField::Panic => schema::percent(),
             BreakerField::Window => schema::duration(&WINDOW),
             BreakerField::SlowConnect => schema::duration(&SLOW_CONNECT),
+            BreakerField::SlowAnswer => schema::duration(&SLOW_ANSWER),
+            BreakerField::AnswerTimeout => schema::duration(&ANSWER_TIMEOUT),
             BreakerField::Open | BreakerField::HalfOpen => schema::duration(&WAIT),
             BreakerField::OpenMax => schema::duration(&OPEN_MAX),
             BreakerField::SlowStart => schema::duration(&SLOW_START),
@@ -354,7 +374,7 @@ pub(super) fn values() -> Vec<[String; 2]> {
         format!("{} to {}, default {value}, or {follows}", PROBES.start(), PROBES.end())
     };
     let signals = known_signals().filter(|signal| SignalSet::DEFAULT.contains(*signal)).collect::<Vec<_>>();
-    let slow_connect = Duration::from_micros(u64::from(default.slow_connect_us));
+    let micros = |range: &RangeInclusive<Duration>, us: u32| times(range, Duration::from_micros(us.into()));
     let value = |field: BreakerField| match field {
         BreakerField::Mode => format!("default {}", default.mode().name()),
         BreakerField::ConsecutiveFailures => {
@@ -371,7 +391,9 @@ pub(super) fn values() -> Vec<[String; 2]> {
         }
         BreakerField::Window => times(&WINDOW, window_of(default.bucket_ticks)),
         BreakerField::SlowRatio => percent(default.slow_percent),
-        BreakerField::SlowConnect => times(&SLOW_CONNECT, slow_connect),
+        BreakerField::SlowConnect => micros(&SLOW_CONNECT, default.slow_connect_us),
+        BreakerField::SlowAnswer => micros(&SLOW_ANSWER, default.slow_answer_us),
+        BreakerField::AnswerTimeout => micros(&ANSWER_TIMEOUT, default.answer_timeout_us),
         BreakerField::Open => periods(&WAIT, default.open_base_ticks) + ", or `open_max` where that is less",
         BreakerField::OpenMax => {
             periods(&OPEN_MAX, default.open_cap_ticks) + ", or `open` where that is more"

@@ -31,8 +31,9 @@ fields! {
     enum GuardField {
         ConnectFailureRatio = "connect_failure_ratio": "How much larger its part of connections that were refused, timed out or found no way may be.",
         ResetRatio = "reset_ratio": "How much larger its part of ended connections that the backend reset, or on which nothing was acknowledged any more, may be.",
+        RequestErrorRatio = "request_error_ratio": "How much larger its part of requests that were answered with a status of 500 or more may be, where requests are understood.",
         ConnectP99 = "connect_p99": "How long its handshakes may take, as a multiple of the baseline's 99th percentile, as in `2x`; handshakes of up to a millisecond always may.",
-        MinimumSamples = "minimum_samples": "Connections of each of the two that the window must hold before anything is decided.",
+        MinimumSamples = "minimum_samples": "Connections of each of the two, or requests, that the window must hold before anything is decided.",
         Window = "window": "How far back it looks.",
     }
 }
@@ -112,6 +113,10 @@ fn guard<'a>(reader: &mut Reader<'a>, node: &Node<'a>, guard: &mut GuardSpec) ->
             GuardField::ResetRatio => {
                 let read = one(reader, value, percent, value::percent)?;
                 guard.reset_percent = read.unwrap_or(guard.reset_percent);
+            }
+            GuardField::RequestErrorRatio => {
+                let read = one(reader, value, percent, value::percent)?;
+                guard.request_error_percent = read.unwrap_or(guard.request_error_percent);
             }
             GuardField::ConnectP99 => {
                 let read = one(reader, value, "a multiple, as in 2x", |text| value::factor(text, &FACTORS))?;
@@ -246,7 +251,9 @@ pub(super) fn check(findings: &mut Findings, service: &Service) {
 /// A canary as a schema of Kubernetes.
 pub(super) fn schema(version: &impl Fn(&str) -> serde_json::Value) -> serde_json::Value {
     let guard = |field: GuardField| match field {
-        GuardField::ConnectFailureRatio | GuardField::ResetRatio => schema::percent(),
+        GuardField::ConnectFailureRatio | GuardField::ResetRatio | GuardField::RequestErrorRatio => {
+            schema::percent()
+        }
         GuardField::ConnectP99 => schema::factor(),
         GuardField::MinimumSamples => schema::integer(&SAMPLES),
         GuardField::Window => schema::duration(&WINDOW),
@@ -284,6 +291,7 @@ pub(super) fn values() -> Vec<[String; 2]> {
             format!("0% to 100%, default {}%", default.connect_failure_percent)
         }
         GuardField::ResetRatio => format!("0% to 100%, default {}%", default.reset_percent),
+        GuardField::RequestErrorRatio => format!("0% to 100%, default {}%", default.request_error_percent),
         GuardField::ConnectP99 => {
             let [from, to] = [*FACTORS.start(), *FACTORS.end()].map(|percent| f64::from(percent) / 100.0);
             format!("{from}x to {to}x, without it not judged")

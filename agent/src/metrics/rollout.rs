@@ -20,7 +20,7 @@ const PHASE: Metric = Metric::gauge(
 const ROLLBACKS: Metric = Metric::counter(
     "segue_rollout_rollbacks_total",
     &["dst_namespace", "dst_service", "dst_port", "reason"],
-    "Canaries rolled back, by reason: connect_failure_ratio, reset_ratio, connect_p99, operator.",
+    "Canaries rolled back, by reason: connect_failure_ratio, reset_ratio, connect_p99, request_error_ratio, operator.",
 );
 const ROLLED_BACK: Metric = Metric::gauge(
     "segue_rollout_rolled_back",

@@ -1,17 +1,20 @@
 //! What was counted of a canary and of its baseline within a window: a ring of buckets of what kernel counters grew.
 //! Knows no verdict and no clock.
 
-use std::collections::{HashMap, VecDeque};
+use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::time::Duration;
 
-use agent_ebpf::abi::{CloseReason, ConnectFailure, Edge, EdgeKey, Histogram};
+use agent_ebpf::abi::{
+    CloseReason, ConnectFailure, Direction, Edge, EdgeKey, Histogram, RequestKey, Requests,
+};
+use agent_ebpf::decide::breaker::answer::SERVER_ERROR;
 
 use crate::flows::histogram;
 
 /// Steps in which the window moves on.
 const BUCKETS: u64 = 10;
 
-/// What became of connections.
+/// What became of connections, and of requests on them.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Counts {
     /// Established.
@@ -24,6 +27,10 @@ pub struct Counts {
     pub reset: u64,
     /// From `connect()` to the end of a handshake that succeeded.
     pub connect: Histogram,
+    /// Requests that were answered, where the protocol is understood.
+    pub answered: u64,
+    /// Of those, by the server's fault not as asked.
+    pub errors: u64,
 }
 
 impl From<&Edge> for Counts {
@@ -38,8 +45,25 @@ impl From<&Edge> for Counts {
             ended: edge.closed.iter().sum::<u64>() - edge.closed[CloseReason::Drained as usize],
             reset: reset.iter().sum(),
             connect: edge.connect,
+            ..Self::default()
         }
     }
+}
+
+/// What the kernel counts of connections, with what it counts of the requests on them.
+pub fn readings(edges: &[(EdgeKey, Edge)], requests: &[(RequestKey, Requests)]) -> BTreeMap<EdgeKey, Counts> {
+    let mut readings: BTreeMap<EdgeKey, Counts> =
+        edges.iter().map(|(key, edge)| (*key, Counts::from(edge))).collect();
+    for (key, requests) in requests.iter().filter(|(key, _)| key.direction == Direction::Outbound as u8) {
+        let RequestKey { cgroup, service, version, status, .. } = *key;
+        let counts = readings.entry(EdgeKey { cgroup, service, version }).or_default();
+        let answered = requests.0.buckets.iter().sum::<u64>();
+        counts.answered = counts.answered.saturating_add(answered);
+        if status >= SERVER_ERROR {
+            counts.errors = counts.errors.saturating_add(answered);
+        }
+    }
+    readings
 }
 
 impl Counts {
@@ -48,11 +72,21 @@ impl Counts {
         self.opened.saturating_add(self.failed)
     }
 
+    /// What there is to judge by: connections, or requests where one connection carries many.
+    pub fn samples(&self) -> u64 {
+        self.tried().max(self.answered)
+    }
+
     fn add(&mut self, other: &Self) {
-        let Self { opened, failed, ended, reset, connect } = self;
-        for (to, from) in
-            [(opened, other.opened), (failed, other.failed), (ended, other.ended), (reset, other.reset)]
-        {
+        let Self { opened, failed, ended, reset, connect, answered, errors } = self;
+        for (to, from) in [
+            (opened, other.opened),
+            (failed, other.failed),
+            (ended, other.ended),
+            (reset, other.reset),
+            (answered, other.answered),
+            (errors, other.errors),
+        ] {
             *to = to.saturating_add(from);
         }
         histogram::add(connect, &other.connect);
@@ -65,13 +99,15 @@ impl Counts {
             (self.failed, before.failed),
             (self.ended, before.ended),
             (self.reset, before.reset),
+            (self.answered, before.answered),
+            (self.errors, before.errors),
         ];
         if pairs.iter().any(|(now, before)| now < before) {
             return *self;
         }
-        let [opened, failed, ended, reset] = pairs.map(|(now, before)| now - before);
+        let [opened, failed, ended, reset, answered, errors] = pairs.map(|(now, before)| now - before);
         let connect = histogram::since(&self.connect, &before.connect);
-        Self { opened, failed, ended, reset, connect }
+        Self { opened, failed, ended, reset, connect, answered, errors }
     }
 }
 
@@ -226,6 +262,33 @@ mod tests {
         edge.closed = [1, 2, 4, 8, 16, 100];
         let counts = Counts::from(&edge);
         assert_eq!((counts.failed, counts.ended, counts.reset, counts.tried()), (7, 31, 12, 17));
+    }
+
+    #[test]
+    fn requests_count_with_the_connections_they_came_on() {
+        let histogram = |count| {
+            let mut requests = Requests::default();
+            requests.0.buckets[3] = count;
+            requests
+        };
+        let asked = |status, direction: Direction| RequestKey {
+            cgroup: 1,
+            service: 7,
+            version: CANARY,
+            status,
+            direction: direction as u8,
+            ..RequestKey::default()
+        };
+        let edges = [(key(1, CANARY), Edge { opened: 3, ..Edge::default() })];
+        let requests = [
+            (asked(200, Direction::Outbound), histogram(40)),
+            (asked(499, Direction::Outbound), histogram(2)),
+            (asked(503, Direction::Outbound), histogram(5)),
+            (asked(503, Direction::Inbound), histogram(100)),
+        ];
+        let read = readings(&edges, &requests);
+        let expected = Counts { opened: 3, answered: 47, errors: 5, ..Counts::default() };
+        assert_eq!(read.into_iter().collect::<Vec<_>>(), [(key(1, CANARY), expected)]);
     }
 
     proptest! {

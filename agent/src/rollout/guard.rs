@@ -1,8 +1,6 @@
 //! Whether a canary does worse than its baseline, from what was counted of both. Knows no service, no share and no
 //! time.
 //!
-//! Criteria about requests (errors of HTTP and gRPC) would be further variants of [`Criterion`].
-//!
 //! A canary is worse where its part of bad connections is larger than the baseline's by more than is allowed, and by
 //! more than chance explains: the lower bound of the difference of the two parts (Newcombe's, from Wilson's bounds of
 //! each) has to be above what is allowed.
@@ -35,11 +33,14 @@ pub enum Criterion {
     ResetRatio,
     /// Handshakes that took long.
     ConnectP99,
+    /// Requests that were answered with an error of the server.
+    RequestErrorRatio,
 }
 
 impl Criterion {
     /// Every criterion, in the order in which they are asked.
-    pub const ALL: &'static [Self] = &[Self::ConnectFailureRatio, Self::ResetRatio, Self::ConnectP99];
+    pub const ALL: &'static [Self] =
+        &[Self::ConnectFailureRatio, Self::ResetRatio, Self::RequestErrorRatio, Self::ConnectP99];
 
     /// The name in configuration, labels and tables.
     pub const fn name(self) -> &'static str {
@@ -47,6 +48,7 @@ impl Criterion {
             Self::ConnectFailureRatio => "connect_failure_ratio",
             Self::ResetRatio => "reset_ratio",
             Self::ConnectP99 => "connect_p99",
+            Self::RequestErrorRatio => "request_error_ratio",
         }
     }
 
@@ -55,6 +57,7 @@ impl Criterion {
             Self::ConnectFailureRatio => "failed to connect",
             Self::ResetRatio => "were reset",
             Self::ConnectP99 => "connected slowly",
+            Self::RequestErrorRatio => "were answered with an error",
         }
     }
 }
@@ -111,9 +114,9 @@ impl fmt::Display for Finding {
 /// What the counts say.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Judgement {
-    /// Too few connections to say anything.
+    /// Too few connections and requests to say anything.
     TooFew,
-    /// Enough connections, and the canary is not worse.
+    /// Enough of them, and the canary is not worse.
     Fine,
     /// The canary is worse.
     Worse(Finding),
@@ -128,8 +131,8 @@ pub fn judge(guard: &GuardSpec, canary: &Counts, baseline: &Counts) -> Judgement
     if let Some(worse) = findings.find(|finding| enough(finding) && is_worse(finding)) {
         return Judgement::Worse(worse);
     }
-    let tried = canary.tried().min(baseline.tried());
-    if tried >= minimum { Judgement::Fine } else { Judgement::TooFew }
+    let samples = canary.samples().min(baseline.samples());
+    if samples >= minimum { Judgement::Fine } else { Judgement::TooFew }
 }
 
 /// Puts the two side by side by one criterion; `None` where the guard does not use it.
@@ -149,6 +152,10 @@ fn compare(criterion: Criterion, guard: &GuardSpec, canary: &Counts, baseline: &
         Criterion::ResetRatio => {
             finding(guard.reset_percent, 0, &|counts| Part { bad: counts.reset, of: counts.ended })
         }
+        Criterion::RequestErrorRatio => finding(guard.request_error_percent, 0, &|counts| Part {
+            bad: counts.errors,
+            of: counts.answered,
+        }),
         Criterion::ConnectP99 => {
             let usual_ns = quantile_ns(&baseline.connect, 0.99)?;
             let slow_ns = usual_ns.saturating_mul(guard.connect_p99_percent?.into()) / 100;

@@ -28,6 +28,7 @@ mod node_faults;
 mod node_resources;
 mod programs_nobody_here_wrote;
 mod recvmsg;
+mod request_signals;
 mod requests;
 mod restart;
 mod rollout;

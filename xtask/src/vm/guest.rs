@@ -162,6 +162,7 @@ fn at_the_root(patience: u32, report: &mut File) -> anyhow::Result<()> {
     let status = segue(&["status", "-o", "json"])?;
     let status: serde_json::Value = serde_json::from_str(&status).context("status is no JSON")?;
     writeln!(report, "status {status}")?;
+    warn();
     check(report, "tcp over IPv4", greeted("198.18.0.10:80"))?;
     check(report, "tcp over IPv6", greeted("[fd00:5e::10]:80"))?;
     check(report, "connected udp", answered("198.18.0.11:53"))?;
@@ -179,6 +180,13 @@ fn at_the_root(patience: u32, report: &mut File) -> anyhow::Result<()> {
         other => Err(anyhow::anyhow!("a connection after unloading gave {other:?}")),
     };
     check(report, "nothing stays after unloading", gone)
+}
+
+/// Repeats on the console what the agent warned of: why this kernel would not take a program, say.
+fn warn() {
+    let log = fs::read_to_string("/run/segue.log").unwrap_or_default();
+    let is_warning = |line: &&str| line.contains(" WARN ") || line.contains("ERROR ");
+    log.lines().filter(is_warning).for_each(|line| eprintln!("{line}"));
 }
 
 fn check(report: &mut File, name: &str, result: anyhow::Result<()>) -> anyhow::Result<()> {

@@ -35,6 +35,8 @@ impl BreakerPolicy {
         ejection_cap_percent: 50,
         panic_percent: 50,
         avoidance_ticks: period_ticks(3_000) as u16,
+        slow_answer_us: 0,
+        answer_timeout_us: 10_000_000,
     };
 
     /// The mode; a number this build does not know is [`BreakerMode::Off`].

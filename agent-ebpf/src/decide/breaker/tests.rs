@@ -275,26 +275,30 @@ proptest! {
 fn any_policies() -> impl Strategy<Value = BreakerPolicy> {
     let byte = || prop_oneof![any::<u8>(), Just(0), Just(u8::MAX)];
     let word = || prop_oneof![any::<u32>(), Just(0), Just(u32::MAX)];
-    (prop::array::uniform10(byte()), prop::array::uniform8(word())).prop_map(|(bytes, words)| BreakerPolicy {
-        mode: bytes[0] % 8,
-        consecutive_failures: bytes[1],
-        failure_percent: bytes[2],
-        slow_percent: bytes[3],
-        jitter_percent: bytes[4],
-        probes: bytes[5],
-        successes_to_close: bytes[6],
-        slow_start_min_percent: bytes[7],
-        ejection_cap_percent: bytes[8],
-        panic_percent: bytes[9],
-        minimum_samples: words[0],
-        slow_connect_us: words[1],
-        bucket_ticks: words[2],
-        open_base_ticks: words[3],
-        open_cap_ticks: words[4],
-        half_open_ticks: words[5],
-        slow_start_ticks: words[6],
-        decay_ticks: words[7],
-        ..BreakerPolicy::default()
+    (prop::array::uniform10(byte()), prop::array::uniform10(word())).prop_map(|(bytes, words)| {
+        BreakerPolicy {
+            mode: bytes[0] % 8,
+            consecutive_failures: bytes[1],
+            failure_percent: bytes[2],
+            slow_percent: bytes[3],
+            jitter_percent: bytes[4],
+            probes: bytes[5],
+            successes_to_close: bytes[6],
+            slow_start_min_percent: bytes[7],
+            ejection_cap_percent: bytes[8],
+            panic_percent: bytes[9],
+            minimum_samples: words[0],
+            slow_connect_us: words[1],
+            bucket_ticks: words[2],
+            open_base_ticks: words[3],
+            open_cap_ticks: words[4],
+            half_open_ticks: words[5],
+            slow_start_ticks: words[6],
+            decay_ticks: words[7],
+            slow_answer_us: words[8],
+            answer_timeout_us: words[9],
+            ..BreakerPolicy::default()
+        }
     })
 }
 

@@ -67,6 +67,10 @@ pub struct SampleView {
     pub ended: u64,
     /// Of those, the ones that were reset.
     pub reset: u64,
+    /// Requests that were answered, where the protocol is understood.
+    pub answered: u64,
+    /// Of those, the ones that were answered with an error of the server.
+    pub errors: u64,
     /// The 99th percentile of the handshakes, in nanoseconds; null where there was none.
     pub connect_p99_ns: Option<u64>,
 }
@@ -78,6 +82,8 @@ impl From<&Counts> for SampleView {
             failed: counts.failed,
             ended: counts.ended,
             reset: counts.reset,
+            answered: counts.answered,
+            errors: counts.errors,
             connect_p99_ns: quantile_ns(&counts.connect, 0.99),
         }
     }

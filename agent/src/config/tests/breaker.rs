@@ -31,7 +31,7 @@ fn without_a_breaker_there_is_none_and_an_empty_one_has_the_defaults() {
 fn a_breaker_with_everything_becomes_what_it_says() {
     let read = breaker(
         "breaker: { mode: observe, consecutive_failures: 7, failure_ratio: 30%, minimum_samples: 40, window: 20s, \
-         slow_ratio: 80, slow_connect: 300ms, open: 2s, open_max: 1m, jitter: 5%, probes: 8, \
+         slow_ratio: 80, slow_connect: 300ms, slow_answer: 2s, answer_timeout: 4s, open: 2s, open_max: 1m, jitter: 5%, probes: 8, \
          successes_to_close: 4, half_open: 15s, slow_start: 0s, slow_start_minimum: 25%, decay: 1m, \
          max_ejection: 30%, panic: 0%, negative_affinity: 1s, signals: [refused, reset, retransmission_timeout] }",
     );
@@ -45,6 +45,8 @@ fn a_breaker_with_everything_becomes_what_it_says() {
         signals: signals.0,
         minimum_samples: 40,
         slow_connect_us: 300_000,
+        slow_answer_us: 2_000_000,
+        answer_timeout_us: 4_000_000,
         bucket_ticks: period_ticks(2_500),
         open_base_ticks: period_ticks(2_000),
         open_cap_ticks: period_ticks(60_000),
@@ -103,18 +105,18 @@ fn each_wrong_value_is_one_line_that_says_where_and_what_to_do() {
         ("probes: 32", "probes: is \"32\"; write a whole number from 1 to 31"),
         ("signals: refused", "signals: is \"refused\"; write a list of signals, as in [refused, timeout]"),
         (
-            "signals: [http_5xx]",
-            "signals[0]: \"http_5xx\" is not seen yet; remove it, seen are refused, timeout, unreachable, \
-             reset_early, reset, retransmission_timeout",
+            "signals: [grpc_status]",
+            "signals[0]: \"grpc_status\" is not seen yet; remove it, seen are refused, timeout, unreachable, \
+             reset_early, reset, retransmission_timeout, http_5xx, no_answer",
         ),
         (
             "signals: [slow_connect]",
-            "signals[0]: \"slow_connect\" is not a failure; give `slow_ratio` a value, slow handshakes count there",
+            "signals[0]: \"slow_connect\" is not a failure; give `slow_ratio` a value, what is slow counts there",
         ),
         (
             "signals: [rst]",
             "signals[0]: \"rst\" is not known; write one of refused, timeout, unreachable, reset_early, reset, \
-             retransmission_timeout",
+             retransmission_timeout, http_5xx, no_answer",
         ),
         ("signals: [reset, reset]", "signals[1]: is written twice; keep one of the two"),
         ("opne: 5s", "opne: is not a known field; did you mean `open`?"),

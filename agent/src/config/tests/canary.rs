@@ -39,7 +39,7 @@ fn a_canary_that_says_nothing_more_is_compared_with_the_other_version_by_default
 
 #[test]
 fn a_canary_with_everything_becomes_what_it_says() {
-    let guard = "guard: { connect_failure_ratio: 1%, reset_ratio: 10, connect_p99: 1.5x, minimum_samples: 80, \
+    let guard = "guard: { connect_failure_ratio: 1%, reset_ratio: 10, request_error_ratio: 3%, connect_p99: 1.5x, minimum_samples: 80, \
                  window: 10s }";
     let policy = format!(
         "split: {{ v1: 9, v2: 0, v3: 1 }}, canary: {{ version: v2, baseline: v3, {guard}, steps: [5%, 25, 100%], \
@@ -51,6 +51,7 @@ fn a_canary_with_everything_becomes_what_it_says() {
         guard: GuardSpec {
             connect_failure_percent: 1,
             reset_percent: 10,
+            request_error_percent: 3,
             connect_p99_percent: Some(150),
             minimum_samples: 80,
             window: Duration::from_secs(10),

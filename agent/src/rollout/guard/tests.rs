@@ -64,6 +64,16 @@ fn resets_count_among_ended_connections_only() {
 }
 
 #[test]
+fn answers_are_judged_where_there_are_enough_however_few_the_connections() {
+    let answers = |errors, answered| Counts { answered, errors, ..connects(0, 3) };
+    let guard = guard();
+    assert_eq!(judge(&guard, &answers(49, 49), &answers(0, 900)), Judgement::TooFew);
+    assert_eq!(cause(judge(&guard, &answers(50, 50), &answers(0, 900))), Some(Criterion::RequestErrorRatio));
+    assert_eq!(judge(&guard, &answers(0, 50), &answers(0, 900)), Judgement::Fine);
+    assert_eq!(judge(&guard, &answers(50, 50), &answers(900, 900)), Judgement::Fine, "both are ill");
+}
+
+#[test]
 fn slow_handshakes_are_those_in_buckets_beyond_a_multiple_of_the_baselines() {
     // 16 µs × 2^9 is 8 ms: the baseline's handshakes take 4 to 8 ms, and slow is from 12 ms.
     let baseline = handshakes(&[(9, 1_000)]);
@@ -111,7 +121,7 @@ prop_compose! {
         let ended = part(parts[1], of - failed);
         let mut connect = Histogram::default();
         connect.buckets.copy_from_slice(&buckets);
-        Counts { opened: of - failed, failed, ended, reset: part(parts[2], ended), connect }
+        Counts { opened: of - failed, failed, ended, reset: part(parts[2], ended), connect, ..Counts::default() }
     }
 }
 
