@@ -35,8 +35,33 @@ pub(crate) fn segue(release: bool) -> anyhow::Result<()> {
     Ok(())
 }
 
+/// Which binary an image or a package carries.
+#[derive(clap::Args)]
+pub(crate) struct Carried {
+    /// Take this one, which must need no other file, instead of building it.
+    #[arg(long, value_name = "FILE")]
+    binary: Option<PathBuf>,
+}
+
+impl Carried {
+    /// Where it is, once it is built. It needs no other file.
+    pub(crate) fn binary(&self) -> anyhow::Result<PathBuf> {
+        let binary = match &self.binary {
+            Some(binary) => binary.clone(),
+            None => {
+                setup::toolchain()?;
+                standalone()?
+            }
+        };
+        if wants_a_loader(&std::fs::read(&binary).with_context(|| format!("no {}", binary.display()))?) {
+            bail!("{} is linked to shared libraries, which are not where it will run", binary.display());
+        }
+        Ok(binary)
+    }
+}
+
 /// Builds a `segue` that needs no other file, for images and packages, and says where it is.
-pub(crate) fn standalone() -> anyhow::Result<PathBuf> {
+fn standalone() -> anyhow::Result<PathBuf> {
     let target = format!("{}-unknown-linux-gnu", std::env::consts::ARCH);
     let mut command = cargo();
     command.args([
@@ -57,11 +82,17 @@ pub(crate) fn standalone() -> anyhow::Result<PathBuf> {
             "building a segue without shared libraries failed; is the C library there as an archive (libc6-dev)?"
         );
     }
-    let binary = target_directory().join(target).join("dist/segue");
-    if wants_a_loader(&std::fs::read(&binary).with_context(|| format!("no {}", binary.display()))?) {
-        bail!("{} is linked to shared libraries, though it was built without", binary.display());
-    }
-    Ok(binary)
+    Ok(target_directory().join(target).join("dist/segue"))
+}
+
+/// The time of the newest commit, in seconds since 1970: what is built of it says that it is so old, whenever it was built.
+pub(crate) fn commit_time() -> String {
+    let mut git = Command::new("git");
+    let output = git.current_dir(workspace()).args(["log", "-1", "--format=%ct"]).output();
+    let said =
+        output.map(|output| String::from_utf8_lossy(&output.stdout).trim().to_owned()).unwrap_or_default();
+    // In a tree without its history: the beginning of the year 2026.
+    if said.parse::<u64>().is_ok() { said } else { "1767225600".into() }
 }
 
 /// Whether an ELF file (64 bits, little-endian) names a program that must load it, as every one with shared libraries does.

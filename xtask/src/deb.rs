@@ -12,6 +12,9 @@ use crate::{build, host, image, setup, workspace};
 
 const VERSION: &str = env!("CARGO_PKG_VERSION");
 
+/// Nobody's address: who hands packages on puts their own.
+const MAINTAINER: &str = "The Segue authors <segue@segue.invalid>";
+
 /// Where the unit of bare hosts looks for the binary, and where the package puts it.
 const UNIT_BINARY: &str = "/usr/local/bin/segue";
 const BINARY: &str = "/usr/bin/segue";
@@ -28,10 +31,9 @@ const FILES: [(&str, &str); 5] = [
 const SCRIPTS: [&str; 3] = ["postinst", "prerm", "postrm"];
 
 /// Builds the package and tries what is in it.
-pub(crate) fn run() -> anyhow::Result<()> {
-    setup::toolchain()?;
+pub(crate) fn run(carried: &build::Carried) -> anyhow::Result<()> {
     setup::programs(&[("dpkg-deb", "dpkg"), ("gzip", "gzip")])?;
-    let binary = build::standalone()?;
+    let binary = carried.binary()?;
     let directory = workspace().join("target/deb");
     let tree = directory.join("tree");
     if tree.exists() {
@@ -42,8 +44,8 @@ pub(crate) fn run() -> anyhow::Result<()> {
     let package = build::target_directory().join(name);
     let mut command = Command::new("dpkg-deb");
     command.args(["--root-owner-group", "-Zxz", "--build"]).arg(&tree).arg(&package);
-    // A fixed time: the same files give the same package.
-    command.env("SOURCE_DATE_EPOCH", "0");
+    // The same files of the same commit give the same package.
+    command.env("SOURCE_DATE_EPOCH", build::commit_time());
     output(&mut command)?;
     try_out(&package, &directory.join("tried"))?;
     let bytes = fs::metadata(&package).with_context(|| format!("no {}", package.display()))?.len();
@@ -78,16 +80,28 @@ fn lay_out(binary: &Path, tree: &Path) -> anyhow::Result<()> {
     put(tree, "usr/share/doc/segue/copyright", 0o644, copyright.as_bytes())?;
     let manual = read("deploy/debian/segue.8")?.replace("@VERSION@", VERSION);
     put(tree, "usr/share/man/man8/segue.8.gz", 0o644, &compressed(manual.as_bytes())?)?;
-    put(tree, "usr/share/doc/segue/changelog.gz", 0o644, &compressed(read("CHANGELOG.md")?.as_bytes())?)?;
+    let news = compressed(read("CHANGELOG.md")?.as_bytes())?;
+    put(tree, "usr/share/doc/segue/CHANGELOG.md.gz", 0o644, &news)?;
+    put(tree, "usr/share/doc/segue/changelog.gz", 0o644, &compressed(debian_changelog()?.as_bytes())?)?;
     for script in SCRIPTS {
         put(tree, &format!("DEBIAN/{script}"), 0o755, read(&format!("deploy/debian/{script}"))?.as_bytes())?;
     }
     put(tree, "DEBIAN/conffiles", 0o644, b"/etc/segue/segue.yaml\n")?;
     let control = read("deploy/debian/control")?
         .replace("@VERSION@", VERSION)
+        .replace("@MAINTAINER@", MAINTAINER)
         .replace("@ARCHITECTURE@", image::architecture())
         .replace("@SIZE_KIB@", &size_kib(tree)?.to_string());
     put(tree, "DEBIAN/control", 0o644, control.as_bytes())
+}
+
+/// What Debian's tools read of a version; people read CHANGELOG.md.
+fn debian_changelog() -> anyhow::Result<String> {
+    let at = format!("@{}", build::commit_time());
+    let date = output(Command::new("date").args(["--rfc-email", "--utc", "--date", &at]))?;
+    Ok(format!(
+        "segue ({VERSION}) unstable; urgency=medium\n\n  * See CHANGELOG.md.gz.\n\n -- {MAINTAINER}  {date}\n"
+    ))
 }
 
 /// The unit as the package has it.
@@ -232,6 +246,6 @@ mod tests {
             [0o755, 0o644, 0o755]
         );
         let control = fs::read_to_string(tree.join("DEBIAN/control")).unwrap();
-        assert!(control.contains(&format!("\nVersion: {VERSION}\n")) && !control.contains("@S"), "{control}");
+        assert!(control.contains(&format!("\nVersion: {VERSION}\n")) && !control.contains("@M"), "{control}");
     }
 }

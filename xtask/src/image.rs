@@ -26,10 +26,9 @@ struct Buildah {
 }
 
 /// Builds the image, tries it, and writes it as an OCI archive.
-pub(crate) fn run() -> anyhow::Result<()> {
-    setup::toolchain()?;
+pub(crate) fn run(carried: &build::Carried) -> anyhow::Result<()> {
     setup::programs(&[("buildah", "buildah")])?;
-    let binary = build::standalone()?;
+    let binary = carried.binary()?;
     let directory = workspace().join("target/image");
     let context = directory.join("context");
     lay_out(&binary, &context)?;
@@ -39,10 +38,19 @@ pub(crate) fn run() -> anyhow::Result<()> {
     }
     let buildah = Buildah { directory: directory.clone() };
     let file = workspace().join("deploy/image/Containerfile");
-    // A fixed time: the same binary gives the same image.
+    // The same binary of the same commit gives the same image.
     buildah.run(
         Command::new("buildah")
-            .args(["build", "--isolation", "chroot", "--timestamp", "0", "--tag", NAME, "--file"])
+            .args([
+                "build",
+                "--isolation",
+                "chroot",
+                "--timestamp",
+                &build::commit_time(),
+                "--tag",
+                NAME,
+                "--file",
+            ])
             .arg(file)
             .arg(&context),
     )?;

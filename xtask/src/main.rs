@@ -61,9 +61,9 @@ enum Command {
     /// Rewrite the plain Kubernetes manifests from the Helm chart, and check both.
     Manifests(manifests::Arguments),
     /// Build the container image: a static binary and nothing else.
-    Image,
+    Image(build::Carried),
     /// Build the Debian package.
-    Deb,
+    Deb(build::Carried),
     /// The demo's client.
     #[command(hide = true)]
     DemoClient(demo::ClientArguments),
@@ -104,8 +104,8 @@ fn main() -> ExitCode {
         Command::VmGuest(arguments) => vm::run_guest(&arguments),
         Command::Reference => reference::run(),
         Command::Manifests(arguments) => manifests::run(&arguments),
-        Command::Image => image::run(),
-        Command::Deb => deb::run(),
+        Command::Image(carried) => image::run(&carried),
+        Command::Deb(carried) => deb::run(&carried),
     };
     match result {
         Ok(()) => ExitCode::SUCCESS,

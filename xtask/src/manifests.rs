@@ -20,7 +20,7 @@ pub(crate) struct Arguments {
     check: bool,
 }
 
-/// Helm's library, the API's schemas, and kubectl for its kustomize.
+/// Helm's library, the API's schemas, and kubectl.
 const TOOLS: Set = Set {
     name: "kubernetes-1",
     what: "Helm's library, kubectl and the schemas of the Kubernetes API",
@@ -30,7 +30,7 @@ const TOOLS: Set = Set {
     proof: "bin/kubectl",
 };
 
-const SCRIPT: &str = include_str!("manifests/chart.py");
+const SCRIPT: &str = "xtask/src/manifests/chart.py";
 const CHART: &str = "deploy/helm/segue";
 const HEADER: &str = "# Made from deploy/helm/segue by `cargo xtask manifests`.\n";
 
@@ -145,7 +145,7 @@ fn write_or_check(tools: &Path, only_check: bool) -> anyhow::Result<()> {
         bail!("{} problems with the chart and the manifests", problems.len());
     }
     println!(
-        "Helm {} renders {} variants; {} objects fit the schemas of Kubernetes {}",
+        "Helm {} renders {} variants; {} objects fit the schemas of Kubernetes {}; kubectl takes what is committed",
         answer.version,
         answer.rendered.len(),
         answer.objects,
@@ -186,10 +186,10 @@ fn ask(tools: &Path, texts: &Map<String, Value>) -> anyhow::Result<Answer> {
     };
     let request = json!({
         "chart": workspace().join(CHART), "variants": variants(), "wrong": wrong_values(), "texts": texts, "same": same,
-        "kubernetes": KUBERNETES,
+        "kubernetes": KUBERNETES, "kubectl": tools.join("bin/kubectl"),
     });
     let mut child = python_packages::python(tools)
-        .args(["-c", SCRIPT])
+        .arg(workspace().join(SCRIPT))
         .stdin(Stdio::piped())
         .stdout(Stdio::piped())
         .stderr(Stdio::piped())

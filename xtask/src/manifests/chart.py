@@ -1,12 +1,15 @@
-"""Asks Helm's own library and the API's schemas about the chart; `cargo xtask manifests` runs it.
+"""Asks Helm's own library, kubectl and the API's schemas about the chart; `cargo xtask manifests` runs it.
 
 Reads one JSON object from the standard input and writes one to the standard output. What is done with the answers, and
 where the texts come from, is not known here.
 """
 
 import json
+import subprocess
 import sys
+import tempfile
 
+import discovery
 import helm_python
 import kubernetes_validate
 import yaml
@@ -62,6 +65,20 @@ def differences(one, other):
     return found + [f"{name} differs" for name in sorted(one.keys() & other.keys()) if one[name] != other[name]]
 
 
+def said_by_kubectl(kubectl, text):
+    """What `kubectl --dry-run=client` has against the objects of a text."""
+    server = discovery.serve(documents(text))
+    with tempfile.TemporaryDirectory() as home:
+        words = [kubectl, f"--server=http://127.0.0.1:{server.server_address[1]}", f"--cache-dir={home}"]
+        words += ["create", "--dry-run=client", "--validate=false", "--output=name", "--filename=-"]
+        ran = subprocess.run(words, input=text, capture_output=True, text=True, env={"HOME": home}, check=False)
+    server.shutdown()
+    expected, taken = len(documents(text)), len(ran.stdout.split())
+    if ran.returncode != 0:
+        return [ran.stderr.strip()]
+    return [] if taken == expected else [f"kubectl takes {taken} of {expected} objects"]
+
+
 def main():
     asked = json.load(sys.stdin)
     answer = {"version": helm_python.helm_sdk_version(), "problems": [], "objects": 0}
@@ -81,6 +98,8 @@ def main():
                 answer["objects"] += 1
                 said = problems_of(document, version)
                 problems += [f"{name}: {name_of(document)}, Kubernetes {version}: {problem}" for problem in said]
+    for name, text in asked["texts"].items():
+        problems += [f"{name}: {said}" for said in said_by_kubectl(asked["kubectl"], text)]
     for first, second in asked["same"]:
         left = "\n---\n".join((texts | {"crds": answer["crds"]})[name] for name in first)
         right = "\n---\n".join(texts[name] for name in second)

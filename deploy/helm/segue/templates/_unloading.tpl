@@ -12,7 +12,7 @@ securityContext:
   readOnlyRootFilesystem: true
   capabilities:
     drop: [ALL]
-    add: [BPF, NET_ADMIN]
+    add: [BPF]
 volumeMounts:
   - name: bpf
     mountPath: /bpf
