@@ -250,4 +250,18 @@ mod tests {
             assert!(!pod.contains(never), "{never}");
         }
     }
+
+    #[test]
+    fn the_role_reads_and_writes_nothing_but_the_status_of_its_own_resource() {
+        let role = read("deploy/kubernetes/rbac.yaml");
+        let rules: Vec<&str> = role.split("  - apiGroups:").skip(1).collect();
+        let writing: Vec<&&str> =
+            rules.iter().filter(|rule| !rule.contains("\n    verbs: [get, list, watch]\n")).collect();
+        assert!(rules.len() > 3, "{role}");
+        assert_eq!(writing.len(), 1, "{writing:?}");
+        assert!(
+            writing[0]
+                .starts_with(" [segue.dev]\n    resources: [trafficpolicies/status]\n    verbs: [patch]\n")
+        );
+    }
 }
