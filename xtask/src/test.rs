@@ -8,7 +8,7 @@ use std::time::Instant;
 use anyhow::{Context, bail};
 use clap::ValueEnum;
 
-use crate::{build, host, setup, tidy, workspace};
+use crate::{build, host, manifests, setup, tidy, workspace};
 
 /// What to test.
 #[derive(clap::Args)]
@@ -29,7 +29,7 @@ enum Tier {
     Scenario,
     /// Root: real programs in a scratch cgroup and a network namespace.
     Kernel,
-    /// clippy, rustfmt and tidy.
+    /// clippy, rustfmt, tidy, and the manifests against the chart.
     Lint,
     /// All of them.
     All,
@@ -217,6 +217,11 @@ fn tally_of(command: &mut Command) -> anyhow::Result<(Tally, bool)> {
     Ok((tally, status.success()))
 }
 
+/// Whether a check passed; says why not.
+fn told(result: anyhow::Result<()>) -> bool {
+    result.inspect_err(|error| eprintln!("{error:#}")).is_ok()
+}
+
 fn lint() -> anyhow::Result<Tally> {
     let check = |name: &str, arguments: &[&str]| -> anyhow::Result<Tally> {
         let status = build::cargo().args(arguments).status().context("cannot run cargo")?;
@@ -226,6 +231,10 @@ fn lint() -> anyhow::Result<Tally> {
         check("clippy", &["clippy", "--quiet", "--workspace", "--all-targets", "--", "-D", "warnings"])?;
     total.add(check("rustfmt", &["fmt", "--all", "--", "--check"])?);
     total.add(Tally::of_check("tidy", tidy::check(&workspace())?));
+    total.add(match manifests::tools() {
+        Ok(tools) => Tally::of_check("manifests", told(manifests::check(&tools))),
+        Err(error) => Tally { skipped: vec![format!("the manifests: {error:#}")], ..Tally::default() },
+    });
     Ok(total)
 }
 

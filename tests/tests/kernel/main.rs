@@ -11,6 +11,7 @@ mod choice;
 mod config_live;
 mod connect;
 mod crash;
+mod daemon_set;
 mod dashboards;
 mod differential;
 mod draining;

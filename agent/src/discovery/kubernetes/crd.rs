@@ -195,6 +195,7 @@ fn scalar(value: &Value) -> String {
 mod tests {
     use std::path::Path;
 
+    use super::super::objects::Kind;
     use super::*;
 
     #[test]
@@ -206,5 +207,20 @@ mod tests {
         }
         let found = std::fs::read_to_string(&path).unwrap_or_default();
         assert!(found == yaml(), "deploy/kubernetes/crd.yaml is out of date; run `cargo xtask reference`");
+    }
+
+    #[test]
+    fn the_committed_role_lets_an_agent_read_every_kind() {
+        let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../deploy/kubernetes/rbac.yaml");
+        let role = std::fs::read_to_string(path).expect("the committed role");
+        let readable: Vec<&str> = role
+            .split("- apiGroups:")
+            .filter(|rule| rule.contains("verbs: [get, list, watch]"))
+            .filter_map(|rule| rule.split_once("resources: [")?.1.split(']').next())
+            .flat_map(|resources| resources.split(", "))
+            .collect();
+        for kind in Kind::ALL {
+            assert!(readable.contains(&kind.name()), "{} is not among {readable:?}", kind.name());
+        }
     }
 }
