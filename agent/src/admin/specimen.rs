@@ -243,6 +243,7 @@ impl Observe for Specimen {
                 program: "cil_sock4_connect".to_owned(),
                 id: 40,
             }],
+            clients: ClientsView { workloads: 44, pods: 31, pods_unnamed: 1, left_alone: 2, unresolved: 6 },
             data_plane: DataPlaneView { heartbeat_age_ms: Some(400), following: false },
             confinement: ConfinementView { capabilities: vec!["CAP_NET_ADMIN".to_owned()], filtered: true },
             timed_ms: 121_000,

@@ -39,12 +39,14 @@ use crate::draining::Leaving;
 use crate::flows::Accumulator;
 use crate::flows::Cgroups;
 use crate::flows::OpenConnections;
+use crate::flows::PodChange;
 use crate::flows::Record;
 use crate::flows::RequestAccumulator;
 use crate::kernel::Counters;
 use crate::kernel::DataPlane;
 use crate::kernel::EventReader;
 use crate::kernel::KernelError;
+use crate::kernel::Manner;
 use crate::kernel::MapError;
 use crate::kernel::ProgramStatus;
 use crate::kernel::Repair;
@@ -81,6 +83,7 @@ pub(super) struct Observer {
     followers: broadcast::Sender<Arc<Record>>,
     records_lost: AtomicU64,
     client_entries: AtomicU64,
+    left_alone: Mutex<u64>,
     heartbeat_ns: AtomicU64,
     untidy: AtomicBool,
     overhead: Overhead,
@@ -144,7 +147,7 @@ impl Observer {
             data_plane: Mutex::new(data_plane),
             counters: Mutex::new(counters),
             edges: Mutex::default(),
-            cgroups: Mutex::new(Cgroups::new(mount)),
+            cgroups: Mutex::new(Cgroups::new(mount).expecting_pods(kubernetes.is_some())),
             directory,
             fill: Mutex::default(),
             leaving: Mutex::default(),
@@ -154,6 +157,7 @@ impl Observer {
             followers: broadcast::channel(FOLLOW_QUEUE).0,
             records_lost: AtomicU64::new(0),
             client_entries: AtomicU64::new(0),
+            left_alone: Mutex::default(),
             heartbeat_ns: AtomicU64::new(0),
             untidy: AtomicBool::new(false),
             overhead: Overhead::new(stopwatch),
@@ -260,11 +264,51 @@ impl Observer {
         if let Err(error) = cgroups.rescan(clock::monotonic()) {
             tracing::warn!("{error}");
         }
-        let clients = cgroups.clients().map(|(id, _)| id).filter(|&id| id != 1).collect();
         drop(cgroups);
-        if let Err(error) = lock(&self.counters).set_workloads(&clients) {
-            self.map_error(&error);
-            tracing::warn!("{error}; affinity falls back to single cgroups");
+        self.tell_programs();
+    }
+
+    /// Learns cgroups that were just made.
+    pub(super) fn learn_cgroups(&self, made: Vec<PathBuf>) {
+        let learned = {
+            let mut cgroups = lock(&self.cgroups);
+            made.iter().filter(|path| cgroups.learn(path)).count()
+        };
+        if learned > 0 {
+            self.tell_programs();
+        }
+    }
+
+    /// Directories below which pods appear, and that were not given yet.
+    pub(super) fn take_nurseries(&self) -> Vec<PathBuf> {
+        lock(&self.cgroups).take_nurseries()
+    }
+
+    /// Takes in what a source says of pods.
+    pub(super) fn name_pods(&self, change: PodChange) {
+        lock(&self.cgroups).tell(change, clock::monotonic());
+        self.tell_programs();
+    }
+
+    /// Tells the programs which cgroups are workloads, and how their connections are to be treated. Nobody can say that of
+    /// a pod that was not told about: what was said before an agent started holds until then.
+    fn tell_programs(&self) {
+        // Held until it is written, so that what was known last is written last.
+        let mut left_alone = lock(&self.left_alone);
+        let cgroups = lock(&self.cgroups);
+        let clients = cgroups.clients().map(|(id, _)| id).filter(|&id| id != 1);
+        let mut manners: BTreeMap<u64, Manner> = clients.map(|id| (id, Manner::Managed)).collect();
+        if self.kubernetes.is_some() {
+            manners.extend(cgroups.unnamed_pods().map(|id| (id, Manner::Undecided)));
+            manners.extend(cgroups.left_alone().map(|id| (id, Manner::LeftAlone)));
+        }
+        drop(cgroups);
+        match lock(&self.counters).set_workloads(&manners) {
+            Ok(count) => *left_alone = count,
+            Err(error) => {
+                self.map_error(&error);
+                tracing::warn!("{error}; affinity falls back to single cgroups");
+            }
         }
     }
 

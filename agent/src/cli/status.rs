@@ -7,7 +7,7 @@ use jiff::Timestamp;
 
 use super::client::{Client, ConnectArgs};
 use super::table::{BAD, Cell, DIM, GOOD, HEADING, Output, Table, WARN, bytes, duration, print, print_json};
-use crate::admin::view::{CanaryState, MAP_ALMOST_FULL, OverheadView, Status};
+use crate::admin::view::{CanaryState, ClientsView, MAP_ALMOST_FULL, OverheadView, Status};
 
 /// Exit code where the agent answers and something needs a look.
 pub const EXIT_PROBLEMS: u8 = 3;
@@ -144,11 +144,12 @@ fn summary(status: &Status, now: Timestamp) -> String {
         let connection = view.connection.replace('_', " ");
         line("kubernetes", &format!("{}; {connection}{since}; node {}{zone}", view.server, view.node));
         let known = format!(
-            "{} Services, {} endpoints, {} policies, {} routes",
-            view.services, view.endpoints, view.policies, view.routes
+            "{} Services, {} endpoints, {} policies, {} routes, {} pods here",
+            view.services, view.endpoints, view.policies, view.routes, view.pods
         );
         line("", &format!("{known}; {} with notes", view.noted));
     }
+    line("clients", &clients(&status.clients));
     let canary = &status.canary;
     let when = canary.at.map(|at| format!(", {} ago", since(at, now))).unwrap_or_default();
     let how = match canary.state {
@@ -172,6 +173,17 @@ fn summary(status: &Status, now: Timestamp) -> String {
     line("may use", &format!("{capabilities}; {filter}"));
     line("heartbeat", &format!("{heartbeat}{following}"));
     text
+}
+
+fn clients(view: &ClientsView) -> String {
+    let some = [
+        (view.left_alone, "pods left alone"),
+        (view.pods_unnamed, "pods without a name yet"),
+        (view.unresolved, "cgroups gone unnamed"),
+    ];
+    let workloads = format!("{} workloads", view.workloads);
+    let some = some.iter().filter(|(count, _)| *count > 0).map(|(count, what)| format!("{count} {what}"));
+    std::iter::once(workloads).chain(some).collect::<Vec<_>>().join(", ")
 }
 
 fn canaries(status: &Status) -> Option<Table> {
@@ -285,7 +297,8 @@ Segue 0.1.0  pid 4711, up 2 h 3 min, map layouts of version 1
   pins       /sys/fs/bpf/segue/abi1
   config     /etc/segue/segue.yaml; generation 7, applied 95 s ago
   kubernetes https://10.96.0.1; in sync for 1 h; node node-1, zone eu-1a
-             40 Services, 310 endpoints, 3 policies, 1 routes; 1 with notes
+             40 Services, 310 endpoints, 3 policies, 1 routes, 31 pods here; 1 with notes
+  clients    44 workloads, 2 pods left alone, 1 pods without a name yet, 6 cgroups gone unnamed
   test call  reached its backend, 12 s ago
   may use    CAP_NET_ADMIN; system calls are filtered
   heartbeat  400 ms ago
