@@ -11,6 +11,7 @@ mod healing;
 mod journal;
 mod limits;
 mod names;
+mod neighbours;
 mod observer;
 mod overhead;
 mod rollouts;

@@ -240,8 +240,12 @@ impl Observe for Specimen {
             canary: CanaryView { state: CanaryState::Ok, at: Some(ago(12)), reason: None },
             neighbours: vec![NeighbourView {
                 hook: "cgroup/connect4".to_owned(),
-                program: "cil_sock4_connect".to_owned(),
+                program: "cil_sock4_conne".to_owned(),
                 id: 40,
+                owner: Some("Cilium".to_owned()),
+                cgroup: "/sys/fs/cgroup".to_owned(),
+                order: "before".to_owned(),
+                may_translate: true,
             }],
             clients: ClientsView { workloads: 44, pods: 31, pods_unnamed: 1, left_alone: 2, unresolved: 6 },
             data_plane: DataPlaneView { heartbeat_age_ms: Some(400), following: false },

@@ -92,7 +92,7 @@ pub(super) async fn greet_pods(observer: Arc<Observer>) {
     loop {
         tokio::select! {
             made = arrivals.next() => match made {
-                Ok(made) => observer.learn_cgroups(made),
+                Ok(made) => observer.learn_cgroups(&made),
                 Err(error) => return tracing::warn!("new pods are noticed by looking around only: {error}"),
             },
             _ = due.tick() => {}
@@ -104,7 +104,7 @@ pub(super) async fn greet_pods(observer: Arc<Observer>) {
                 break;
             }
             nurseries.iter().for_each(|directory| arrivals.watch(directory.clone()));
-            observer.learn_cgroups(nurseries);
+            observer.learn_cgroups(&nurseries);
         }
     }
 }

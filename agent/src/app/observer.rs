@@ -26,12 +26,12 @@ use super::guards::Guards;
 use super::healing;
 use super::journal::Journal;
 use super::names::LiveNames;
+use super::neighbours::Neighbours;
 use super::overhead::Overhead;
 use super::rollouts::Rollouts;
 use crate::admin::view::CanaryState;
 use crate::admin::view::CanaryView;
 use crate::admin::view::MapView;
-use crate::admin::view::NeighbourView;
 use crate::canary;
 use crate::clock;
 use crate::discovery::kubernetes::Standing;
@@ -87,7 +87,7 @@ pub(super) struct Observer {
     heartbeat_ns: AtomicU64,
     untidy: AtomicBool,
     overhead: Overhead,
-    neighbours: Mutex<Vec<NeighbourView>>,
+    neighbours: Mutex<Neighbours>,
     rollouts: Rollouts,
     kubernetes: Option<Standing>,
     guards: Guards,
@@ -197,11 +197,8 @@ impl Observer {
 
     /// Looks what others have attached to the same hooks. On the control thread only.
     pub(super) fn learn_neighbours(&self) {
-        let found = lock(&self.data_plane).neighbours();
-        *lock(&self.neighbours) = found
-            .into_iter()
-            .map(|(hook, id, program)| NeighbourView { hook: hook.to_owned(), program, id })
-            .collect();
+        let data_plane = lock(&self.data_plane);
+        lock(&self.neighbours).round(|below| data_plane.neighbours(below));
     }
 
     /// What the control loop did, to be added to.
@@ -269,7 +266,7 @@ impl Observer {
     }
 
     /// Learns cgroups that were just made.
-    pub(super) fn learn_cgroups(&self, made: Vec<PathBuf>) {
+    pub(super) fn learn_cgroups(&self, made: &[PathBuf]) {
         let learned = {
             let mut cgroups = lock(&self.cgroups);
             made.iter().filter(|path| cgroups.learn(path)).count()

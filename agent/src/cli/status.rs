@@ -12,6 +12,9 @@ use crate::admin::view::{CanaryState, ClientsView, MAP_ALMOST_FULL, OverheadView
 /// Exit code where the agent answers and something needs a look.
 pub const EXIT_PROBLEMS: u8 = 3;
 
+/// Programs of others that are shown. The rest is in the JSON.
+const MAX_NEIGHBOURS: usize = 50;
+
 /// Health of the agent, its programs and maps.
 #[derive(Clone, Debug, clap::Args)]
 #[command(
@@ -259,10 +262,22 @@ fn features(status: &Status) -> Option<Table> {
 }
 
 fn neighbours(status: &Status) -> Option<Table> {
-    let mut table = Table::new(&["HOOK", "PROGRAM", ">ID"]);
-    for neighbour in &status.neighbours {
-        let id = u64::from(neighbour.id);
-        table.row([neighbour.hook.as_str().into(), neighbour.program.as_str().into(), id.into()]);
+    let mut table = Table::new(&["HOOK", "PROGRAM", ">ID", "OF", "RUNS", "WHO WINS", "CGROUP"]);
+    for neighbour in status.neighbours.iter().take(MAX_NEIGHBOURS) {
+        let wins = match (neighbour.may_translate, neighbour.order.as_str()) {
+            (true, "before") => Cell::styled("it does: what it translates, Segue does not see", WARN),
+            (true, "after") => "Segue does, but it has the last word".into(),
+            _ => Cell::dash(),
+        };
+        table.row([
+            neighbour.hook.as_str().into(),
+            neighbour.program.as_str().into(),
+            u64::from(neighbour.id).into(),
+            Cell::or_dash(neighbour.owner.clone()),
+            neighbour.order.as_str().into(),
+            wins,
+            neighbour.cgroup.as_str().into(),
+        ]);
     }
     (!status.neighbours.is_empty()).then_some(table)
 }
@@ -329,8 +344,8 @@ Kernel features
   tcp_destroy  no     connections of draining backends cannot be reset
 
 Other programs on the same hooks
-  HOOK             PROGRAM            ID
-  cgroup/connect4  cil_sock4_connect  40
+  HOOK             PROGRAM          ID  OF      RUNS    WHO WINS                                         CGROUP
+  cgroup/connect4  cil_sock4_conne  40  Cilium  before  it does: what it translates, Segue does not see  /sys/fs/cgroup
 ";
         assert_eq!(plain(&report(&status(), specimen::now())), expected);
     }

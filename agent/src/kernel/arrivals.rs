@@ -99,7 +99,7 @@ mod tests {
         fs::write(root.path().join("file"), "").expect("a file");
         let pod = root.path().join("pod");
         fs::create_dir(&pod).expect("a directory");
-        assert_eq!(arrivals.next().await.expect("readable"), [pod.clone()]);
+        assert_eq!(arrivals.next().await.expect("readable"), std::slice::from_ref(&pod));
         arrivals.watch(pod.clone());
         fs::create_dir(pod.join("container")).expect("a directory");
         assert_eq!(arrivals.next().await.expect("readable"), [pod.join("container")]);

@@ -179,7 +179,8 @@ fn a_pod_that_is_left_alone_goes_straight_on_until_it_says_otherwise() {
     of_dns["spec"]["ports"] = json!([{ "name": "dns", "protocol": "UDP", "port": 53 }]);
     let mut its = slice("shop", "dns", "abcde", 5353, &[Endpoint::at(server.address())]);
     its["ports"] = json!([{ "name": "dns", "protocol": "UDP", "port": 5353 }]);
-    (api.put(&of_dns), api.put(&its));
+    api.put(&of_dns);
+    api.put(&its);
     let _dns = server.udp("d1", 5353);
     let pods = [20, 21].map(|number| pod("shop", &format!("p{number}"), &uid(&world, number), NODE, None));
     pods.iter().for_each(|pod| api.put(pod));

@@ -126,7 +126,7 @@ impl Observe for Observer {
                 error: journal.error(),
             },
             canary: journal.canary.clone(),
-            neighbours: lock(&self.neighbours).clone(),
+            neighbours: lock(&self.neighbours).views(),
             clients,
             data_plane: DataPlaneView {
                 heartbeat_age_ms: (heartbeat_ns != 0)

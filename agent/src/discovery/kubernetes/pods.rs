@@ -137,11 +137,7 @@ impl PodState {
                 self.gone.remove(&pod.uid);
                 self.dirty.insert(pod.key);
             }
-            Object::Namespace(key) => {
-                if self.left_alone.insert(key.clone()) {
-                    self.touch_namespace(&key);
-                }
-            }
+            Object::Namespace(key) if self.left_alone.insert(key.clone()) => self.touch_namespace(&key),
             _ => {}
         }
     }
