@@ -1,6 +1,7 @@
 //! Every map, with the one side that writes it, behind accessors that are safe to call.
 
 mod exchanges;
+mod workloads;
 
 use core::ffi::c_void;
 use core::ptr;
@@ -22,6 +23,7 @@ use crate::context::Socket;
 pub(crate) use exchanges::{
     exchange, forget_exchange, keep_head, load_head, new_exchange, requests, scratch, unparsed,
 };
+pub(crate) use workloads::{some_are_left_alone, workload};
 
 /// What applications ask for → service id. Agent writes.
 #[map]
@@ -64,10 +66,6 @@ static AVOIDANCES: LruHashMap<AffinityKey, FailedOn> =
 /// What each client uses of its limits. Kernel writes, agent removes those of dead cgroups and corrects drifted ones.
 #[map]
 static CLIENTS: HashMap<ClientKey, Usage> = HashMap::with_max_entries(limits::MAX_CLIENTS, BPF_F_NO_PREALLOC);
-
-/// Workload cgroups: pods and units. Agent writes; the value says nothing yet.
-#[map]
-static WORKLOADS: HashMap<u64, u32> = HashMap::with_max_entries(limits::MAX_WORKLOADS, BPF_F_NO_PREALLOC);
 
 /// Counts per edge and CPU. Kernel writes, agent removes those of dead cgroups.
 #[map]
@@ -287,12 +285,6 @@ pub(crate) fn failed_on(key: &AffinityKey) -> FailedOn {
 #[inline(always)]
 pub(crate) fn set_failed_on(key: &AffinityKey, failed: FailedOn) {
     let _ = AVOIDANCES.insert(key, &failed, 0);
-}
-
-/// Whether this cgroup is a workload's.
-#[inline(always)]
-pub(crate) fn is_workload(cgroup: u64) -> bool {
-    WORKLOADS.get_ptr(&cgroup).is_some()
 }
 
 /// This CPU's counts of an edge, made when they are not there yet.

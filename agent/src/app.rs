@@ -11,6 +11,7 @@ mod healing;
 mod journal;
 mod limits;
 mod names;
+mod neighbours;
 mod observer;
 mod overhead;
 mod rollouts;
@@ -125,6 +126,7 @@ pub async fn run(options: Options, beginnings: Beginnings) -> anyhow::Result<()>
     }
     let reader = tokio::spawn(duties::read_events(Arc::clone(&observer), observer.events()?));
     let timer = tokio::spawn(duties::time_programs(Arc::clone(&observer)));
+    let greeter = tokio::spawn(duties::greet_pods(Arc::clone(&observer)));
 
     let mut control = Control {
         reconciler,
@@ -146,6 +148,7 @@ pub async fn run(options: Options, beginnings: Beginnings) -> anyhow::Result<()>
     control.sources.stop().await;
     reader.abort();
     timer.abort();
+    greeter.abort();
     program_log.abort();
     while servers.join_next().await.is_some() {}
     result
@@ -264,6 +267,10 @@ impl Control {
                 self.admit(source, Change::Reset(services));
                 self.sources.remembered(source);
                 Ok(Extent::Whole)
+            }
+            Update::Pods(change) => {
+                self.observer.name_pods(change);
+                Ok(Extent::Nothing)
             }
             Update::Zone(zone) => {
                 if self.own_zone {

@@ -11,6 +11,7 @@ use std::sync::Arc;
 use crate::config::ConfigError;
 pub use crate::desired::SourceKind;
 use crate::desired::{Change, ServiceSpec};
+use crate::flows::PodChange;
 
 /// What a source has to say.
 #[derive(Debug)]
@@ -20,6 +21,8 @@ pub enum Update {
     /// What it wanted when it was last asked, while nobody can be asked now: good enough to serve by, and no reason to
     /// make anything smaller.
     Remembered(Vec<Arc<ServiceSpec>>),
+    /// What it knows of the pods of this node is different now.
+    Pods(PodChange),
     /// The zone this node is in, where the operator named none.
     Zone(Option<Arc<str>>),
     /// What it found cannot be used; what it wanted last still holds. Said once for the same content.

@@ -10,6 +10,7 @@ pub mod histogram;
 pub mod identity;
 pub mod named;
 pub mod open;
+pub mod pods;
 pub mod record;
 pub mod requests;
 pub mod tally;
@@ -22,6 +23,7 @@ pub use edge::EdgeView;
 pub use histogram::Distribution;
 pub use identity::{Workload, WorkloadKind};
 pub use open::OpenConnections;
+pub use pods::{Pod, PodChange};
 pub use record::{DecodeError, Record};
 pub use requests::{RequestAccumulator, RequestView, Requests};
 pub use tally::Tally;
@@ -45,12 +47,14 @@ pub struct Client {
     pub workload: Arc<Workload>,
     /// The cgroup exists. What is not live is remembered for a minute, so that late counters keep their name.
     pub live: bool,
+    /// A better name may come in a moment.
+    pub is_provisional: bool,
 }
 
 impl Client {
     /// A client whose cgroup was never seen.
     pub fn unknown() -> Self {
-        Self { workload: Arc::new(Workload::unknown()), live: false }
+        Self { workload: Arc::new(Workload::unknown()), live: false, is_provisional: true }
     }
 }
 

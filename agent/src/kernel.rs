@@ -3,6 +3,7 @@
 //! [`Tables`] is the seam: `reconcile` writes agent-owned maps through it and nothing else does. The real one
 //! maps the arrays into memory; the one in [`fake`] is for tests and fails on request.
 
+mod arrivals;
 mod bpf;
 mod cgroup;
 mod counters;
@@ -15,6 +16,7 @@ mod kernel_types;
 mod layout;
 mod mapped;
 mod monotonic;
+mod neighbours;
 mod privileges;
 mod probe;
 mod program_log;
@@ -29,13 +31,15 @@ use std::path::PathBuf;
 
 use agent_ebpf::abi::{Backend, BackendState, FrontendKey, Hook, Policy, ServiceWord, Slot};
 
+pub use arrivals::Arrivals;
 pub use cgroup::{Cgroup, mount_point};
-pub use counters::{Counters, Open};
+pub use counters::{Counters, Manner, Open};
 pub use data_plane::{DataPlane, Repair};
 pub use events::EventReader;
 pub use heap::trim_heap;
 pub use layout::{Unloaded, unload};
 pub use monotonic::monotonic_ns;
+pub use neighbours::{Neighbour, Order};
 pub use privileges::{Capability, ReaderPrivileges, drop_capabilities, forbid_new_privileges};
 pub use probe::{Feature, Features};
 pub use program_log::ProgramLog;

@@ -18,6 +18,7 @@ static SWEPT: OnceLock<()> = OnceLock::new();
 #[derive(Debug)]
 pub struct ScratchCgroup {
     path: PathBuf,
+    number: u32,
 }
 
 impl ScratchCgroup {
@@ -28,11 +29,17 @@ impl ScratchCgroup {
     pub fn new() -> Self {
         let mount = mount_point();
         SWEPT.get_or_init(|| sweep(&mount));
-        let name = format!("{PREFIX}{}-{}", std::process::id(), NEXT.fetch_add(1, Ordering::Relaxed));
+        let number = NEXT.fetch_add(1, Ordering::Relaxed);
+        let name = format!("{PREFIX}{}-{number}", std::process::id());
         let path = mount.join(name);
         fs::create_dir(&path)
             .unwrap_or_else(|error| panic!("cannot make cgroup {}: {error}", path.display()));
-        Self { path }
+        Self { path, number }
+    }
+
+    /// A number that no other scratch cgroup of this process has.
+    pub fn number(&self) -> u32 {
+        self.number
     }
 
     /// The directory.

@@ -39,7 +39,7 @@ pub struct Behaviour {
     pub gone_by_status: bool,
 }
 
-/// A request that was made, as `METHOD PATH?QUERY`.
+/// A request that was made, as `METHOD PATH?QUERY`, and ` (metadata)` where no more was wanted.
 pub type Request = String;
 
 /// The server. Its connections end when it goes.
@@ -223,6 +223,8 @@ pub(crate) struct Asked {
     pub(crate) path: String,
     pub(crate) query: Vec<(String, String)>,
     pub(crate) token: Option<String>,
+    /// Only the metadata of objects is wanted.
+    pub(crate) is_partial: bool,
     pub(crate) body: Vec<u8>,
 }
 
@@ -243,7 +245,8 @@ fn serve(stream: &TcpStream, shared: &Shared) -> std::io::Result<()> {
                 format!("{}?{}", asked.path, pairs.collect::<Vec<_>>().join("&"))
             }
         };
-        lock(&shared.requests).push(format!("{} {target}", asked.method));
+        let wanted = if asked.is_partial { " (metadata)" } else { "" };
+        lock(&shared.requests).push(format!("{} {target}{wanted}", asked.method));
         let behaviour = lock(&shared.behaviour).clone();
         if behaviour.is_silent {
             // Until the client, or the test, has had enough.
@@ -276,6 +279,7 @@ fn read_request(reader: &mut BufReader<&TcpStream>) -> std::io::Result<Option<As
         path: path.to_owned(),
         query: query.collect(),
         token: None,
+        is_partial: false,
         body: Vec::new(),
     };
     let mut length = 0;
@@ -287,6 +291,7 @@ fn read_request(reader: &mut BufReader<&TcpStream>) -> std::io::Result<Option<As
         let Some((name, value)) = line.trim().split_once(':') else { continue };
         match name.to_ascii_lowercase().as_str() {
             "content-length" => length = value.trim().parse().unwrap_or(0),
+            "accept" => asked.is_partial = value.contains("as=PartialObjectMetadata"),
             "authorization" => asked.token = value.trim().strip_prefix("Bearer ").map(str::to_owned),
             _ => {}
         }

@@ -15,6 +15,7 @@ pub mod kernel;
 pub mod kube_api;
 pub mod namespace;
 pub mod pinned;
+pub mod pods;
 pub mod program;
 pub mod prometheus;
 pub mod scenario;

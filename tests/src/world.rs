@@ -73,6 +73,11 @@ impl World {
         Self { cgroup, managed, outside, namespace, directory }
     }
 
+    /// A number that no other world of this process has.
+    pub fn number(&self) -> u32 {
+        self.cgroup.number()
+    }
+
     /// The network and mount namespace.
     pub fn namespace(&self) -> &Namespace {
         &self.namespace
@@ -232,6 +237,14 @@ impl World {
         });
     }
 
+    /// Removes a cgroup below the managed one, once what runs there has ended.
+    ///
+    /// # Panics
+    /// When it cannot be removed.
+    pub fn remove_cgroup(&self, path: &Path) {
+        self.cgroup.remove_child(path);
+    }
+
     /// Takes the managed cgroup away with everything below it, and makes it again under the same name.
     ///
     /// # Panics
@@ -241,13 +254,14 @@ impl World {
         self.cgroup.child("managed");
     }
 
-    fn managed_child(&self, relative: &str) -> PathBuf {
+    /// A cgroup below the managed one, made if need be.
+    pub(crate) fn managed_child(&self, relative: &str) -> PathBuf {
         self.cgroup.child(&format!("managed/{relative}"))
     }
 }
 
 /// Runs `ip` in the network namespace of the calling thread.
-fn run_ip(arguments: &[&str]) {
+pub(crate) fn run_ip(arguments: &[&str]) {
     let output = Command::new("ip").args(arguments).output().expect("iproute2 is installed");
     let error = String::from_utf8_lossy(&output.stderr);
     assert!(output.status.success(), "ip {}: {error}", arguments.join(" "));

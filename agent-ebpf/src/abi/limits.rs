@@ -44,7 +44,8 @@ pub const MAX_AVOIDANCES: u32 = 8_192;
 /// such services. One takes about 100 B, allocated when it is first seen.
 pub const MAX_CLIENTS: u32 = 16_384;
 
-/// Workload cgroups known to the agent (pods, units). Only services that need a client's identity look here.
+/// Workload cgroups known to the agent (pods, units). Only services that need a client's identity look here, and every
+/// one where some workload is to be left alone.
 pub const MAX_WORKLOADS: u32 = 8_192;
 
 /// cgroup levels searched for the client's workload. Pods sit at level 2 or 3 under both cgroup drivers, units

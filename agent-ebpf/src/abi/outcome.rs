@@ -49,6 +49,8 @@ named_enum! {
         Answered = 20 => "answered",
         /// A connection is not followed any further.
         Unparsed = 21 => "unparsed",
+        /// Untouched: the destination belongs to a service, and the client is to be left alone.
+        OptedOut = 22 => "opted_out",
     }
 }
 

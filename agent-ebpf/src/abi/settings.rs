@@ -9,6 +9,14 @@ pub struct Settings {
     pub follow_until_ns: u64,
     /// When the agent last said that it is alive, on the monotonic clock.
     pub heartbeat_ns: u64,
+    /// How many workloads are to be left alone. At 0 nobody looks whether the caller is one.
+    pub left_alone: u64,
 }
 
-const _: () = assert!(size_of::<Settings>() == 16);
+const _: () = assert!(size_of::<Settings>() == 24);
+
+/// In a value of `WORKLOADS`: the cgroup is a workload's. In every value.
+pub const WORKLOAD_KNOWN: u32 = 1;
+
+/// In a value of `WORKLOADS`: its connections go on untouched.
+pub const WORKLOAD_LEFT_ALONE: u32 = 2;

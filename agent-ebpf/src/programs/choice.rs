@@ -2,6 +2,7 @@
 
 use agent_ebpf::abi::Algorithm;
 use agent_ebpf::abi::limits::MAX_CGROUP_LEVELS;
+use agent_ebpf::abi::settings::WORKLOAD_LEFT_ALONE;
 use agent_ebpf::decide::balance::{self, Side, peak_ewma};
 use agent_ebpf::decide::locality::Window;
 
@@ -78,10 +79,36 @@ pub(super) extern "C" fn segue_client() -> u64 {
         if cgroup == 0 {
             break;
         }
-        if maps::is_workload(cgroup) {
+        if maps::workload(cgroup) != 0 {
             return cgroup;
         }
         level += 1;
     }
     context::current_cgroup()
+}
+
+/// Whether the caller is to be left alone. Asked once a service was found.
+#[inline(always)]
+pub(super) fn is_left_alone() -> bool {
+    maps::some_are_left_alone() && segue_left_alone() != 0
+}
+
+/// Whether the outermost workload above the calling process is to be left alone: a pod, and not what it makes of
+/// cgroups inside itself. A global function, as [`segue_client`].
+#[unsafe(no_mangle)]
+#[inline(never)]
+extern "C" fn segue_left_alone() -> u32 {
+    let mut level = 1;
+    while level <= MAX_CGROUP_LEVELS {
+        let cgroup = context::current_ancestor_cgroup(level);
+        if cgroup == 0 {
+            break;
+        }
+        let said = maps::workload(cgroup);
+        if said != 0 {
+            return said & WORKLOAD_LEFT_ALONE;
+        }
+        level += 1;
+    }
+    0
 }

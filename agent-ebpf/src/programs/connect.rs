@@ -7,6 +7,7 @@ use aya_ebpf::macros::cgroup_sock_addr;
 use aya_ebpf::programs::SockAddrContext;
 
 use super::breaker::{self, Report};
+use super::choice::is_left_alone;
 use super::datagrams;
 use super::limits;
 use super::select::{Found, Selection, refuse_as_asked, select};
@@ -54,7 +55,9 @@ fn connect(call: &SocketAddress) -> Outcome {
             datagrams::keep_peer(socket, previous);
         }
     }
-    let Some(service) = maps::service_of(&asked) else {
+    let found = maps::service_of(&asked);
+    let left_alone = found.is_some() && is_left_alone();
+    let Some(service) = found.filter(|_| !left_alone) else {
         if let Some(previous) = previous {
             give_up(socket, previous, Moment::now().ns);
             maps::forget_connection(socket);
@@ -62,7 +65,7 @@ fn connect(call: &SocketAddress) -> Outcome {
         if protocol == Protocol::Udp as u8 {
             datagrams::forget(socket, &asked.endpoint());
         }
-        return Outcome::Unmanaged;
+        return if left_alone { Outcome::OptedOut } else { Outcome::Unmanaged };
     };
     let now = Moment::now();
     let previous = match previous {

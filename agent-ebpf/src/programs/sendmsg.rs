@@ -5,6 +5,7 @@ use agent_ebpf::abi::{BackendStatus, Endpoint, FrontendKey, Hook, Outcome, Proto
 use aya_ebpf::macros::cgroup_sock_addr;
 use aya_ebpf::programs::SockAddrContext;
 
+use super::choice::is_left_alone;
 use super::datagrams::keep;
 use super::limits;
 use super::select::{Found, Selection, refuse_as_asked, select};
@@ -40,6 +41,9 @@ fn send(call: &SocketAddress) -> Outcome {
     let Some(service) = maps::service_of(&FrontendKey::new(requested, Protocol::Udp as u8)) else {
         return Outcome::Unmanaged;
     };
+    if is_left_alone() {
+        return Outcome::OptedOut;
+    }
     let Some(socket) = call.socket() else { return Outcome::Unsupported };
     let Some(datagrams) = maps::datagrams_or_new(socket) else { return Outcome::StorageFailed };
 

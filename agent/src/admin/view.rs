@@ -3,10 +3,12 @@
 //! Only values. Who fills them in reads maps and clocks; who shows them is `cli` and `metrics`.
 
 mod breaker;
+mod clients;
 mod explain;
 mod held;
 mod kubernetes;
 mod limits;
+mod neighbours;
 mod overhead;
 mod rollout;
 
@@ -21,10 +23,12 @@ use crate::flows::named;
 pub use breaker::{
     CellView, DEFAULT_ORDER_MS, IN_FORCE, MAX_ORDER_MS, Order, OrderError, OrderRequest, OrderView, Ordered,
 };
+pub use clients::ClientsView;
 pub use explain::{Candidate, Chain, Explanation, Step};
 pub use held::{AcceptError, AcceptRequest, Accepted, HeldView, HeldViews};
 pub use kubernetes::{KindView, KubernetesView, NoteView};
 pub use limits::LimitView;
+pub use neighbours::NeighbourView;
 pub use overhead::{ConfinementView, OverheadView, ProgramCost};
 pub use rollout::{RolloutError, RolloutRequest, RolloutView, Rollouts, SampleView};
 
@@ -63,6 +67,9 @@ pub struct Status {
     pub canary: CanaryView,
     /// Programs of others on the hooks the agent uses.
     pub neighbours: Vec<NeighbourView>,
+    /// Who the clients are.
+    #[serde(default)]
+    pub clients: ClientsView,
     /// What the kernel side knows of the agent.
     pub data_plane: DataPlaneView,
     /// What the agent may do.
@@ -169,17 +176,6 @@ pub enum CanaryState {
     Ok,
     /// It did not.
     Failed,
-}
-
-/// A program of somebody else on one of the agent's hooks.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct NeighbourView {
-    /// The hook.
-    pub hook: String,
-    /// The program's name.
-    pub program: String,
-    /// The kernel's id of the program.
-    pub id: u32,
 }
 
 /// What the kernel side knows of the agent.

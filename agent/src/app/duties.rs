@@ -5,7 +5,7 @@ use std::sync::Arc;
 use super::observer::Observer;
 use super::overhead;
 use crate::admin::Observe;
-use crate::kernel::EventReader;
+use crate::kernel::{Arrivals, EventReader};
 
 /// Events taken from the ring at a time.
 const EVENT_BATCH: usize = 512;
@@ -71,6 +71,40 @@ pub(super) async fn time_programs(observer: Arc<Observer>) {
         let Ok(timed) = timed else { return };
         if let Some(reason) = timed.reason {
             tracing::debug!("{reason}");
+        }
+    }
+}
+
+/// Learns the cgroups of pods as they are made, until the agent leaves: before what runs in them connects, and before
+/// those of the shortest lives are gone.
+pub(super) async fn greet_pods(observer: Arc<Observer>) {
+    let mut arrivals = match Arrivals::new() {
+        Ok(arrivals) => arrivals,
+        Err(error) => {
+            tracing::warn!(
+                "new pods are noticed by looking around only: {error}; is `fs.inotify.max_user_instances` reached?"
+            );
+            return;
+        }
+    };
+    let mut due = super::every(super::TICK);
+    observer.learn_workloads();
+    loop {
+        tokio::select! {
+            made = arrivals.next() => match made {
+                Ok(made) => observer.learn_cgroups(&made),
+                Err(error) => return tracing::warn!("new pods are noticed by looking around only: {error}"),
+            },
+            _ = due.tick() => {}
+        }
+        // What was made in a directory before it was watched is looked for.
+        loop {
+            let nurseries = observer.take_nurseries();
+            if nurseries.is_empty() {
+                break;
+            }
+            nurseries.iter().for_each(|directory| arrivals.watch(directory.clone()));
+            observer.learn_cgroups(&nurseries);
         }
     }
 }

@@ -26,12 +26,12 @@ use super::guards::Guards;
 use super::healing;
 use super::journal::Journal;
 use super::names::LiveNames;
+use super::neighbours::Neighbours;
 use super::overhead::Overhead;
 use super::rollouts::Rollouts;
 use crate::admin::view::CanaryState;
 use crate::admin::view::CanaryView;
 use crate::admin::view::MapView;
-use crate::admin::view::NeighbourView;
 use crate::canary;
 use crate::clock;
 use crate::discovery::kubernetes::Standing;
@@ -39,12 +39,14 @@ use crate::draining::Leaving;
 use crate::flows::Accumulator;
 use crate::flows::Cgroups;
 use crate::flows::OpenConnections;
+use crate::flows::PodChange;
 use crate::flows::Record;
 use crate::flows::RequestAccumulator;
 use crate::kernel::Counters;
 use crate::kernel::DataPlane;
 use crate::kernel::EventReader;
 use crate::kernel::KernelError;
+use crate::kernel::Manner;
 use crate::kernel::MapError;
 use crate::kernel::ProgramStatus;
 use crate::kernel::Repair;
@@ -80,10 +82,11 @@ pub(super) struct Observer {
     followers: broadcast::Sender<Arc<Record>>,
     records_lost: AtomicU64,
     client_entries: AtomicU64,
+    left_alone: Mutex<u64>,
     heartbeat_ns: AtomicU64,
     untidy: AtomicBool,
     overhead: Overhead,
-    neighbours: Mutex<Vec<NeighbourView>>,
+    neighbours: Mutex<Neighbours>,
     rollouts: Rollouts,
     kubernetes: Option<Standing>,
     guards: Guards,
@@ -143,7 +146,7 @@ impl Observer {
             data_plane: Mutex::new(data_plane),
             counters: Mutex::new(counters),
             edges: Mutex::default(),
-            cgroups: Mutex::new(Cgroups::new(mount)),
+            cgroups: Mutex::new(Cgroups::new(mount).expecting_pods(kubernetes.is_some())),
             directory,
             fill: Mutex::default(),
             leaving: Mutex::default(),
@@ -153,6 +156,7 @@ impl Observer {
             followers: broadcast::channel(FOLLOW_QUEUE).0,
             records_lost: AtomicU64::new(0),
             client_entries: AtomicU64::new(0),
+            left_alone: Mutex::default(),
             heartbeat_ns: AtomicU64::new(0),
             untidy: AtomicBool::new(false),
             overhead: Overhead::new(stopwatch),
@@ -192,11 +196,8 @@ impl Observer {
 
     /// Looks what others have attached to the same hooks. On the control thread only.
     pub(super) fn learn_neighbours(&self) {
-        let found = lock(&self.data_plane).neighbours();
-        *lock(&self.neighbours) = found
-            .into_iter()
-            .map(|(hook, id, program)| NeighbourView { hook: hook.to_owned(), program, id })
-            .collect();
+        let data_plane = lock(&self.data_plane);
+        lock(&self.neighbours).round(|below| data_plane.neighbours(below));
     }
 
     /// What the control loop did, to be added to.
@@ -259,11 +260,51 @@ impl Observer {
         if let Err(error) = cgroups.rescan(clock::monotonic()) {
             tracing::warn!("{error}");
         }
-        let clients = cgroups.clients().map(|(id, _)| id).filter(|&id| id != 1).collect();
         drop(cgroups);
-        if let Err(error) = lock(&self.counters).set_workloads(&clients) {
-            self.map_error(&error);
-            tracing::warn!("{error}; affinity falls back to single cgroups");
+        self.tell_programs();
+    }
+
+    /// Learns cgroups that were just made.
+    pub(super) fn learn_cgroups(&self, made: &[PathBuf]) {
+        let learned = {
+            let mut cgroups = lock(&self.cgroups);
+            made.iter().filter(|path| cgroups.learn(path)).count()
+        };
+        if learned > 0 {
+            self.tell_programs();
+        }
+    }
+
+    /// Directories below which pods appear, and that were not given yet.
+    pub(super) fn take_nurseries(&self) -> Vec<PathBuf> {
+        lock(&self.cgroups).take_nurseries()
+    }
+
+    /// Takes in what a source says of pods.
+    pub(super) fn name_pods(&self, change: PodChange) {
+        lock(&self.cgroups).tell(change, clock::monotonic());
+        self.tell_programs();
+    }
+
+    /// Tells the programs which cgroups are workloads, and how their connections are to be treated. Nobody can say that of
+    /// a pod that was not told about: what was said before an agent started holds until then.
+    fn tell_programs(&self) {
+        // Held until it is written, so that what was known last is written last.
+        let mut left_alone = lock(&self.left_alone);
+        let cgroups = lock(&self.cgroups);
+        let clients = cgroups.clients().map(|(id, _)| id).filter(|&id| id != 1);
+        let mut manners: BTreeMap<u64, Manner> = clients.map(|id| (id, Manner::Managed)).collect();
+        if self.kubernetes.is_some() {
+            manners.extend(cgroups.unnamed_pods().map(|id| (id, Manner::Undecided)));
+            manners.extend(cgroups.left_alone().map(|id| (id, Manner::LeftAlone)));
+        }
+        drop(cgroups);
+        match lock(&self.counters).set_workloads(&manners) {
+            Ok(count) => *left_alone = count,
+            Err(error) => {
+                self.map_error(&error);
+                tracing::warn!("{error}; affinity falls back to single cgroups");
+            }
         }
     }
 

@@ -7,10 +7,13 @@ use jiff::Timestamp;
 
 use super::client::{Client, ConnectArgs};
 use super::table::{BAD, Cell, DIM, GOOD, HEADING, Output, Table, WARN, bytes, duration, print, print_json};
-use crate::admin::view::{CanaryState, MAP_ALMOST_FULL, OverheadView, Status};
+use crate::admin::view::{CanaryState, ClientsView, MAP_ALMOST_FULL, OverheadView, Status};
 
 /// Exit code where the agent answers and something needs a look.
 pub const EXIT_PROBLEMS: u8 = 3;
+
+/// Programs of others that are shown. The rest is in the JSON.
+const MAX_NEIGHBOURS: usize = 50;
 
 /// Health of the agent, its programs and maps.
 #[derive(Clone, Debug, clap::Args)]
@@ -144,11 +147,12 @@ fn summary(status: &Status, now: Timestamp) -> String {
         let connection = view.connection.replace('_', " ");
         line("kubernetes", &format!("{}; {connection}{since}; node {}{zone}", view.server, view.node));
         let known = format!(
-            "{} Services, {} endpoints, {} policies, {} routes",
-            view.services, view.endpoints, view.policies, view.routes
+            "{} Services, {} endpoints, {} policies, {} routes, {} pods here",
+            view.services, view.endpoints, view.policies, view.routes, view.pods
         );
         line("", &format!("{known}; {} with notes", view.noted));
     }
+    line("clients", &clients(&status.clients));
     let canary = &status.canary;
     let when = canary.at.map(|at| format!(", {} ago", since(at, now))).unwrap_or_default();
     let how = match canary.state {
@@ -172,6 +176,17 @@ fn summary(status: &Status, now: Timestamp) -> String {
     line("may use", &format!("{capabilities}; {filter}"));
     line("heartbeat", &format!("{heartbeat}{following}"));
     text
+}
+
+fn clients(view: &ClientsView) -> String {
+    let some = [
+        (view.left_alone, "pods left alone"),
+        (view.pods_unnamed, "pods without a name yet"),
+        (view.unresolved, "cgroups gone unnamed"),
+    ];
+    let workloads = format!("{} workloads", view.workloads);
+    let some = some.iter().filter(|(count, _)| *count > 0).map(|(count, what)| format!("{count} {what}"));
+    std::iter::once(workloads).chain(some).collect::<Vec<_>>().join(", ")
 }
 
 fn canaries(status: &Status) -> Option<Table> {
@@ -247,10 +262,22 @@ fn features(status: &Status) -> Option<Table> {
 }
 
 fn neighbours(status: &Status) -> Option<Table> {
-    let mut table = Table::new(&["HOOK", "PROGRAM", ">ID"]);
-    for neighbour in &status.neighbours {
-        let id = u64::from(neighbour.id);
-        table.row([neighbour.hook.as_str().into(), neighbour.program.as_str().into(), id.into()]);
+    let mut table = Table::new(&["HOOK", "PROGRAM", ">ID", "OF", "RUNS", "WHO WINS", "CGROUP"]);
+    for neighbour in status.neighbours.iter().take(MAX_NEIGHBOURS) {
+        let wins = match (neighbour.may_translate, neighbour.order.as_str()) {
+            (true, "before") => Cell::styled("it does: what it translates, Segue does not see", WARN),
+            (true, "after") => "Segue does, but it has the last word".into(),
+            _ => Cell::dash(),
+        };
+        table.row([
+            neighbour.hook.as_str().into(),
+            neighbour.program.as_str().into(),
+            u64::from(neighbour.id).into(),
+            Cell::or_dash(neighbour.owner.clone()),
+            neighbour.order.as_str().into(),
+            wins,
+            neighbour.cgroup.as_str().into(),
+        ]);
     }
     (!status.neighbours.is_empty()).then_some(table)
 }
@@ -285,7 +312,8 @@ Segue 0.1.0  pid 4711, up 2 h 3 min, map layouts of version 1
   pins       /sys/fs/bpf/segue/abi1
   config     /etc/segue/segue.yaml; generation 7, applied 95 s ago
   kubernetes https://10.96.0.1; in sync for 1 h; node node-1, zone eu-1a
-             40 Services, 310 endpoints, 3 policies, 1 routes; 1 with notes
+             40 Services, 310 endpoints, 3 policies, 1 routes, 31 pods here; 1 with notes
+  clients    44 workloads, 2 pods left alone, 1 pods without a name yet, 6 cgroups gone unnamed
   test call  reached its backend, 12 s ago
   may use    CAP_NET_ADMIN; system calls are filtered
   heartbeat  400 ms ago
@@ -316,8 +344,8 @@ Kernel features
   tcp_destroy  no     connections of draining backends cannot be reset
 
 Other programs on the same hooks
-  HOOK             PROGRAM            ID
-  cgroup/connect4  cil_sock4_connect  40
+  HOOK             PROGRAM          ID  OF      RUNS    WHO WINS                                         CGROUP
+  cgroup/connect4  cil_sock4_conne  40  Cilium  before  it does: what it translates, Segue does not see  /sys/fs/cgroup
 ";
         assert_eq!(plain(&report(&status(), specimen::now())), expected);
     }

@@ -18,9 +18,9 @@ use super::{Names, ServiceLabel};
 /// Edges kept apart by default; what comes after them is summed in one. An edge is some 45 series.
 pub const DEFAULT_SERIES_LIMIT: usize = 10_000;
 
-/// How long the counts of a cgroup nobody has named yet wait for its name, before they are nobody's: until a scan
-/// has certainly been allowed.
-const NAMING: Duration = Duration::from_secs(2 * SCAN_INTERVAL.as_secs());
+/// How long the counts of a cgroup that has no name yet, or no good one, wait for it: until a scan has certainly been
+/// allowed.
+pub(super) const NAMING: Duration = Duration::from_secs(2 * SCAN_INTERVAL.as_secs());
 
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 struct RowKey {
@@ -45,6 +45,10 @@ struct Row {
 struct Seen {
     counters: Edge,
     label: Option<ServiceLabel>,
+    /// Whom it was counted for last.
+    client: Option<Arc<Workload>>,
+    /// Since when its name is provisional.
+    unnamed_since: Option<Duration>,
     overflowed: bool,
     /// Since when its client's cgroup or its service does not exist.
     dead_since: Option<Duration>,
@@ -118,14 +122,20 @@ impl Accumulator {
         let mut seen = before.unwrap_or(Seen {
             counters: Edge::default(),
             label: None,
+            client: None,
+            unnamed_since: None,
             overflowed: false,
             dead_since: None,
         });
         seen.dead_since = if alive { None } else { Some(seen.dead_since.unwrap_or(now)) };
-        if client.workload.kind == WorkloadKind::Unknown
-            && seen.dead_since.is_some_and(|since| now.saturating_sub(since) < NAMING)
-        {
+        seen.unnamed_since = client.is_provisional.then(|| seen.unnamed_since.unwrap_or(now));
+        if seen.unnamed_since.is_some_and(|since| now.saturating_sub(since) < NAMING) {
             return seen;
+        }
+        if let Some(before) = seen.client.replace(Arc::clone(&client.workload))
+            && is_new_name(&before, &client.workload, names)
+        {
+            self.rename(&before, &client.workload);
         }
         let growth = edge::since(&counters, &seen.counters);
         seen.counters = counters;
@@ -150,6 +160,23 @@ impl Accumulator {
         seen
     }
 
+    /// What was counted for one workload is another's from now on.
+    fn rename(&mut self, from: &Arc<Workload>, to: &Arc<Workload>) {
+        let first = RowKey { client: Arc::clone(from), service: "".into(), port: 0, version: None };
+        let keys = self.rows.range(first..).map(|(key, _)| key).take_while(|key| key.client == *from);
+        for key in keys.cloned().collect::<Vec<_>>() {
+            let Some(row) = self.rows.remove(&key) else { continue };
+            let key = RowKey { client: Arc::clone(to), ..key };
+            match self.rows.get_mut(&key) {
+                Some(there) => {
+                    edge::add(&mut there.total, &row.total);
+                    there.active = there.active.saturating_add(row.active);
+                }
+                None => _ = self.rows.insert(key, row),
+            }
+        }
+    }
+
     /// Every edge, in the order of client, service and version; the overflow last.
     pub fn views(&self) -> Vec<EdgeView> {
         let nobody = || RowKey {
@@ -166,6 +193,12 @@ impl Accumulator {
     pub fn overflowed(&self) -> u64 {
         self.overflowed
     }
+}
+
+/// Whether a cgroup that was counted for `before` has another name now, and not another owner: nobody is called so
+/// any more.
+pub(super) fn is_new_name(before: &Arc<Workload>, now: &Arc<Workload>, names: &dyn Names) -> bool {
+    before != now && now.kind != WorkloadKind::Unknown && !names.is_live(before)
 }
 
 fn row_key(
@@ -230,7 +263,7 @@ mod tests {
 
     impl Names for Town {
         fn client(&mut self, cgroup: u64) -> Client {
-            Client { workload: unit(cgroup), live: !self.gone.contains(&cgroup) }
+            Client { workload: unit(cgroup), live: !self.gone.contains(&cgroup), is_provisional: false }
         }
         fn is_live(&self, workload: &Workload) -> bool {
             (0..300).any(|cgroup| !self.gone.contains(&cgroup) && *unit(cgroup) == *workload)
@@ -268,8 +301,8 @@ mod tests {
     impl Names for Unnamed {
         fn client(&mut self, cgroup: u64) -> Client {
             match self.now < self.until {
-                true => Client { workload: Arc::new(Workload::unknown()), live: false },
-                false => Client { workload: unit(cgroup), live: true },
+                true => Client::unknown(),
+                false => Client { workload: unit(cgroup), live: true, is_provisional: false },
             }
         }
         fn is_live(&self, _workload: &Workload) -> bool {
@@ -293,6 +326,53 @@ mod tests {
             let views = edges.views();
             let named: Vec<_> = views.iter().map(|view| (&*view.client.name, view.opened)).collect();
             assert_eq!(named, [(expected, 5)], "named after {named_at} s");
+        }
+    }
+
+    /// Pods whose names come at a given second: those of two cgroups are one Deployment.
+    struct Cluster {
+        named_at: u64,
+        now: u64,
+    }
+
+    impl Cluster {
+        fn name(&self, cgroup: u64) -> Arc<Workload> {
+            if self.now < self.named_at {
+                let path = format!("/kubepods/pod0a1b2c3d-1111-2222-3333-{cgroup:012}");
+                return Arc::new(identity::workload_of(&path));
+            }
+            Arc::new(Workload::of_pod("shop", "payment", WorkloadKind::Deployment))
+        }
+    }
+
+    impl Names for Cluster {
+        fn client(&mut self, cgroup: u64) -> Client {
+            let is_provisional = self.now < self.named_at;
+            Client { workload: self.name(cgroup), live: true, is_provisional }
+        }
+        fn is_live(&self, workload: &Workload) -> bool {
+            [1, 2].iter().any(|cgroup| *self.name(*cgroup) == *workload)
+        }
+        fn service(&self, id: u32) -> Option<ServiceLabel> {
+            Town::default().service(id)
+        }
+        fn version(&self, _service: u32, _id: u32) -> Option<Arc<str>> {
+            None
+        }
+    }
+
+    #[test]
+    fn what_was_counted_before_a_pods_name_came_is_counted_under_it_afterwards() {
+        for named_at in [1, 10] {
+            let mut edges = Accumulator::default();
+            for now in [0, 5, 10] {
+                let entries = [(key(1, 7), counted(5 + now, 2)), (key(2, 7), counted(3, 3))];
+                edges.fold(at(now), entries, &mut Cluster { named_at, now });
+            }
+            let views = edges.views();
+            assert_eq!(views.len(), 1, "named after {named_at} s: {views:?}");
+            assert_eq!((&*views[0].client.name, views[0].client.kind), ("payment", WorkloadKind::Deployment));
+            assert_eq!((views[0].opened, views[0].active), (18, 13));
         }
     }
 

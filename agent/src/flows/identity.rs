@@ -1,7 +1,7 @@
 //! Whose cgroup is it: workload names from the paths that container runtimes and systemd give to cgroups.
 //!
 //! Pure rules on text. Knows no file system and no Kubernetes API: a pod is named by its UID here, and by its
-//! owner once discovery knows the UID.
+//! owner once a source has told it ([`super::pods`]).
 
 use std::sync::Arc;
 
@@ -31,8 +31,22 @@ pub struct Workload {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum WorkloadKind {
-    /// A Kubernetes pod.
+    /// A Kubernetes pod that nothing owns, or whose owner is not known.
     Pod,
+    /// The pods of a Deployment.
+    Deployment,
+    /// The pods of a StatefulSet.
+    StatefulSet,
+    /// The pods of a DaemonSet.
+    DaemonSet,
+    /// The pods of a ReplicaSet that belongs to no Deployment.
+    ReplicaSet,
+    /// The pods of a Job that nobody scheduled.
+    Job,
+    /// The pods of the Jobs of a CronJob.
+    CronJob,
+    /// The pods of a controller of another kind.
+    Controller,
     /// A container outside Kubernetes.
     Container,
     /// A systemd service or scope.
@@ -51,6 +65,11 @@ impl Workload {
         Self { namespace: UNKNOWN.into(), name: UNKNOWN.into(), kind: WorkloadKind::Unknown }
     }
 
+    /// The workload of a pod that is known: its namespace and what owns it, or its own name.
+    pub fn of_pod(namespace: &str, name: &str, kind: WorkloadKind) -> Self {
+        Self { namespace: label_text(namespace).into(), name: label_text(name).into(), kind }
+    }
+
     fn on_host(name: &str, kind: WorkloadKind) -> Self {
         Self { namespace: HOST_NAMESPACE.into(), name: label_text(name).into(), kind }
     }
@@ -64,6 +83,14 @@ pub fn workload_of(path: &str) -> Workload {
 /// The part of `path` that is the client's cgroup: that of the pod, container or unit, not the leaf below it.
 pub fn pod_level(path: &str) -> &str {
     place(path).1
+}
+
+/// Whether cgroups of pods or of their containers appear directly below the cgroup at `path`.
+pub fn holds_pods(path: &str) -> bool {
+    match find_pod(path) {
+        Some((_, client)) => components(&path[client.len()..]).count() <= 1,
+        None => components(path).any(|(component, _)| component.contains("kubepods")),
+    }
 }
 
 /// The UID of the pod that owns the cgroup at `path`.
@@ -463,6 +490,22 @@ mod tests {
         let slice = format!("/kubepods.slice/kubepods-pod{}.slice", uid.replace('-', "_"));
         assert_eq!(pod_uid(&slice).as_deref(), Some(uid));
         assert_eq!(pod_uid("/system.slice/nginx.service"), None);
+    }
+
+    #[test]
+    fn pods_and_containers_appear_below_slices_pods_and_containers() {
+        let pod = "/kubepods/burstable/pod0a1b2c3d-1111-2222-3333-444455556666";
+        for (path, holds) in [
+            ("/", false),
+            ("/system.slice/nginx.service", false),
+            ("/kubepods", true),
+            ("/kubepods.slice/kubepods-burstable.slice", true),
+            (pod, true),
+            (&*format!("{pod}/crio-{ID}.scope"), true),
+            (&*format!("{pod}/crio-{ID}.scope/container"), false),
+        ] {
+            assert_eq!(holds_pods(path), holds, "{path}");
+        }
     }
 
     #[test]

@@ -293,7 +293,7 @@ mod tests {
     impl Names for Shop {
         fn client(&mut self, cgroup: u64) -> Client {
             let path = if cgroup == 42 { "/system.slice/nginx.service" } else { "/elsewhere" };
-            Client { workload: Arc::new(identity::workload_of(path)), live: true }
+            Client { workload: Arc::new(identity::workload_of(path)), live: true, is_provisional: false }
         }
         fn is_live(&self, _: &Workload) -> bool {
             true

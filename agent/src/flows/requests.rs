@@ -8,19 +8,17 @@ use std::time::Duration;
 use agent_ebpf::abi::{AppProtocol, Direction, Histogram, Method, RequestKey, Requests as Counted};
 use serde::{Deserialize, Serialize};
 
-use super::cgroups::{SCAN_INTERVAL, TOMBSTONE};
+use super::accumulator::{NAMING, is_new_name};
+use super::cgroups::TOMBSTONE;
 use super::edge::EdgeView;
 use super::histogram::{self, Distribution};
-use super::identity::{UNKNOWN, Workload, WorkloadKind};
+use super::identity::{UNKNOWN, Workload};
 use super::named;
 use super::{Names, ServiceLabel};
 
 /// Rows (who, whom, how, with what status) kept apart; what comes after them is summed in one. As many as the kernel
 /// counts at a time.
 pub const DEFAULT_ROW_LIMIT: usize = 16_384;
-
-/// How long the counts of a cgroup nobody has named yet wait for its name.
-const NAMING: Duration = Duration::from_secs(2 * SCAN_INTERVAL.as_secs());
 
 /// Requests of one protocol, from one workload to one version of one service, or to one port of one workload.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -106,6 +104,10 @@ struct Group {
 struct Seen {
     counted: Histogram,
     label: Option<ServiceLabel>,
+    /// Whom it was counted for last.
+    workload: Option<Arc<Workload>>,
+    /// Since when its name is provisional.
+    unnamed_since: Option<Duration>,
     overflowed: bool,
     dead_since: Option<Duration>,
 }
@@ -175,10 +177,14 @@ impl RequestAccumulator {
         let label = (direction == Direction::Outbound).then(|| names.service(key.service)).flatten();
         let alive = client.live && (label.is_some() || direction == Direction::Inbound);
         seen.dead_since = if alive { None } else { Some(seen.dead_since.unwrap_or(now)) };
-        if client.workload.kind == WorkloadKind::Unknown
-            && seen.dead_since.is_some_and(|since| now.saturating_sub(since) < NAMING)
-        {
+        seen.unnamed_since = client.is_provisional.then(|| seen.unnamed_since.unwrap_or(now));
+        if seen.unnamed_since.is_some_and(|since| now.saturating_sub(since) < NAMING) {
             return seen;
+        }
+        if let Some(before) = seen.workload.replace(Arc::clone(&client.workload))
+            && is_new_name(&before, &client.workload, names)
+        {
+            self.rename(&before, &client.workload);
         }
         let growth = since(counted, &seen.counted);
         seen.counted = *counted;
@@ -201,6 +207,19 @@ impl RequestAccumulator {
         group.service = key.service;
         histogram::add(group.rows.entry(row).or_default(), &growth);
         seen
+    }
+
+    /// What was counted for one workload is another's from now on.
+    fn rename(&mut self, from: &Arc<Workload>, to: &Arc<Workload>) {
+        let keys = self.groups.keys().filter(|who| who.workload == *from);
+        for who in keys.cloned().collect::<Vec<_>>() {
+            let Some(moved) = self.groups.remove(&who) else { continue };
+            let group = self.groups.entry(Who { workload: Arc::clone(to), ..who }).or_default();
+            for (row, counted) in &moved.rows {
+                histogram::add(group.rows.entry(*row).or_default(), counted);
+            }
+            (group.service, group.alive_at) = (moved.service, group.alive_at.max(moved.alive_at));
+        }
     }
 
     /// Everybody's requests, in the order of direction, workload, service and version; the overflow last.
@@ -291,7 +310,7 @@ mod tests {
 
     impl Names for Town {
         fn client(&mut self, cgroup: u64) -> Client {
-            Client { workload: unit(cgroup), live: self.cgroups.contains(&cgroup) }
+            Client { workload: unit(cgroup), live: self.cgroups.contains(&cgroup), is_provisional: false }
         }
         fn is_live(&self, workload: &Workload) -> bool {
             self.cgroups.iter().any(|cgroup| *unit(*cgroup) == *workload)

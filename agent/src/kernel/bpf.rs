@@ -208,11 +208,23 @@ pub(super) unsafe fn hash_entries<K: Copy, V: Copy>(map: BorrowedFd<'_>) -> io::
 
 /// Ids of the programs attached to a cgroup itself at a hook, in the order in which they run.
 pub(super) fn attached(cgroup: BorrowedFd<'_>, attach_type: u32) -> io::Result<Vec<u32>> {
+    query(cgroup, attach_type, 0)
+}
+
+/// Ids of the programs that run for the processes of a cgroup at a hook, its ancestors' among them, in the order in which
+/// they do.
+pub(super) fn effective(cgroup: BorrowedFd<'_>, attach_type: u32) -> io::Result<Vec<u32>> {
+    const QUERY_EFFECTIVE: u32 = 1;
+    query(cgroup, attach_type, QUERY_EFFECTIVE)
+}
+
+fn query(cgroup: BorrowedFd<'_>, attach_type: u32, flags: u32) -> io::Result<Vec<u32>> {
     const MAX_PROGRAMS: u32 = 64;
     let mut ids = [0_u32; MAX_PROGRAMS as usize];
     let mut attr = Attr::default()
         .u32(0, fd_word(cgroup))
         .u32(1, attach_type)
+        .u32(2, flags)
         .u64(4, ids.as_mut_ptr() as u64)
         .u32(6, MAX_PROGRAMS);
     attr.call(BPF_PROG_QUERY)?;

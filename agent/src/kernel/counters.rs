@@ -1,9 +1,11 @@
 //! What the kernel counts, read from any thread.
 
+use std::collections::BTreeMap;
 use std::io::{self, Read};
 use std::os::fd::{AsFd, OwnedFd};
 use std::sync::atomic::Ordering;
 
+use agent_ebpf::abi::settings::{WORKLOAD_KNOWN, WORKLOAD_LEFT_ALONE};
 use agent_ebpf::abi::{
     Backend, BackendState, ClientKey, Drain, Edge, EdgeKey, Histogram, Hook, Loss, OpenSocket, Outcome,
     Policy, RequestKey, Requests, Sample, ServiceState, ServiceWord, Settings, Unparsed, Usage, Verdict,
@@ -24,6 +26,17 @@ pub enum Open {
     All,
     /// Those whose handshake is under way.
     Pending,
+}
+
+/// How connections of a workload are to be treated.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Manner {
+    /// As everybody's.
+    Managed,
+    /// They go on untouched.
+    LeftAlone,
+    /// Nobody has said it yet.
+    Undecided,
 }
 
 /// Readers of the kernel-owned maps, and the two small maps that tell the programs what to send and who is who.
@@ -294,18 +307,35 @@ impl Counters {
         Some(self.walk(walk, decode::<Sample>))
     }
 
-    /// Makes this the set of workload cgroups.
-    pub fn set_workloads(&mut self, cgroups: &std::collections::BTreeSet<u64>) -> Result<(), MapError> {
+    /// Makes these the workload cgroups, and gives how many of them are left alone. Those of which nobody knows whether
+    /// they are to be are left as they were found.
+    pub fn set_workloads(&mut self, cgroups: &BTreeMap<u64, Manner>) -> Result<u64, MapError> {
+        const LEFT_ALONE: usize = std::mem::offset_of!(Settings, left_alone) / 8;
         let fail = |operation| move |error| MapError { map: "WORKLOADS", operation, source: errno_of(error) };
-        let known: std::collections::BTreeSet<u64> =
-            self.workloads.keys().collect::<Result<_, _>>().map_err(fail("list"))?;
-        for gone in known.difference(cgroups) {
+        let known: BTreeMap<u64, u32> =
+            self.workloads.iter().collect::<Result<_, _>>().map_err(fail("list"))?;
+        for gone in known.keys().filter(|id| !cgroups.contains_key(id)) {
             self.workloads.remove(gone).map_err(fail("remove"))?;
         }
-        for new in cgroups.difference(&known) {
-            self.workloads.insert(new, 1, 0).map_err(fail("insert"))?;
-        }
-        Ok(())
+        let wanted = cgroups.iter().map(|(id, manner)| {
+            let left_alone = match manner {
+                Manner::Managed => 0,
+                Manner::LeftAlone => WORKLOAD_LEFT_ALONE,
+                Manner::Undecided => known.get(id).map_or(0, |said| said & WORKLOAD_LEFT_ALONE),
+            };
+            (*id, WORKLOAD_KNOWN | left_alone)
+        });
+        // What matters more comes first, should there not be room for all.
+        let (left_alone, others): (Vec<_>, Vec<_>) =
+            wanted.partition(|(_, said)| said & WORKLOAD_LEFT_ALONE != 0);
+        let count = left_alone.len() as u64;
+        let mut write = |entries: Vec<(u64, u32)>| {
+            let mut changed = entries.into_iter().filter(|(id, said)| known.get(id) != Some(said));
+            changed.try_for_each(|(id, said)| self.workloads.insert(id, said, 0).map_err(fail("insert")))
+        };
+        let written = write(left_alone);
+        self.settings.word(0, LEFT_ALONE).store(count, Ordering::Relaxed);
+        written.and_then(|()| write(others)).map(|()| count)
     }
 }
 

@@ -15,6 +15,7 @@ use super::events::EventReader;
 use super::hooks::{ATTACHMENTS, Attachment, DRAIN_PROGRAM, MAPS, SAMPLE_PROGRAM};
 use super::layout::{self, Layout};
 use super::mapped::MappedArray;
+use super::neighbours::{self, Neighbour};
 use super::privileges;
 use super::probe::{self, Features};
 use super::program_log::ProgramLog;
@@ -324,20 +325,13 @@ impl DataPlane {
             .collect()
     }
 
-    /// Programs of others on the hooks Segue uses, on the managed cgroup itself: hook, id and name. To be called on the
-    /// control thread: to ask takes a capability that no other has.
-    pub fn neighbours(&self) -> Vec<(&'static str, u32, String)> {
-        let ours: Vec<u32> = self.programs().iter().filter_map(|program| program.id).collect();
-        privileges::switched_on(privileges::TO_NAME, || {
-            let mut neighbours = Vec::new();
-            for attachment in ATTACHMENTS {
-                for id in bpf::attached(self.cgroup.fd(), attachment.attach_type).unwrap_or_default() {
-                    if !ours.contains(&id) {
-                        neighbours.push((attachment.hook.name(), id, bpf::program_name(id)));
-                    }
-                }
-            }
-            neighbours
+    /// Programs of others that act on the processes of the managed cgroup itself, or, `below`, on those of the cgroups below
+    /// it. To be called on the control thread: to ask takes a capability that no other has.
+    pub fn neighbours(&self, below: bool) -> Vec<Neighbour> {
+        let ours = self.programs().iter().filter_map(|program| Some((program.hook, program.id?))).collect();
+        privileges::switched_on(privileges::TO_NAME, || match below {
+            false => neighbours::here(&self.cgroup, &ours),
+            true => neighbours::below(&self.cgroup, &ours),
         })
     }
 }

@@ -52,6 +52,16 @@ const UNRESOLVED: Metric = Metric::counter(
     &["side"],
     "Cgroups that were gone before they could be named.",
 );
+const UNNAMED: Metric = Metric::gauge(
+    "segue_identity_pods_unnamed",
+    &[],
+    "Pods that run on this node and that the API server has not told: they are named by their UID. Only with --kubernetes.",
+);
+const LEFT_ALONE: Metric = Metric::gauge(
+    "segue_identity_pods_left_alone",
+    &[],
+    "Pods whose connections go on untouched, because they or their namespace say segue.dev/manage: \"false\".",
+);
 const OVERFLOW: Metric = Metric::counter(
     "segue_series_limit_overflow_total",
     &["metric"],
@@ -73,6 +83,8 @@ pub(super) const METRICS: &[&Metric] = &[
     &APPLY_FAILURES,
     &REPAIRS,
     &UNRESOLVED,
+    &UNNAMED,
+    &LEFT_ALONE,
     &OVERFLOW,
     &SCRAPE_ERRORS,
 ];
@@ -93,6 +105,8 @@ pub(super) fn write_status(sheet: &mut Sheet<'_>, status: &Status) -> fmt::Resul
         })
     });
     sheet.gauge(&HELD, held)?;
+    sheet.gauge(&UNNAMED, status.kubernetes.iter().map(|_| (Vec::new(), status.clients.pods_unnamed)))?;
+    sheet.gauge(&LEFT_ALONE, [(Vec::new(), status.clients.left_alone)])?;
     let canary = match status.canary.state {
         CanaryState::Pending => None,
         CanaryState::Ok => Some(1_u32),

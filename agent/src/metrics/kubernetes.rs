@@ -9,7 +9,7 @@ use crate::discovery::kubernetes::Connection;
 const OBJECTS: Metric = Metric::gauge(
     "segue_kubernetes_objects",
     &["kind"],
-    "Objects of the cluster that are known, by kind: services, endpointslices, endpoints, trafficpolicies, routes. Only with --kubernetes, as all of this subject.",
+    "Objects of the cluster that are known, by kind: services, endpointslices, endpoints, trafficpolicies, routes, pods (those of this node). Only with --kubernetes, as all of this subject.",
 );
 const NOTED: Metric = Metric::gauge(
     "segue_kubernetes_services_noted",
@@ -56,6 +56,7 @@ pub(super) fn write(sheet: &mut Sheet<'_>, view: Option<&KubernetesView>) -> fmt
             ("endpoints", view.endpoints),
             ("trafficpolicies", view.policies),
             ("routes", view.routes),
+            ("pods", view.pods),
         ]
         .map(|(kind, count)| (vec![label("kind", kind)], gauge(count)))
     });

@@ -12,8 +12,8 @@ pub fn reference() -> String {
          The agent serves these at `/metrics`, as Prometheus text 0.0.4, or as OpenMetrics 1.0.0 where the scraper \
          asks for it. Values are read from the kernel at each scrape.\n\n\
          - An *edge* is one workload on this node connecting to one version of one service. `src_workload` is a \
-         systemd unit, container or pod; `src_namespace` is `host` outside Kubernetes and `unknown` before a pod's \
-         name is known. A label without a value is the same as no label.\n\
+         systemd unit, a container, or what owns a pod (a Deployment, a CronJob); `src_namespace` is `host` outside \
+         Kubernetes and `unknown` for a pod of which only the UID is known. A label without a value is the same as no label.\n\
          - Totals do not fall while the edge exists, also when its cgroup is replaced or the agent evicts kernel \
          entries. A series is dropped 60 s after its workload or its service is gone.\n\
          - Beyond the limit on edges (10 000 by default), edges are summed in one series with the only label \

@@ -1,5 +1,6 @@
 //! What is answered to a request: lists, watches, one object, a patch of a status.
 
+use std::borrow::Cow;
 use std::io::{self, Write};
 use std::net::TcpStream;
 use std::sync::atomic::Ordering;
@@ -48,7 +49,7 @@ pub(super) fn answer(
             let key = (namespace.unwrap_or_default(), name);
             let found = lock(&shared.store).collections[&collection].objects.get(&key).cloned();
             match found {
-                Some((_, json)) => write_json(stream, 200, &json).map(|()| true),
+                Some((_, json)) => write_json(stream, 200, &shown(&json, asked)).map(|()| true),
                 None => refuse(stream, 404, "NotFound", "no such object"),
             }
         }
@@ -88,10 +89,23 @@ fn status(code: u16, reason: &str, message: &str) -> Value {
     })
 }
 
-/// Whether an object is meant: of the namespace, and of the name that a field selector says.
-fn is_meant(key: &Key, namespace: Option<&str>, selector: Option<&str>) -> bool {
+/// Whether an object is meant: of the namespace, and of the name or on the node that a field selector says.
+fn is_meant(key: &Key, json: &str, namespace: Option<&str>, selector: Option<&str>) -> bool {
+    let selected = |field: &str| selector.and_then(|it| it.strip_prefix(field)?.strip_prefix('='));
     namespace.is_none_or(|namespace| namespace == key.0)
-        && selector.and_then(|it| it.strip_prefix("metadata.name=")).is_none_or(|name| name == key.1)
+        && selected("metadata.name").is_none_or(|name| name == key.1)
+        && selected("spec.nodeName").is_none_or(|node| parsed(json)["spec"]["nodeName"] == node)
+}
+
+/// An object, or what is wanted of it.
+fn shown<'a>(json: &'a str, asked: &Asked) -> Cow<'a, str> {
+    if !asked.is_partial {
+        return json.into();
+    }
+    let metadata = &parsed(json)["metadata"];
+    let kind =
+        json!({ "kind": "PartialObjectMetadata", "apiVersion": "meta.k8s.io/v1", "metadata": metadata });
+    kind.to_string().into()
 }
 
 fn list(
@@ -121,12 +135,12 @@ fn list(
     }
     let selector = asked.parameter("fieldSelector");
     let meant = known.objects.iter().filter(|(key, _)| after.as_ref().is_none_or(|after| *key > after));
-    let mut meant = meant.filter(|(key, _)| is_meant(key, namespace, selector)).peekable();
+    let mut meant = meant.filter(|(key, (_, json))| is_meant(key, json, namespace, selector)).peekable();
     let (mut body, mut last) = (String::from("\"items\":["), None);
     for (key, (_, json)) in meant.by_ref().take(limit) {
         body.push_str(if last.is_some() { "," } else { "" });
         // As in a real list, elements do not repeat what they are.
-        body.push_str(json);
+        body.push_str(&shown(json, asked));
         last = Some(key);
     }
     body.push(']');
@@ -186,10 +200,11 @@ fn watch(
             seen = happened.version;
             let is_for_us = match &happened.key {
                 None => bookmarks,
-                Some(key) => is_meant(key, namespace, selector),
+                Some(key) => is_meant(key, &happened.object, namespace, selector),
             };
             if is_for_us {
-                chunks.write(&happened.line)?;
+                let object = shown(&happened.object, asked);
+                chunks.write(&format!("{{\"type\":\"{}\",\"object\":{object}}}\n", happened.type_))?;
             }
         }
         if Instant::now() >= deadline {

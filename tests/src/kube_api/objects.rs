@@ -130,6 +130,66 @@ pub fn node(name: &str, zone: &str, address: &str) -> Value {
     })
 }
 
+/// A pod on a node, with an owner of a kind and name, as in `("ReplicaSet", "payment-5d9c7b6f4")`.
+pub fn pod(namespace: &str, name: &str, uid: &str, node: &str, owner: Option<(&str, &str)>) -> Value {
+    let owners: Vec<Value> = owner
+        .iter()
+        .map(|(kind, name)| {
+            json!({
+                "apiVersion": if *kind == "Job" { "batch/v1" } else { "apps/v1" }, "kind": kind, "name": name,
+                "uid": "1b9d6bcd-bbfd-4b2d-9b5d-ab8dfbbd4bed", "controller": true, "blockOwnerDeletion": true,
+            })
+        })
+        .collect();
+    let hash = owner.and_then(|(_, name)| name.rsplit_once('-')).map_or("none", |(_, hash)| hash);
+    json!({
+        "apiVersion": "v1", "kind": "Pod",
+        "metadata": {
+            "name": name, "namespace": namespace, "uid": uid, "generateName": format!("{name}-"),
+            "labels": { "app.kubernetes.io/name": name, "pod-template-hash": hash },
+            "annotations": { "kubectl.kubernetes.io/restartedAt": "2026-01-01T00:00:00Z" },
+            "ownerReferences": owners,
+            "managedFields": managed_fields("kubelet", "v1", &["f:containers", "f:nodeName"]),
+        },
+        "spec": {
+            "nodeName": node, "serviceAccountName": "default", "restartPolicy": "Always",
+            "containers": [{ "name": "main", "image": "registry.invalid/main:1", "ports": [{ "containerPort": 8080 }] }],
+        },
+        "status": { "phase": "Running", "qosClass": "Burstable", "podIP": "10.77.0.9" },
+    })
+}
+
+/// A Namespace.
+pub fn namespace(name: &str) -> Value {
+    json!({
+        "apiVersion": "v1", "kind": "Namespace",
+        "metadata": { "name": name, "labels": { "kubernetes.io/metadata.name": name } },
+        "spec": { "finalizers": ["kubernetes"] }, "status": { "phase": "Active" },
+    })
+}
+
+/// A Job that a CronJob made.
+pub fn job(namespace: &str, name: &str, cron_job: &str) -> Value {
+    json!({
+        "apiVersion": "batch/v1", "kind": "Job",
+        "metadata": {
+            "name": name, "namespace": namespace,
+            "ownerReferences": [{
+                "apiVersion": "batch/v1", "kind": "CronJob", "name": cron_job, "controller": true,
+                "uid": "9b1deb4d-3b7d-4bad-9bdd-2b0d7b3dcb6d",
+            }],
+        },
+        "spec": { "parallelism": 1 }, "status": { "active": 1 },
+    })
+}
+
+/// The same object with `segue.dev/manage: "false"`.
+#[must_use]
+pub fn left_alone(mut object: Value) -> Value {
+    object["metadata"]["annotations"]["segue.dev/manage"] = json!("false");
+    object
+}
+
 /// A TrafficPolicy for a Service.
 pub fn policy(namespace: &str, name: &str, service: &str, policy: &Value) -> Value {
     json!({

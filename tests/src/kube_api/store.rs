@@ -12,6 +12,7 @@ const BUILT_IN: &[(&str, &str)] = &[
     ("/api/v1/pods", "Pod"),
     ("/api/v1/namespaces", "Namespace"),
     ("/apis/apps/v1/replicasets", "ReplicaSet"),
+    ("/apis/batch/v1/jobs", "Job"),
     ("/apis/discovery.k8s.io/v1/endpointslices", "EndpointSlice"),
 ];
 
@@ -22,8 +23,10 @@ pub(super) type Key = (String, String);
 #[derive(Clone, Debug)]
 pub(super) struct Happened {
     pub(super) version: u64,
-    /// As a line of a watch.
-    pub(super) line: Arc<str>,
+    /// What a line of a watch calls it.
+    pub(super) type_: &'static str,
+    /// The object, as JSON.
+    pub(super) object: Arc<str>,
     /// What it happened to; `None` for a bookmark.
     pub(super) key: Option<Key>,
 }
@@ -86,9 +89,8 @@ impl Store {
         object["metadata"]["generation"] = generation;
         let json: Arc<str> = object.to_string().into();
         let type_ = if before.is_some() { "MODIFIED" } else { "ADDED" };
-        let line = format!("{{\"type\":\"{type_}\",\"object\":{json}}}\n").into();
-        collection.objects.insert(key.clone(), (version, json));
-        collection.log.push(Happened { version, line, key: Some(key) });
+        collection.objects.insert(key.clone(), (version, Arc::clone(&json)));
+        collection.log.push(Happened { version, type_, object: json, key: Some(key) });
     }
 
     pub(super) fn delete(&mut self, kind: &str, namespace: &str, name: &str) {
@@ -99,8 +101,8 @@ impl Store {
         let (_, json) = collection.objects.remove(&key).unwrap_or_else(|| panic!("no {kind} {key:?}"));
         let mut object = parsed(&json);
         object["metadata"]["resourceVersion"] = json!(version.to_string());
-        let line = format!("{{\"type\":\"DELETED\",\"object\":{object}}}\n").into();
-        collection.log.push(Happened { version, line, key: Some(key) });
+        let object = object.to_string().into();
+        collection.log.push(Happened { version, type_: "DELETED", object, key: Some(key) });
     }
 
     pub(super) fn get(&self, kind: &str, namespace: &str, name: &str) -> Option<Value> {
@@ -117,8 +119,8 @@ impl Store {
                 "kind": collection.kind, "apiVersion": collection.api_version,
                 "metadata": { "resourceVersion": version.to_string(), "creationTimestamp": null },
             });
-            let line = format!("{{\"type\":\"BOOKMARK\",\"object\":{object}}}\n").into();
-            collection.log.push(Happened { version, line, key: None });
+            let object = object.to_string().into();
+            collection.log.push(Happened { version, type_: "BOOKMARK", object, key: None });
         }
     }
 

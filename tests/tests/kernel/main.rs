@@ -27,6 +27,7 @@ mod metrics;
 mod neighbours;
 mod node_faults;
 mod node_resources;
+mod pods;
 mod programs_nobody_here_wrote;
 mod recvmsg;
 mod request_signals;

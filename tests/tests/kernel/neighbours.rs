@@ -5,7 +5,7 @@ use segue_tests::client::{Client, Errno, tally};
 use segue_tests::foreign;
 use segue_tests::server::Server;
 use segue_tests::service::{Service, config};
-use segue_tests::wait::eventually_equal;
+use segue_tests::wait::{eventually, eventually_equal};
 use segue_tests::world::World;
 
 const PAYMENT: &str = "198.18.0.10:80";
@@ -20,6 +20,52 @@ fn redirect(world: &World) {
 fn payment(servers: &[Server]) -> Service {
     let service = Service::tcp("shop/payment").at(PAYMENT).policy("algorithm: round_robin");
     servers.iter().fold(service, Service::to)
+}
+
+/// Of each program of somebody else at `connect4`, the last part of its cgroup's path and when it runs.
+fn orders(agent: &Agent<'_>) -> Vec<(String, String)> {
+    let neighbours = agent.status()["neighbours"].as_array().cloned().unwrap_or_default();
+    let at_connect = neighbours.into_iter().filter(|neighbour| neighbour["hook"] == "connect4");
+    let text = |value: &serde_json::Value| value.as_str().unwrap_or_default().to_owned();
+    let last = |path: String| path.rsplit('/').next().unwrap_or_default().to_owned();
+    at_connect.map(|neighbour| (last(text(&neighbour["cgroup"])), text(&neighbour["order"]))).collect()
+}
+
+#[test]
+#[ignore = "kernel tier: needs root and eBPF; run by cargo xtask test"]
+fn of_two_that_translate_the_same_address_the_first_wins_and_status_says_who_that_is() {
+    let world = World::new();
+    let server = world.tcp("n1", N1);
+    let theirs = world.tcp("theirs", "127.0.0.1:80");
+    let take = |cgroup: &std::path::Path| {
+        foreign::redirect(cgroup, [198, 18, 0, 10].into(), [127, 0, 0, 1].into());
+    };
+    let above = world.managed_cgroup().parent().expect("the scratch cgroup").to_owned();
+    let name = above.file_name().expect("a name").to_string_lossy().into_owned();
+    // Above the managed cgroup it comes after Segue, whenever it was attached.
+    take(&above);
+    let agent = world.agent(&[payment(std::slice::from_ref(&server))]);
+    let mut client = world.client();
+    assert_eq!(tally(&client.greetings(PAYMENT, 4)), [("n1", 4)].into());
+    let after = (name, "after".to_owned());
+    eventually_equal("who is there", SOON, &vec![after.clone()], || orders(&agent));
+    // In the same cgroup, but later: after Segue too.
+    take(world.managed_cgroup());
+    assert_eq!(tally(&client.greetings(PAYMENT, 4)), [("n1", 4)].into());
+    let second = ("managed".to_owned(), "after".to_owned());
+    eventually_equal("who is there", SOON, &vec![second, after], || orders(&agent));
+    // Below, it comes first.
+    let mut below = world.client_in("system.slice/theirs.service");
+    take(&world.managed_cgroup().join("system.slice/theirs.service"));
+    assert_eq!(tally(&below.greetings(PAYMENT, 4)), [("theirs", 4)].into());
+    assert_eq!(tally(&client.greetings(PAYMENT, 4)), [("n1", 4)].into());
+    let first = ("theirs.service".to_owned(), "before".to_owned());
+    eventually("what is below to be seen", std::time::Duration::from_secs(90), || {
+        let orders = orders(&agent);
+        if orders.contains(&first) { Ok(()) } else { Err(format!("{orders:?}")) }
+    });
+    assert!(agent.log().contains("may translate addresses"), "{}", agent.log());
+    drop(theirs);
 }
 
 /// Each of the two leads where it should, and what Segue counts is exact, however connections end.

@@ -112,14 +112,25 @@ pub(super) const DASHBOARD: Dashboard = Dashboard {
                 },
                 Panel {
                     title: "Clients without a name",
-                    says: "Cgroups that were gone before they could be named.",
+                    says: "Cgroups that were gone before they could be named, per second; pods that run here and that the API \
+                           server has not told, and pods that are left alone.",
                     view: View::Lines,
-                    unit: Unit::PerSecond,
+                    unit: Unit::Count,
                     width: 8,
-                    queries: &[query(
-                        "sum by (instance) (rate(segue_identity_unresolved_total{@node}[$__rate_interval]))",
-                        "{{instance}}",
-                    )],
+                    queries: &[
+                        query(
+                            "sum by (instance) (rate(segue_identity_unresolved_total{@node}[$__rate_interval]))",
+                            "{{instance}} gone unnamed",
+                        ),
+                        query(
+                            "sum by (instance) (segue_identity_pods_unnamed{@node})",
+                            "{{instance}} pods unnamed",
+                        ),
+                        query(
+                            "sum by (instance) (segue_identity_pods_left_alone{@node})",
+                            "{{instance}} pods left alone",
+                        ),
+                    ],
                     marks: &[],
                 },
                 Panel {

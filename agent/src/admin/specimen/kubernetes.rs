@@ -20,12 +20,17 @@ pub(super) fn view(since: Timestamp, snapshot_at: Timestamp) -> KubernetesView {
         zone: Some("eu-1a".to_owned()),
         connection: "in_sync".to_owned(),
         since: Some(since),
-        kinds: vec![kind("services", 12, 1, &[]), kind("endpointslices", 480, 2, &[("gone", 1)])],
+        kinds: vec![
+            kind("services", 12, 1, &[]),
+            kind("endpointslices", 480, 2, &[("gone", 1)]),
+            kind("pods", 77, 1, &[]),
+        ],
         services: 40,
         slices: 52,
         endpoints: 310,
         policies: 3,
         routes: 1,
+        pods: 31,
         noted: 1,
         notes: vec![NoteView {
             service: "shop/carts-db".to_owned(),

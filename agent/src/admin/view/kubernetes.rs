@@ -30,6 +30,9 @@ pub struct KubernetesView {
     pub policies: usize,
     /// Routes that are known and attached to Services.
     pub routes: usize,
+    /// Pods of this node that are known.
+    #[serde(default)]
+    pub pods: usize,
     /// Services that are left out, whole or in part, or of which something is to be said.
     pub noted: usize,
     /// The first of them, and why.
@@ -82,6 +85,14 @@ impl KubernetesView {
             "starting" => Some(format!("the API server has not told everything yet: {error}")),
             _ => None,
         };
-        connection.into_iter().chain(self.snapshot_error.clone())
+        let hidden = |name: &str| self.kinds.iter().any(|kind| kind.name == name && kind.absent);
+        let hidden = [
+            ("pods", "pods are named by their UID, and none of them is left alone"),
+            ("namespaces", "no namespace's pods are left alone"),
+        ]
+        .into_iter()
+        .filter(move |(name, _)| hidden(name))
+        .map(|(name, so)| format!("the API server does not let the agent see {name} (list and watch): {so}"));
+        connection.into_iter().chain(hidden).chain(self.snapshot_error.clone())
     }
 }

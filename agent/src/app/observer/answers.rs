@@ -16,6 +16,7 @@ use crate::admin::ObserveError;
 use crate::admin::view::AcceptError;
 use crate::admin::view::AcceptRequest;
 use crate::admin::view::Accepted;
+use crate::admin::view::ClientsView;
 use crate::admin::view::ConfigView;
 use crate::admin::view::ConfinementView;
 use crate::admin::view::Counters as CounterView;
@@ -49,6 +50,18 @@ where
 }
 
 impl Observer {
+    fn clients(&self) -> ClientsView {
+        let left_alone = *lock(&self.left_alone);
+        let cgroups = lock(&self.cgroups);
+        ClientsView {
+            workloads: cgroups.clients().count() as u64,
+            pods: cgroups.pods() as u64,
+            pods_unnamed: cgroups.unnamed_pods().count() as u64,
+            left_alone,
+            unresolved: cgroups.unresolved(),
+        }
+    }
+
     /// What depends on how the agent was started, besides on the kernel.
     fn own_features(&self) -> [Feature; 2] {
         [
@@ -72,6 +85,7 @@ impl Observe for Observer {
             let data_plane = lock(&self.data_plane);
             (data_plane.programs(), data_plane.features().table())
         };
+        let clients = self.clients();
         let journal = lock(&self.record);
         let now_ns = clock::monotonic_ns();
         let heartbeat_ns = self.heartbeat_ns.load(Ordering::Relaxed);
@@ -112,7 +126,8 @@ impl Observe for Observer {
                 error: journal.error(),
             },
             canary: journal.canary.clone(),
-            neighbours: lock(&self.neighbours).clone(),
+            neighbours: lock(&self.neighbours).views(),
+            clients,
             data_plane: DataPlaneView {
                 heartbeat_age_ms: (heartbeat_ns != 0)
                     .then(|| now_ns.saturating_sub(heartbeat_ns) / 1_000_000),

@@ -32,6 +32,7 @@ pub(super) fn view(standing: &Standing) -> KubernetesView {
         endpoints: facts.counts.endpoints,
         policies: facts.counts.policies,
         routes: facts.counts.routes,
+        pods: facts.counts.pods,
         noted: facts.counts.noted,
         notes: notes.collect(),
         snapshot_at: facts.snapshot_at,

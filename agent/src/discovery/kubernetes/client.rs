@@ -5,15 +5,23 @@ use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
 use std::time::Duration;
 
+use axum::http::HeaderValue;
+use axum::http::header::ACCEPT;
 use kube::client::ClientBuilder;
 use kube::config::{InClusterError, KubeConfigOptions, Kubeconfig, KubeconfigError};
 use kube::{Client, Config};
-use tower::util::MapResponseLayer;
+use tower::util::{MapRequestLayer, MapResponseLayer};
 
 /// The environment variable that names this node; in a DaemonSet, from `spec.nodeName`.
 const NODE_NAME: &str = "NODE_NAME";
 
 /// Longer than any watch is silent: the API server ends each after [`super::watch::LONGEST_WATCH`].
+/// What is asked for where the metadata of objects is enough; everything, where the server cannot leave the rest out.
+const METADATA: &str = "application/json;as=PartialObjectMetadata;g=meta.k8s.io;v=v1,application/json";
+/// The same for a list.
+const METADATA_LIST: &str =
+    "application/json;as=PartialObjectMetadataList;g=meta.k8s.io;v=v1,application/json";
+
 const READ_TIMEOUT: Duration = Duration::from_secs(240);
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
 
@@ -59,6 +67,17 @@ pub enum KubernetesError {
     NoNode,
 }
 
+/// How much of objects a client is to be given.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Wanted {
+    /// All of them.
+    All,
+    /// The metadata, in lists and watches.
+    MetadataOfAll,
+    /// The metadata of single objects.
+    MetadataOfOne,
+}
+
 /// What clients are made of.
 pub(super) struct Reached {
     config: Config,
@@ -75,6 +94,7 @@ impl Reached {
     /// happens.
     pub(super) fn client(
         &self,
+        wanted: Wanted,
         answered: impl Fn() + Clone + Send + Sync + 'static,
     ) -> Result<Client, KubernetesError> {
         let heard = MapResponseLayer::new(move |response: axum::http::Response<_>| {
@@ -83,12 +103,22 @@ impl Reached {
             }
             response
         });
+        let accept = MapRequestLayer::new(move |mut request: axum::http::Request<_>| {
+            let is_watch = request.uri().query().is_some_and(|query| query.contains("watch="));
+            let accepted = match wanted {
+                Wanted::All => return request,
+                Wanted::MetadataOfAll if !is_watch => METADATA_LIST,
+                Wanted::MetadataOfAll | Wanted::MetadataOfOne => METADATA,
+            };
+            request.headers_mut().insert(ACCEPT, HeaderValue::from_static(accepted));
+            request
+        });
         let builder = ClientBuilder::try_from(self.config.clone());
         let builder = builder.map_err(|error| KubernetesError::Client {
             server: self.server.clone(),
             source: Box::new(error),
         })?;
-        Ok(builder.with_layer(&heard).build())
+        Ok(builder.with_layer(&heard).with_layer(&accept).build())
     }
 }
 
@@ -116,7 +146,7 @@ pub(super) async fn reach(options: &Options) -> Result<Reached, KubernetesError>
     let node = node_name(options).ok_or(KubernetesError::NoNode)?;
     let reached = Reached { config, server, address, node };
     // What is wrong with certificates is found here, and not in the background.
-    reached.client(|| {})?;
+    reached.client(Wanted::All, || {})?;
     Ok(reached)
 }
 

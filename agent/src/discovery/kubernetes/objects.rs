@@ -23,6 +23,10 @@ pub enum Kind {
     HttpRoute,
     /// Routes of the Gateway API that share out TCP.
     TcpRoute,
+    /// The pods of this node.
+    Pod,
+    /// Namespaces, as far as something is said of all their pods.
+    Namespace,
 }
 
 impl Kind {
@@ -34,6 +38,8 @@ impl Kind {
         Self::TrafficPolicy,
         Self::HttpRoute,
         Self::TcpRoute,
+        Self::Pod,
+        Self::Namespace,
     ];
 
     /// The name of the resource, as in `kubectl get`; used in metric labels, tables and documentation.
@@ -45,19 +51,31 @@ impl Kind {
             Self::TrafficPolicy => "trafficpolicies",
             Self::HttpRoute => "httproutes",
             Self::TcpRoute => "tcproutes",
+            Self::Pod => "pods",
+            Self::Namespace => "namespaces",
         }
     }
 
-    /// Whether every cluster has it. Of the others the definition may be missing.
-    pub const fn is_built_in(self) -> bool {
+    /// Whether there are no services without it. Of the others the definition may be missing, or the permission.
+    pub const fn is_essential(self) -> bool {
         matches!(self, Self::Node | Self::Service | Self::EndpointSlice)
+    }
+
+    /// Whether services are made of it. The others say who the clients are.
+    pub const fn is_of_services(self) -> bool {
+        !matches!(self, Self::Pod | Self::Namespace)
+    }
+
+    /// Whether no more of it is asked for than its metadata.
+    pub const fn is_metadata_only(self) -> bool {
+        matches!(self, Self::Pod | Self::Namespace)
     }
 }
 
 /// What names an object of a kind.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 pub struct ObjectKey {
-    /// Its namespace; empty for a Node.
+    /// Its namespace; empty for a Node and a Namespace.
     pub namespace: Arc<str>,
     /// Its name.
     pub name: Arc<str>,
@@ -92,6 +110,10 @@ pub enum Object {
     Policy(TrafficPolicy),
     /// An HTTPRoute or a TCPRoute.
     Route(Route),
+    /// A pod of this node.
+    Pod(Pod),
+    /// A namespace whose pods are to be left alone.
+    Namespace(ObjectKey),
 }
 
 impl Object {
@@ -103,6 +125,8 @@ impl Object {
             Self::Slice(_) => Kind::EndpointSlice,
             Self::Policy(_) => Kind::TrafficPolicy,
             Self::Route(route) => route.kind(),
+            Self::Pod(_) => Kind::Pod,
+            Self::Namespace(_) => Kind::Namespace,
         }
     }
 
@@ -114,6 +138,8 @@ impl Object {
             Self::Slice(slice) => &slice.key,
             Self::Policy(policy) => &policy.key,
             Self::Route(route) => &route.key,
+            Self::Pod(pod) => &pod.key,
+            Self::Namespace(key) => key,
         }
     }
 }
@@ -313,6 +339,39 @@ impl Route {
     pub fn kind(&self) -> Kind {
         if self.is_http { Kind::HttpRoute } else { Kind::TcpRoute }
     }
+}
+
+/// A pod of this node, by its metadata.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Pod {
+    /// Its namespace and name.
+    pub key: ObjectKey,
+    /// Its UID; of a static pod, the hash its cgroup is named by.
+    pub uid: Arc<str>,
+    /// What controls it.
+    pub owner: Option<Owner>,
+    /// What a Deployment, or something like one, calls the pods of one template.
+    pub template: Option<Template>,
+    /// `segue.dev/manage: "false"`.
+    pub left_alone: bool,
+}
+
+/// What controls an object.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+pub struct Owner {
+    /// Its kind, as in `ReplicaSet`.
+    pub kind: Arc<str>,
+    /// Its name, in the namespace of the object.
+    pub name: Arc<str>,
+}
+
+/// The hash of a pod template, at which the name of a ReplicaSet ends.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Template {
+    /// The hash.
+    pub hash: Arc<str>,
+    /// It is a Deployment's; else that of something that replaces Deployments.
+    pub is_deployments: bool,
 }
 
 /// A Service that a route is attached to.

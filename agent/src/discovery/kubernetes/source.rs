@@ -9,11 +9,13 @@ use tokio::sync::mpsc;
 use tokio::task::{JoinHandle, JoinSet};
 use tokio::time::{Instant, MissedTickBehavior, interval, sleep_until};
 
-use super::client::{KubernetesError, Options, Reached, reach};
+use super::client::{KubernetesError, Options, Reached, Wanted, reach};
+use super::jobs::JobAsker;
 use super::objects::Kind;
+use super::pods::PodState;
 use super::snapshot::{SnapshotError, Store};
 use super::standing::{Connection, Standing};
-use super::state::{Event, State};
+use super::state::{Counts, Event, State};
 use super::status::StatusWriter;
 use super::translate::Cluster as _;
 use super::watch;
@@ -69,10 +71,13 @@ impl KubernetesSource {
         let (events, inbox) = mpsc::channel(EVENT_QUEUE);
         let mut watches = JoinSet::new();
         let started = watch::start(&mut watches, &self.reached, &events, &self.standing);
-        let status = started.and_then(|()| self.reached.client(|| {})).map(StatusWriter::new);
+        let clients = started.and_then(|()| {
+            let status = StatusWriter::new(self.reached.client(Wanted::All, || {})?);
+            Ok((status, JobAsker::new(self.reached.client(Wanted::MetadataOfOne, || {})?)))
+        });
         drop(events);
-        let status = match status {
-            Ok(status) => status,
+        let (status, jobs) = match clients {
+            Ok(clients) => clients,
             // It was found to be possible a moment ago.
             Err(error) => return tracing::error!("the cluster cannot be followed: {error}"),
         };
@@ -80,6 +85,8 @@ impl KubernetesSource {
         let now = Instant::now();
         let mut follower = Follower {
             state: State::new(zone, self.reached.address),
+            pods: PodState::new(&self.reached.node),
+            jobs,
             store: Store::new(&self.options.state, self.reached.server.clone()),
             status,
             standing: self.standing,
@@ -102,6 +109,8 @@ impl KubernetesSource {
 /// The source while it runs.
 struct Follower {
     state: State,
+    pods: PodState,
+    jobs: JobAsker,
     store: Store,
     status: StatusWriter,
     standing: Standing,
@@ -133,7 +142,12 @@ impl Follower {
                         return;
                     }
                     self.unsaved = true;
-                    events.drain(..).for_each(|event| self.state.apply(event));
+                    for event in events.drain(..) {
+                        match event.kind().is_of_services() {
+                            true => self.state.apply(event),
+                            false => self.pods.apply(event),
+                        }
+                    }
                     if self.hand_on().await.is_none() {
                         return;
                     }
@@ -146,6 +160,7 @@ impl Follower {
                 }
                 _ = round.tick() => {
                     self.waive_optional();
+                    self.jobs.round(&mut self.pods).await;
                     if self.hand_on().await.is_none() {
                         return;
                     }
@@ -160,6 +175,9 @@ impl Follower {
     /// Says what changed. `None` where nobody receives updates any more.
     async fn hand_on(&mut self) -> Option<()> {
         self.say_zone().await?;
+        for change in self.pods.take_changes() {
+            self.say(Update::Pods(change)).await?;
+        }
         for change in self.state.take_changes() {
             if let Change::Reset(services) = &change {
                 self.remembers = false;
@@ -201,7 +219,10 @@ impl Follower {
                     age_s = snapshot.age.as_secs(),
                     "a snapshot of the cluster is there"
                 );
-                self.state.remember(snapshot.objects);
+                let (of_services, of_pods): (Vec<_>, Vec<_>) =
+                    snapshot.objects.into_iter().partition(|object| object.kind().is_of_services());
+                self.state.remember(of_services);
+                of_pods.into_iter().for_each(|object| self.pods.remember(object));
                 self.remembers = true;
             }
             Ok(Ok(None)) => {}
@@ -212,6 +233,9 @@ impl Follower {
 
     async fn serve_remembered(&mut self) -> Option<()> {
         self.say_zone().await?;
+        for change in self.pods.remembered() {
+            self.say(Update::Pods(change)).await?;
+        }
         let services = self.state.all();
         tracing::warn!(
             services = services.len(),
@@ -224,13 +248,22 @@ impl Follower {
 
     /// Services that are known do not wait for policies and routes that cannot be had.
     fn waive_optional(&mut self) {
-        let built_in_known =
-            || Kind::ALL.iter().all(|kind| !kind.is_built_in() || self.state.is_listed(*kind));
-        if self.started.elapsed() < OPTIONAL_GRACE || self.state.is_whole() || !built_in_known() {
+        if self.started.elapsed() < OPTIONAL_GRACE {
+            return;
+        }
+        if self.pods.is_listed(Kind::Pod) && !self.pods.is_listed(Kind::Namespace) {
+            tracing::warn!(
+                "namespaces cannot be listed; what they say of their pods is as it was remembered"
+            );
+            self.pods.apply(Event::Unknown(Kind::Namespace));
+        }
+        let essentials_known =
+            || Kind::ALL.iter().all(|kind| !kind.is_essential() || self.state.is_listed(*kind));
+        if self.state.is_whole() || !essentials_known() {
             return;
         }
         for &kind in Kind::ALL {
-            if !self.state.is_listed(kind) {
+            if kind.is_of_services() && !self.state.is_listed(kind) {
                 tracing::warn!(kind = kind.name(), "cannot be listed; services are served without");
                 self.state.apply(Event::Unknown(kind));
             }
@@ -239,7 +272,7 @@ impl Follower {
 
     /// Brings the standing up to date, and says aloud where it changed.
     fn look_over(&mut self) {
-        let counts = self.state.counts();
+        let counts = Counts { pods: self.pods.count(), ..self.state.counts() };
         let notes = self.state.notes().into_iter().take(MAX_SHOWN_NOTES);
         let notes = notes.map(|(key, note)| (key.to_string(), note)).collect();
         let mut facts = self.standing.facts();
@@ -279,7 +312,8 @@ impl Follower {
         let is_due = self.unsaved && self.state.is_whole() && Instant::now() >= self.save_at;
         if is_due && self.saving.is_none() {
             self.unsaved = false;
-            let (store, objects) = (self.store.clone(), self.state.objects().collect::<Vec<_>>());
+            let objects: Vec<_> = self.state.objects().chain(self.pods.objects()).collect();
+            let store = self.store.clone();
             self.saving = Some(tokio::task::spawn_blocking(move || {
                 let started = std::time::Instant::now();
                 let result = store.write(objects.into_iter());
@@ -294,7 +328,9 @@ impl Follower {
             let _ = saving.await;
         }
         if self.unsaved && self.state.is_whole() {
-            let result = tokio::task::block_in_place(|| self.store.write(self.state.objects()));
+            let result = tokio::task::block_in_place(|| {
+                self.store.write(self.state.objects().chain(self.pods.objects()))
+            });
             self.saved(result);
         }
     }

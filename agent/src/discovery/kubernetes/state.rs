@@ -37,7 +37,18 @@ pub enum Event {
     Unknown(Kind),
 }
 
-/// What is known of the cluster.
+impl Event {
+    /// The kind of what it happened to.
+    pub fn kind(&self) -> Kind {
+        match self {
+            Self::Begin(kind) | Self::End(kind) | Self::Unknown(kind) => *kind,
+            Self::Passed(kind, _) | Self::Gone(kind, _) => *kind,
+            Self::Listed(object) | Self::Put(object) => object.kind(),
+        }
+    }
+}
+
+/// What is known of the services of the cluster.
 #[derive(Debug, Default)]
 pub struct State {
     node: Option<Node>,
@@ -87,6 +98,8 @@ pub struct Counts {
     pub policies: usize,
     /// Routes attached to Services.
     pub routes: usize,
+    /// Pods of this node.
+    pub pods: usize,
     /// Services that are left out, whole or in part.
     pub noted: usize,
 }
@@ -135,9 +148,9 @@ impl State {
         objects.into_iter().for_each(|object| self.put(object));
     }
 
-    /// Whether every kind was listed once, or is unknown to the cluster.
+    /// Whether every kind that services are made of was listed once, or is unknown to the cluster.
     pub fn is_whole(&self) -> bool {
-        Kind::ALL.iter().all(|kind| self.listed.contains(kind))
+        Kind::ALL.iter().all(|kind| !kind.is_of_services() || self.listed.contains(kind))
     }
 
     /// Whether this kind was listed once.
@@ -246,6 +259,7 @@ impl State {
             endpoints: slices().map(|slice| slice.endpoints.len()).sum(),
             policies: self.policies.len(),
             routes: self.routes.len(),
+            pods: 0,
             noted: self.known.values().filter(|known| !known.notes.is_empty()).count(),
         }
     }
@@ -269,6 +283,7 @@ impl State {
             Kind::HttpRoute | Kind::TcpRoute => {
                 Box::new(self.routes.keys().filter(move |(it, _)| *it == kind).map(|(_, key)| key))
             }
+            Kind::Pod | Kind::Namespace => Box::new(std::iter::empty()),
         }
     }
 
@@ -318,6 +333,8 @@ impl State {
                     self.routes.insert(key, route);
                 }
             }
+            // No service is made of them.
+            Object::Pod(_) | Object::Namespace(_) => {}
         }
     }
 
@@ -385,6 +402,7 @@ impl State {
                     self.dirty.extend(route.parents.into_iter().map(|parent| parent.service));
                 }
             }
+            Kind::Pod | Kind::Namespace => {}
         }
     }
 

@@ -10,12 +10,13 @@ use tokio::sync::mpsc;
 use tokio::time::sleep;
 use tokio_stream::StreamExt as _;
 
-use super::client::{KubernetesError, Reached};
+use super::client::{KubernetesError, Reached, Wanted};
 use super::objects::{Kind, Object};
 use super::standing::{Standing, Trouble};
 use super::state::Event;
 use super::wire::{
-    EndpointSliceWire, HttpRouteWire, NodeWire, Seen, ServiceWire, TcpRouteWire, TrafficPolicyWire, Wire,
+    EndpointSliceWire, HttpRouteWire, NamespaceWire, NodeWire, PodWire, Seen, ServiceWire, TcpRouteWire,
+    TrafficPolicyWire, Wire,
 };
 
 /// Objects of one page of a list. What a page takes in memory is gone when the next one is read.
@@ -39,8 +40,9 @@ pub(super) fn start(
     let watch = |kind| {
         let heard = standing.clone();
         let answered = move || heard.with_kind(kind, |standing| standing.trouble = None);
+        let wanted = if kind.is_metadata_only() { Wanted::MetadataOfAll } else { Wanted::All };
         Ok::<_, KubernetesError>(Watch {
-            client: reached.client(answered)?,
+            client: reached.client(wanted, answered)?,
             node: reached.node.clone(),
             kind,
             events: events.clone(),
@@ -56,6 +58,8 @@ pub(super) fn start(
             Kind::TrafficPolicy => tasks.spawn(watch(kind)?.run::<TrafficPolicyWire>()),
             Kind::HttpRoute => tasks.spawn(watch(kind)?.run::<HttpRouteWire>()),
             Kind::TcpRoute => tasks.spawn(watch(kind)?.run::<TcpRouteWire>()),
+            Kind::Pod => tasks.spawn(watch(kind)?.run::<PodWire>()),
+            Kind::Namespace => tasks.spawn(watch(kind)?.run::<NamespaceWire>()),
         };
     }
     Ok(())
@@ -76,6 +80,8 @@ pub fn decode(kind: Kind, json: &[u8], node: &str) -> Result<Option<Object>, ser
         Kind::TrafficPolicy => read::<TrafficPolicyWire>(json, node),
         Kind::HttpRoute => read::<HttpRouteWire>(json, node),
         Kind::TcpRoute => read::<TcpRouteWire>(json, node),
+        Kind::Pod => read::<PodWire>(json, node),
+        Kind::Namespace => read::<NamespaceWire>(json, node),
     }
 }
 
@@ -108,8 +114,11 @@ impl Watch {
         let length = SHORTEST_WATCH + by_chance(LONGEST_WATCH - SHORTEST_WATCH);
         let mut config = watcher::Config::default().page_size(PAGE);
         config.timeout = u32::try_from(length.as_secs()).ok();
-        if self.kind == Kind::Node {
-            config = config.fields(&format!("metadata.name={}", self.node));
+        match self.kind {
+            Kind::Node => config = config.fields(&format!("metadata.name={}", self.node)),
+            // From the API server's cache, as the kubelet does: to find one node's pods in the store, it reads all there are.
+            Kind::Pod => config = config.fields(&format!("spec.nodeName={}", self.node)).any_semantic(),
+            _ => {}
         }
         let mut stream = pin!(watcher(Api::<Seen<W>>::all(self.client.clone()), config));
         loop {
@@ -172,7 +181,8 @@ impl Watch {
     /// Waits as long as it takes. `true` where only a new list helps.
     async fn troubled(&mut self, error: &watcher::Error) -> bool {
         let trouble = Trouble::of(error);
-        let is_absent = !self.kind.is_built_in() && matches!(trouble, Trouble::NotFound | Trouble::Forbidden);
+        let is_absent =
+            !self.kind.is_essential() && matches!(trouble, Trouble::NotFound | Trouble::Forbidden);
         if is_absent {
             self.standing.with_kind(self.kind, |standing| (standing.absent, standing.trouble) = (true, None));
             if self.events.send(Event::Unknown(self.kind)).await.is_err() {

@@ -2,11 +2,13 @@
 //! be used of it is left out.
 
 mod endpoints;
+mod pod;
 mod policy;
 mod route;
 mod service;
 
 pub(super) use endpoints::EndpointSliceWire;
+pub(super) use pod::{JobWire, NamespaceWire, PodWire};
 pub(super) use policy::TrafficPolicyWire;
 pub(super) use route::{HttpRouteWire, TcpRouteWire};
 pub(super) use service::{NodeWire, ServiceWire};
@@ -20,7 +22,10 @@ use kube::Resource;
 use serde::{Deserialize, Deserializer};
 
 use super::lenient::{Lenient, lenient, readable};
-use super::objects::{Kind, Object, ObjectKey, Transport};
+use super::objects::{Kind, Object, ObjectKey, Owner, Transport};
+
+/// `"false"` keeps Segue away.
+const MANAGE: &str = "segue.dev/manage";
 
 /// Ports of one object that are read; the API server allows about as many.
 const MAX_PORTS: usize = 250;
@@ -52,6 +57,10 @@ pub(super) struct Meta {
     #[serde(deserialize_with = "lenient")]
     namespace: Option<Box<str>>,
     #[serde(deserialize_with = "lenient")]
+    uid: Option<Box<str>>,
+    #[serde(deserialize_with = "lenient")]
+    owner_references: Vec<OwnerReference>,
+    #[serde(deserialize_with = "lenient")]
     resource_version: Option<Box<str>>,
     #[serde(deserialize_with = "lenient")]
     creation_timestamp: Option<Box<str>>,
@@ -62,7 +71,19 @@ pub(super) struct Meta {
     #[serde(deserialize_with = "lenient")]
     annotations: BTreeMap<Box<str>, Box<str>>,
 }
-readable!(Meta);
+
+/// A reference to what owns an object.
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(default)]
+struct OwnerReference {
+    #[serde(deserialize_with = "lenient")]
+    kind: Option<Box<str>>,
+    #[serde(deserialize_with = "lenient")]
+    name: Option<Box<str>>,
+    #[serde(deserialize_with = "lenient")]
+    controller: Option<bool>,
+}
+readable!(Meta, OwnerReference);
 
 impl Meta {
     /// What names the object; `None` where it has no usable name.
@@ -71,6 +92,21 @@ impl Meta {
         let namespace = self.namespace.as_deref().unwrap_or_default();
         (namespace.is_empty() || is_name(namespace))
             .then(|| ObjectKey { namespace: namespace.into(), name: name.into() })
+    }
+
+    /// What controls the object.
+    fn owner(&self) -> Option<Owner> {
+        let owner = self.owner_references.iter().find(|owner| owner.controller == Some(true))?;
+        let name = owner.name.as_deref().filter(|name| is_name(name))?;
+        let kind = owner.kind.as_deref().filter(|kind| !kind.is_empty() && kind.len() <= 253)?;
+        Some(Owner { kind: kind.into(), name: name.into() })
+    }
+
+    /// Whether it says `segue.dev/manage: "false"`.
+    fn is_left_alone(&self) -> bool {
+        [&self.annotations, &self.labels]
+            .iter()
+            .any(|said| said.get(MANAGE).is_some_and(|value| &**value == "false"))
     }
 }
 

@@ -12,8 +12,6 @@ use super::{MAX_PORTS, Meta, Wire, port, transport};
 const DEFAULT_AFFINITY_S: u32 = 10_800;
 /// Names another proxy than the usual one as the one that looks after a Service.
 const OTHER_PROXY: &str = "service.kubernetes.io/service-proxy-name";
-/// `"false"` keeps Segue away.
-pub(crate) const MANAGE: &str = "segue.dev/manage";
 const ZONE: &str = "topology.kubernetes.io/zone";
 
 /// A Service.
@@ -148,9 +146,7 @@ impl Wire for ServiceWire {
                 _ => Nearness::Any,
             },
             other_proxy: self.metadata.labels.get(OTHER_PROXY).map(|name| (**name).into()),
-            left_alone: [&self.metadata.annotations, &self.metadata.labels]
-                .iter()
-                .any(|said| said.get(MANAGE).is_some_and(|value| &**value == "false")),
+            left_alone: self.metadata.is_left_alone(),
         }))
     }
 }

@@ -39,6 +39,13 @@ fn whole() -> Vec<(Kind, Value)> {
             "filters": [{}], "backendRefs": [{ "name": "y", "port": 80, "weight": 3, "filters": [{}] }],
         }],
     } });
+    let pod = json!({ "kind": "PartialObjectMetadata", "metadata": {
+        "name": "x", "namespace": "shop", "uid": "0a1b2c3d-1111-2222-3333-444455556666",
+        "labels": { "pod-template-hash": "5d9c7b6f4", "rollouts-pod-template-hash": "abc" },
+        "annotations": { "kubernetes.io/config.mirror": "30b1f8b1", "segue.dev/manage": "false" },
+        "ownerReferences": [{ "kind": "ReplicaSet", "name": "x-5d9c7b6f4", "controller": true, "uid": "u" }],
+    } });
+    let namespace = json!({ "metadata": { "name": "x", "annotations": { "segue.dev/manage": "false" } } });
     vec![
         (Kind::Node, node),
         (Kind::Service, service),
@@ -46,6 +53,8 @@ fn whole() -> Vec<(Kind, Value)> {
         (Kind::TrafficPolicy, policy),
         (Kind::HttpRoute, route.clone()),
         (Kind::TcpRoute, route),
+        (Kind::Pod, pod),
+        (Kind::Namespace, namespace),
     ]
 }
 
