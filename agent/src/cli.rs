@@ -124,6 +124,10 @@ pub struct RunArgs {
     /// Whether requests (HTTP) on connections to services, and to servers of this node, are read, for their metrics
     #[arg(long, value_enum, default_value_t, value_name = "WHICH")]
     requests: Reading,
+    /// Record connections one by one also while nobody follows, so that `segue flows --last` and `--since` know them; an
+    /// event per connection costs the data path and the agent some microseconds
+    #[arg(long)]
+    record_flows: bool,
     /// The zone this node is in, as the zones of backends are written; for services with `locality: prefer_zone`
     /// [default: with --kubernetes, what the Node says]
     #[arg(long, value_name = "ZONE", env = "SEGUE_ZONE")]
@@ -211,6 +215,7 @@ fn run(args: RunArgs) -> anyhow::Result<()> {
         socket: args.socket,
         bpffs: args.bpffs,
         reads_requests: args.requests == Reading::Auto,
+        records_flows: args.record_flows,
         zone,
         state: args.state,
         accept_mass_deletion: args.accept_mass_deletion,

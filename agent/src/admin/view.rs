@@ -410,6 +410,15 @@ pub struct Flows {
     pub edges: Vec<crate::flows::EdgeView>,
 }
 
+/// The answer of `/v1/flows/recent`.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Recent {
+    /// What is remembered, and what cannot be.
+    pub memory: crate::flows::MemoryView,
+    /// The events asked for, the oldest first.
+    pub records: Vec<Arc<crate::flows::Record>>,
+}
+
 /// One line of `/v1/flows/follow`.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(untagged)]
@@ -418,6 +427,11 @@ pub enum FollowLine {
     Lost {
         /// How many.
         lost: u64,
+    },
+    /// What is remembered; the first line where that was asked for.
+    Memory {
+        /// See there.
+        memory: crate::flows::MemoryView,
     },
     /// What happened to a connection.
     Record(Arc<crate::flows::Record>),

@@ -15,6 +15,7 @@ mod dashboards;
 mod differential;
 mod draining;
 mod faults;
+mod flows;
 mod full_maps;
 mod getpeername;
 mod harness;
