@@ -10,6 +10,7 @@ pub mod view;
 pub(crate) mod specimen;
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use tokio::sync::broadcast;
 
@@ -50,6 +51,13 @@ pub trait Observe: Send + Sync + 'static {
     /// # Errors
     /// What the kernel refuses to show.
     fn edges(&self) -> Result<Vec<EdgeView>, ObserveError>;
+    /// [`Observe::edges`], and when they were counted, by the monotonic clock; `None` where that is not known.
+    ///
+    /// # Errors
+    /// What the kernel refuses to show.
+    fn counted_edges(&self) -> Result<(Vec<EdgeView>, Option<Duration>), ObserveError> {
+        Ok((self.edges()?, None))
+    }
     /// Every workload's requests: those it made to services, and those it answered.
     fn requests(&self) -> Result<Vec<RequestView>, ObserveError>;
     /// What is counted beside services and edges.

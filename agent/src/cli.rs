@@ -10,6 +10,7 @@ pub mod rollout;
 pub mod services;
 pub mod status;
 pub mod table;
+pub mod top;
 
 use std::net::SocketAddr;
 use std::path::PathBuf;
@@ -37,7 +38,8 @@ const DEFAULT_STATE: &str = "/var/lib/segue";
                         segue services                       who answers for whom, and how much\n  \
                         segue breaker                        which backends are held back, and why\n  \
                         segue rollout                        which canaries are tried out, and how they do\n  \
-                        segue flows -f                       connections as they open, fail and close")]
+                        segue flows -f                       connections as they open, fail and close\n  \
+                        segue top                            services live, by what happens to them now")]
 pub struct Cli {
     #[command(subcommand)]
     command: Command,
@@ -70,6 +72,8 @@ enum Command {
     Explain(explain::ExplainArgs),
     /// Show who talks to which service, in totals or (-f) connection by connection
     Flows(flows::FlowsArgs),
+    /// Watch services live: rate, success, times, open connections, breakers; drill into one
+    Top(top::TopArgs),
     /// Remove the data plane: detach every program and delete every map
     Unload(UnloadArgs),
     /// Make one test connection inside a cgroup (the agent calls this itself)
@@ -171,6 +175,7 @@ pub fn main() -> ExitCode {
         Command::Accept(args) => return ask(accept::run(&args)),
         Command::Explain(args) => return ask(explain::run(&args)),
         Command::Flows(args) => return ask(flows::run(&args)),
+        Command::Top(args) => return ask(top::run(&args)),
         Command::Unload(args) => unload(&args),
         Command::Canary { cgroup } => {
             kernel::drop_capabilities();

@@ -408,6 +408,10 @@ pub struct Services {
 pub struct Flows {
     /// Every edge, in the order of client, service and version.
     pub edges: Vec<crate::flows::EdgeView>,
+    /// When they were counted, in milliseconds of the kernel's monotonic clock: rates are made of two of these. Null
+    /// where that is not known.
+    #[serde(default)]
+    pub counted_at_ms: Option<u64>,
 }
 
 /// The answer of `/v1/flows/recent`.

@@ -38,3 +38,4 @@ mod sendmsg;
 mod soak;
 mod sock_ops;
 mod sock_release;
+mod top;

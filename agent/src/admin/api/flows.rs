@@ -89,9 +89,10 @@ pub(super) async fn flows(State(api): State<Api>, asked: Asked) -> Response {
 }
 
 fn totals(agent: &dyn Observe, selector: &Selector) -> Result<Flows, crate::admin::ObserveError> {
-    let edges = agent.edges()?;
+    let (edges, counted_at) = agent.counted_edges()?;
+    let counted_at_ms = counted_at.and_then(|at| u64::try_from(at.as_millis()).ok());
     if *selector == Selector::default() {
-        return Ok(Flows { edges });
+        return Ok(Flows { edges, counted_at_ms });
     }
     let services = agent.services()?;
     let carried_by =
@@ -100,7 +101,7 @@ fn totals(agent: &dyn Observe, selector: &Selector) -> Result<Flows, crate::admi
         let carried_by = carried_by(&edge.service);
         selector.of_edge(edge, carried_by)
     });
-    Ok(Flows { edges: wanted.collect() })
+    Ok(Flows { edges: wanted.collect(), counted_at_ms })
 }
 
 /// What is remembered of single events.

@@ -3,6 +3,7 @@
 use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
+use std::time::Duration;
 
 use agent_ebpf::abi::Loss;
 
@@ -175,16 +176,20 @@ impl Observe for Observer {
     }
 
     fn edges(&self) -> Result<Vec<EdgeView>, ObserveError> {
+        Ok(self.counted_edges()?.0)
+    }
+
+    fn counted_edges(&self) -> Result<(Vec<EdgeView>, Option<Duration>), ObserveError> {
         self.fold_edges().map_err(unreadable("edges"))?;
         let state = lock(&self.edges);
         let mut edges = state.accumulator.views();
-        let requests = state.requests.views();
+        let (requests, counted_at) = (state.requests.views(), state.folded_at);
         drop(state);
         for edge in &mut edges {
             let its = requests.iter().filter(|view| view.is_of(edge));
             edge.requests = its.map(|view| view.requests.clone()).collect();
         }
-        Ok(edges)
+        Ok((edges, counted_at))
     }
 
     fn requests(&self) -> Result<Vec<RequestView>, ObserveError> {
