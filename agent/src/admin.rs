@@ -10,13 +10,14 @@ pub mod view;
 pub(crate) mod specimen;
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use tokio::sync::broadcast;
 
 pub use api::{AdminError, serve_admin};
 pub use probes::{listen, serve_metrics};
 
-use crate::flows::{EdgeView, Record, RequestView};
+use crate::flows::{EdgeView, KnownNames, MemoryView, Record, RequestView, Selector, Window};
 use view::{
     AcceptError, AcceptRequest, Accepted, Counters, Explanation, HeldView, OrderError, OrderRequest, Ordered,
     OverheadView, Readiness, RolloutError, RolloutRequest, RolloutView, ServiceView, Status,
@@ -50,6 +51,13 @@ pub trait Observe: Send + Sync + 'static {
     /// # Errors
     /// What the kernel refuses to show.
     fn edges(&self) -> Result<Vec<EdgeView>, ObserveError>;
+    /// [`Observe::edges`], and when they were counted, by the monotonic clock; `None` where that is not known.
+    ///
+    /// # Errors
+    /// What the kernel refuses to show.
+    fn counted_edges(&self) -> Result<(Vec<EdgeView>, Option<Duration>), ObserveError> {
+        Ok((self.edges()?, None))
+    }
     /// Every workload's requests: those it made to services, and those it answered.
     fn requests(&self) -> Result<Vec<RequestView>, ObserveError>;
     /// What is counted beside services and edges.
@@ -59,10 +67,25 @@ pub trait Observe: Send + Sync + 'static {
     fn counters(&self) -> Result<Counters, ObserveError>;
     /// What the programs cost, of a window that begins now. Blocks for about a second.
     fn overhead(&self) -> OverheadView;
-    /// Every connection event from now on, until the receiver is dropped.
-    fn follow(&self) -> broadcast::Receiver<Arc<Record>>;
+    /// The events remembered that are wanted, the oldest first, and what the memory holds. Does not block.
+    fn remembered(&self, selector: &Selector, window: Window) -> (Vec<Arc<Record>>, MemoryView);
+    /// The events remembered that are wanted, and every one from now on, none of them twice.
+    fn follow(&self, selector: &Selector, window: Window) -> Followed;
+    /// The names that flows can have now.
+    fn known_names(&self) -> KnownNames;
     /// Whether the agent is ready. Does not block.
     fn readiness(&self) -> Readiness;
+}
+
+/// Events, from some moment of the past on.
+#[derive(Debug)]
+pub struct Followed {
+    /// What the memory holds.
+    pub memory: MemoryView,
+    /// What is remembered and wanted, the oldest first.
+    pub remembered: Vec<Arc<Record>>,
+    /// All that happens after these, until the receiver is dropped.
+    pub to_come: broadcast::Receiver<Arc<Record>>,
 }
 
 /// What can be ordered of a running agent. Only the admin API offers it.

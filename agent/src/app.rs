@@ -58,6 +58,8 @@ pub struct Options {
     pub bpffs: PathBuf,
     /// Whether requests on connections are read.
     pub reads_requests: bool,
+    /// Whether connections are recorded one by one also while nobody follows.
+    pub records_flows: bool,
     /// The zone this node is in.
     pub zone: Option<String>,
     /// Where what outlives the agent is kept, besides what the kernel keeps.

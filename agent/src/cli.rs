@@ -10,6 +10,7 @@ pub mod rollout;
 pub mod services;
 pub mod status;
 pub mod table;
+pub mod top;
 
 use std::net::SocketAddr;
 use std::path::PathBuf;
@@ -38,7 +39,8 @@ const DEFAULT_STATE: &str = "/var/lib/segue";
                         segue services                       who answers for whom, and how much\n  \
                         segue breaker                        which backends are held back, and why\n  \
                         segue rollout                        which canaries are tried out, and how they do\n  \
-                        segue flows -f                       connections as they open, fail and close")]
+                        segue flows -f                       connections as they open, fail and close\n  \
+                        segue top                            services live, by what happens to them now")]
 pub struct Cli {
     #[command(subcommand)]
     command: Command,
@@ -71,6 +73,8 @@ enum Command {
     Explain(explain::ExplainArgs),
     /// Show who talks to which service, in totals or (-f) connection by connection
     Flows(flows::FlowsArgs),
+    /// Watch services live: rate, success, times, open connections, breakers; drill into one
+    Top(top::TopArgs),
     /// Remove the data plane: detach every program and delete every map
     Unload(UnloadArgs),
     /// Make one test connection inside a cgroup (the agent calls this itself)
@@ -125,6 +129,10 @@ pub struct RunArgs {
     /// Whether requests (HTTP) on connections to services, and to servers of this node, are read, for their metrics
     #[arg(long, value_enum, default_value_t, value_name = "WHICH")]
     requests: Reading,
+    /// Record connections one by one also while nobody follows, so that `segue flows --last` and `--since` know them; an
+    /// event per connection costs the data path and the agent some microseconds
+    #[arg(long)]
+    record_flows: bool,
     /// The zone this node is in, as the zones of backends are written; for services with `locality: prefer_zone`
     /// [default: with --kubernetes, what the Node says]
     #[arg(long, value_name = "ZONE", env = "SEGUE_ZONE")]
@@ -171,6 +179,7 @@ pub fn main() -> ExitCode {
         Command::Accept(args) => return ask(accept::run(&args)),
         Command::Explain(args) => return ask(explain::run(&args)),
         Command::Flows(args) => return ask(flows::run(&args)),
+        Command::Top(args) => return ask(top::run(&args)),
         Command::Unload(args) => unload(&args),
         Command::Canary { cgroup } => {
             kernel::drop_capabilities();
@@ -215,6 +224,7 @@ fn run(args: RunArgs) -> anyhow::Result<()> {
         socket: args.socket,
         bpffs: args.bpffs,
         reads_requests: args.requests == Reading::Auto,
+        records_flows: args.record_flows,
         zone,
         state: args.state,
         accept_mass_deletion: args.accept_mass_deletion,

@@ -8,11 +8,13 @@ pub mod cgroups;
 pub mod edge;
 pub mod histogram;
 pub mod identity;
+pub mod memory;
 pub mod named;
 pub mod open;
 pub mod pods;
 pub mod record;
 pub mod requests;
+pub mod selector;
 pub mod tally;
 
 use std::sync::Arc;
@@ -22,10 +24,12 @@ pub use cgroups::Cgroups;
 pub use edge::EdgeView;
 pub use histogram::Distribution;
 pub use identity::{Workload, WorkloadKind};
+pub use memory::{Memory, MemoryView, Window};
 pub use open::OpenConnections;
 pub use pods::{Pod, PodChange};
 pub use record::{DecodeError, Record};
 pub use requests::{RequestAccumulator, RequestView, Requests};
+pub use selector::{KnownNames, Selector};
 pub use tally::Tally;
 
 /// Who and what the ids in a kernel key stand for.

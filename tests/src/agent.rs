@@ -350,6 +350,13 @@ impl<'w> Agent<'w> {
         self.world.start_outside(command).finish()
     }
 
+    /// A command of `segue` that asks this agent, started.
+    pub fn start_command(&self, arguments: &[&str]) -> Program {
+        let mut command = Command::new(beside_test("segue"));
+        command.args(arguments).arg("--socket").arg(self.socket());
+        self.world.start_outside(command)
+    }
+
     /// `segue breaker` with these arguments.
     pub fn breaker(&self, arguments: &[&str]) -> Finished {
         let mut command = Command::new(beside_test("segue"));

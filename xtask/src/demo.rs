@@ -425,6 +425,7 @@ impl<'n> Show<'n> {
             "Everything keeps running until Ctrl-C. To look around, in another terminal:\n\
              \x20 {segue} status --socket {socket}\n\
              \x20 {segue} flows -f --socket {socket}\n\
+             \x20 {segue} top --socket {socket}\n\
              \x20 nsenter --net={} curl -s http://127.0.0.1:9464/metrics\n\
              \x20 $EDITOR {}",
             namespace.display(),

@@ -16,7 +16,7 @@ const LINKER: &str = "bpf-linker@0.13.0";
 const LINKER_LLVM: [u32; 3] = [21, 22, 23];
 
 /// Programs that tests, demo and benchmarks run, and the Debian package of each.
-const PROGRAMS: [(&str, &str); 16] = [
+const PROGRAMS: [(&str, &str); 17] = [
     ("nginx", "nginx-light"),
     ("redis-server", "redis-server"),
     ("redis-cli", "redis-tools"),
@@ -32,6 +32,7 @@ const PROGRAMS: [(&str, &str); 16] = [
     ("nsenter", "util-linux"),
     ("strace", "strace"),
     ("faketime", "faketime"),
+    ("tmux", "tmux"),
     ("bpftool", "bpftool"),
 ];
 

@@ -1,16 +1,16 @@
 //! The admin API on a unix socket: who may connect, and what each path answers.
 
-use std::convert::Infallible;
+mod flows;
+
 use std::io;
 use std::os::unix::fs::{FileTypeExt, MetadataExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use axum::body::Body;
 use axum::extract::connect_info::{ConnectInfo, Connected};
 use axum::extract::rejection::QueryRejection;
 use axum::extract::{Query, Request, State};
-use axum::http::{StatusCode, header};
+use axum::http::StatusCode;
 use axum::middleware::{self, Next};
 use axum::response::{IntoResponse, Response};
 use axum::routing::{get, post};
@@ -19,16 +19,13 @@ use axum::{Json, Router};
 use bytes::Bytes;
 use serde::Serialize;
 use tokio::net::UnixListener;
-use tokio::sync::broadcast::error::RecvError;
-use tokio::sync::{OwnedSemaphorePermit, Semaphore, broadcast, mpsc, watch};
-use tokio_stream::wrappers::ReceiverStream;
+use tokio::sync::{Semaphore, watch};
 
 use super::view::{
-    AcceptRequest, Failure, Flows, FollowLine, HeldViews, OrderError, OrderRequest, RolloutError,
-    RolloutRequest, Rollouts, Services,
+    AcceptRequest, Failure, HeldViews, OrderError, OrderRequest, RolloutError, RolloutRequest, Rollouts,
+    Services,
 };
 use super::{Control, ObserveError};
-use crate::flows::Record;
 
 /// Readers of `/v1/flows/follow` at a time. Each costs a copy of every event.
 const MAX_FOLLOWERS: usize = 16;
@@ -172,8 +169,9 @@ fn router(api: Api) -> Router {
         .route("/v1/services", get(services))
         .route("/v1/overhead", get(overhead))
         .route("/v1/explain", get(explain))
-        .route("/v1/flows", get(flows))
-        .route("/v1/flows/follow", get(follow))
+        .route("/v1/flows", get(flows::flows))
+        .route("/v1/flows/recent", get(flows::recent))
+        .route("/v1/flows/follow", get(flows::follow))
         .route("/v1/breaker", post(order))
         .route("/v1/rollouts", get(rollouts))
         .route("/v1/rollout", post(steer))
@@ -208,10 +206,6 @@ async fn explain(State(api): State<Api>, query: Result<Query<ExplainQuery>, Quer
         return failure(StatusCode::BAD_REQUEST, text.to_owned());
     };
     answer(move || api.agent.explain(&target)).await
-}
-
-async fn flows(State(api): State<Api>) -> Response {
-    answer(move || api.agent.edges().map(|edges| Flows { edges })).await
 }
 
 /// An operator's order. Its body is read by hand, so that a wrong one is answered like any other failure.
@@ -271,49 +265,8 @@ async fn accept(State(api): State<Api>, body: Bytes) -> Response {
     }
 }
 
-async fn follow(State(api): State<Api>) -> Response {
-    let Ok(permit) = Arc::clone(&api.followers).try_acquire_owned() else {
-        let text = format!("{MAX_FOLLOWERS} readers follow already; end one of them");
-        return failure(StatusCode::SERVICE_UNAVAILABLE, text);
-    };
-    let (lines, queue) = mpsc::channel(FOLLOW_QUEUE);
-    tokio::spawn(forward(api.agent.follow(), lines, api.stopping, permit));
-    let body = Body::from_stream(ReceiverStream::new(queue));
-    ([(header::CONTENT_TYPE, "application/x-ndjson")], body).into_response()
-}
-
-/// Writes one line per record until the reader goes, the agent stops, or there is no more to come.
-async fn forward(
-    mut records: broadcast::Receiver<Arc<Record>>,
-    lines: mpsc::Sender<Result<Bytes, Infallible>>,
-    mut stopping: watch::Receiver<bool>,
-    _permit: OwnedSemaphorePermit,
-) {
-    loop {
-        let received = tokio::select! {
-            received = records.recv() => received,
-            () = lines.closed() => return,
-            _ = stopping.wait_for(|stopping| *stopping) => return,
-        };
-        let line = match received {
-            Ok(record) => FollowLine::Record(record),
-            Err(RecvError::Lagged(lost)) => FollowLine::Lost { lost },
-            Err(RecvError::Closed) => return,
-        };
-        let Ok(mut text) = serde_json::to_vec(&line) else { return };
-        text.push(b'\n');
-        let sent = tokio::select! {
-            sent = lines.send(Ok(text.into())) => sent,
-            _ = stopping.wait_for(|stopping| *stopping) => return,
-        };
-        if sent.is_err() {
-            return;
-        }
-    }
-}
-
 async fn unknown_path() -> Response {
-    let text = "no such path; there are /v1/status, /v1/overhead, /v1/services, /v1/explain, /v1/flows, /v1/flows/follow, /v1/rollouts, /v1/held, /v1/breaker (POST), /v1/rollout (POST) and /v1/accept (POST)";
+    let text = "no such path; there are /v1/status, /v1/overhead, /v1/services, /v1/explain, /v1/flows, /v1/flows/recent, /v1/flows/follow, /v1/rollouts, /v1/held, /v1/breaker (POST), /v1/rollout (POST) and /v1/accept (POST)";
     failure(StatusCode::NOT_FOUND, text.to_owned())
 }
 
@@ -337,7 +290,7 @@ mod tests {
     use super::*;
     use crate::admin::Observe;
     use crate::admin::specimen::Specimen;
-    use crate::admin::view::{Accepted, Explanation, Order, Ordered, RolloutView, Status};
+    use crate::admin::view::{Accepted, Explanation, Flows, FollowLine, Order, Ordered, RolloutView, Status};
     use crate::cli::client::{Client, ClientError};
 
     fn socket() -> (tempfile::TempDir, PathBuf) {
@@ -347,16 +300,16 @@ mod tests {
     }
 
     /// An admin API that runs until its handle is told to stop.
-    struct Server {
-        path: PathBuf,
-        specimen: Arc<Specimen>,
+    pub(super) struct Server {
+        pub(super) path: PathBuf,
+        pub(super) specimen: Arc<Specimen>,
         stop: tokio::sync::oneshot::Sender<()>,
         task: tokio::task::JoinHandle<Result<(), AdminError>>,
         _directory: tempfile::TempDir,
     }
 
     impl Server {
-        async fn start(specimen: Specimen) -> Self {
+        pub(super) async fn start(specimen: Specimen) -> Self {
             let (directory, path) = socket();
             let specimen = Arc::new(specimen);
             let (stop, stopped) = tokio::sync::oneshot::channel();
@@ -373,7 +326,7 @@ mod tests {
             Self { path, specimen, stop, task, _directory: directory }
         }
 
-        async fn stop(self) {
+        pub(super) async fn stop(self) {
             self.stop.send(()).expect("the server runs");
             self.task.await.expect("no panic").expect("a clean end");
             assert!(!self.path.exists(), "the socket file is removed");
@@ -509,6 +462,7 @@ mod tests {
                     received += 1;
                 }
                 FollowLine::Lost { lost: count } => lost += count,
+                FollowLine::Memory { .. } => panic!("nobody asked"),
             }
         }
         assert!(received > 0 && lost > 0, "{received} received, {lost} lost");

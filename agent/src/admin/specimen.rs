@@ -14,9 +14,11 @@ use jiff::Timestamp;
 use tokio::sync::broadcast;
 
 use super::view::*;
-use super::{Control, Observe, ObserveError};
+use super::{Control, Followed, Observe, ObserveError};
 use crate::flows::record::Happening;
-use crate::flows::{EdgeView, Record, RequestView, Workload, identity};
+use crate::flows::{
+    EdgeView, KnownNames, Memory, MemoryView, Record, RequestView, Selector, Window, Workload, identity,
+};
 use crate::rollout::{Cause, Phase, Verdict};
 
 /// The synthetic agent.
@@ -29,12 +31,20 @@ pub(crate) struct Specimen {
     pub(crate) records: broadcast::Sender<Arc<Record>>,
     /// The orders that were carried out.
     pub(crate) orders: Mutex<Vec<OrderRequest>>,
+    /// The events published so far, the newest of them.
+    pub(crate) memory: Mutex<Memory>,
 }
 
 impl Default for Specimen {
     fn default() -> Self {
         let records = broadcast::channel(64).0;
-        Self { broken: false, waiting_for: Vec::new(), records, orders: Mutex::default() }
+        Self {
+            broken: false,
+            waiting_for: Vec::new(),
+            records,
+            orders: Mutex::default(),
+            memory: Mutex::default(),
+        }
     }
 }
 
@@ -84,8 +94,10 @@ impl Specimen {
         })
     }
 
-    /// Sends a record to all followers.
+    /// Remembers a record and sends it to all followers.
     pub(crate) fn publish(&self, record: &Arc<Record>) {
+        let mut memory = self.memory.lock().expect("no panic");
+        memory.keep(Arc::clone(record));
         // Nobody following is no error here.
         let _ = self.records.send(Arc::clone(record));
     }
@@ -420,8 +432,23 @@ impl Observe for Specimen {
         })
     }
 
-    fn follow(&self) -> broadcast::Receiver<Arc<Record>> {
-        self.records.subscribe()
+    fn remembered(&self, selector: &Selector, window: Window) -> (Vec<Arc<Record>>, MemoryView) {
+        let memory = self.memory.lock().expect("no panic");
+        (memory.select(selector, window), memory.view())
+    }
+
+    fn follow(&self, selector: &Selector, window: Window) -> Followed {
+        let memory = self.memory.lock().expect("no panic");
+        let remembered = memory.select(selector, window);
+        Followed { memory: memory.view(), remembered, to_come: self.records.subscribe() }
+    }
+
+    fn known_names(&self) -> KnownNames {
+        let names = |client: &Workload| (client.namespace.to_string(), client.name.to_string());
+        KnownNames {
+            services: vec!["shop/payment".to_owned(), "dns".to_owned()],
+            clients: flows::edges().iter().map(|edge| names(&edge.client)).collect(),
+        }
     }
 
     fn readiness(&self) -> Readiness {

@@ -404,6 +404,19 @@ pub struct Services {
 pub struct Flows {
     /// Every edge, in the order of client, service and version.
     pub edges: Vec<crate::flows::EdgeView>,
+    /// When they were counted, in milliseconds of the kernel's monotonic clock: rates are made of two of these. Null
+    /// where that is not known.
+    #[serde(default)]
+    pub counted_at_ms: Option<u64>,
+}
+
+/// The answer of `/v1/flows/recent`.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Recent {
+    /// What is remembered, and what cannot be.
+    pub memory: crate::flows::MemoryView,
+    /// The events asked for, the oldest first.
+    pub records: Vec<Arc<crate::flows::Record>>,
 }
 
 /// One line of `/v1/flows/follow`.
@@ -414,6 +427,11 @@ pub enum FollowLine {
     Lost {
         /// How many.
         lost: u64,
+    },
+    /// What is remembered; the first line where that was asked for.
+    Memory {
+        /// See there.
+        memory: crate::flows::MemoryView,
     },
     /// What happened to a connection.
     Record(Arc<crate::flows::Record>),

@@ -38,6 +38,7 @@ use crate::discovery::kubernetes::Standing;
 use crate::draining::Leaving;
 use crate::flows::Accumulator;
 use crate::flows::Cgroups;
+use crate::flows::Memory;
 use crate::flows::OpenConnections;
 use crate::flows::PodChange;
 use crate::flows::Record;
@@ -80,6 +81,8 @@ pub(super) struct Observer {
     record: Mutex<Journal>,
     readiness: Readiness,
     followers: broadcast::Sender<Arc<Record>>,
+    /// Held while an event is sent: who begins to follow sees each event once, here or there.
+    memory: Mutex<Memory>,
     records_lost: AtomicU64,
     client_entries: AtomicU64,
     left_alone: Mutex<u64>,
@@ -102,6 +105,8 @@ struct Facts {
     bpffs: PathBuf,
     adopted: bool,
     confinement: Confinement,
+    /// Connections are recorded also while nobody follows.
+    records_flows: bool,
 }
 
 /// Edges as last folded.
@@ -142,6 +147,7 @@ impl Observer {
                 bpffs: options.bpffs.clone(),
                 adopted: data_plane.adopted(),
                 confinement,
+                records_flows: options.records_flows,
             },
             data_plane: Mutex::new(data_plane),
             counters: Mutex::new(counters),
@@ -154,6 +160,7 @@ impl Observer {
             record: Mutex::default(),
             readiness,
             followers: broadcast::channel(FOLLOW_QUEUE).0,
+            memory: Mutex::default(),
             records_lost: AtomicU64::new(0),
             client_entries: AtomicU64::new(0),
             left_alone: Mutex::default(),
@@ -234,7 +241,9 @@ impl Observer {
         self.heartbeat_ns.store(now_ns, Ordering::Relaxed);
         let counters = lock(&self.counters);
         counters.heartbeat(now_ns);
-        if self.followers.receiver_count() > 0 {
+        let is_recording = self.facts.records_flows || self.followers.receiver_count() > 0;
+        lock(&self.memory).recording(Timestamp::now(), is_recording);
+        if is_recording {
             counters.follow_until(now_ns + u64::try_from(FOLLOW.as_nanos()).unwrap_or(u64::MAX));
         }
     }
@@ -308,14 +317,13 @@ impl Observer {
         }
     }
 
-    /// Decodes an event and hands it to those who follow.
+    /// Decodes an event, remembers it and hands it to those who follow.
     pub(super) fn announce(&self, bytes: &[u8]) {
         let mut cgroups = lock(&self.cgroups);
         let mut names =
             LiveNames { cgroups: &mut cgroups, directory: &self.directory, now: clock::monotonic() };
         match Record::decode(bytes, clock::monotonic_zero(), &mut names) {
-            // Without a receiver there is nobody to miss it.
-            Ok(record) => drop(self.followers.send(Arc::new(record))),
+            Ok(record) => self.tell(record),
             Err(error) => {
                 self.records_lost.fetch_add(1, Ordering::Relaxed);
                 tracing::debug!("{error}");
@@ -333,10 +341,13 @@ impl Observer {
         &self.guards
     }
 
-    /// Tells those who follow of something no program saw.
+    /// Remembers an event, also one that no program saw, and hands it to those who follow.
     pub(super) fn tell(&self, record: Record) {
+        let record = Arc::new(record);
+        let mut memory = lock(&self.memory);
+        memory.keep(Arc::clone(&record));
         // Without a receiver there is nobody to miss it.
-        drop(self.followers.send(Arc::new(record)));
+        drop(self.followers.send(record));
     }
 
     /// What the kernel counts now for each of these services, whatever its address families.

@@ -46,7 +46,7 @@ pub async fn run(args: &ExplainArgs) -> ExitCode {
 }
 
 /// A query value: what is not plainly harmless, as `%` and two digits.
-fn encoded(text: &str) -> String {
+pub(super) fn encoded(text: &str) -> String {
     text.bytes().fold(String::new(), |mut encoded, byte| {
         if byte.is_ascii_alphanumeric() || b"-._~/:".contains(&byte) {
             encoded.push(char::from(byte));

@@ -1,88 +1,214 @@
-//! `segue flows`: who talks to which service, in totals or, with `-f`, as it happens.
+//! `segue flows`: who talks to which service, in totals or event by event.
+
+mod events;
+mod moment;
+mod selectors;
+mod totals;
 
 use std::process::ExitCode;
 
+use jiff::Timestamp;
 use jiff::tz::TimeZone;
 
 use super::client::{Client, ClientError, ConnectArgs};
-use super::table::{BAD, Cell, DIM, GOOD, Output, Table, WARN, bytes, duration, print, print_json};
-use crate::admin::view::{Flows, FollowLine};
-use crate::flows::record::Happening;
-use crate::flows::{Distribution, EdgeView, Record, Workload};
+use super::table::{BAD, DIM, WARN, print, print_json};
+use crate::admin::view::{Flows, FollowLine, Recent};
+use crate::flows::{MemoryView, Record, Workload};
+use selectors::Selectors;
 
-/// Connections by client and service.
+/// How flows are written.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
+pub enum Form {
+    /// A line to read along
+    Compact,
+    /// Columns
+    Table,
+    /// For scripts: everything, exact; of single events an object a line
+    Json,
+    /// For people: everything, a line for each thing
+    Dict,
+}
+
+/// Who talks to which service: totals of all connections since the agent first saw them, or single events.
 #[derive(Clone, Debug, clap::Args)]
+#[command(after_help = "Values of one selector are alternatives, different selectors must all hold:\n  \
+    segue flows                                          totals by client and service\n  \
+    segue flows --to-service shop/payment --status 5xx   who got how many of these answers\n  \
+    segue flows --verdict refused --verdict timeout      the edges on which that happened\n  \
+    segue flows -f --from-workload nginx                 connections as they open, fail and close\n  \
+    segue flows -f --not --to-service dns --not --verdict fin\n  \
+    segue flows --last 20 --verdict breaker              what breakers did lately\n  \
+    segue flows --since 5m --namespace 'shop*' -o json   for scripts, an object a line\n\n\
+    Events: opened, failed, closed, breaker_opened, breaker_half_open, breaker_closed, rollout_…; a verdict is one \
+    of these, a reason (refused, timeout, no_backend, fin, rst_remote, …), established or reset.\n\n\
+    The agent remembers the newest 4096 events. What breakers and canaries do is always among them; single \
+    connections, also those that failed, are only recorded while somebody follows (-f), or with \
+    `segue run --record-flows`. Requests are counted and never recorded one by one. Totals are always \
+    complete.\n\n\
+    Exit code: 0 answered, 1 the agent cannot be asked or knows no such name, 2 typed wrongly.")]
 pub struct FlowsArgs {
-    /// Show connections as they open, fail and close, until interrupted; with `-o json`, one object a line
-    #[arg(short, long)]
+    /// Show connections as they open, fail and close, until interrupted
+    #[arg(short, long, conflicts_with = "until")]
     pub follow: bool,
-    /// Show only clients whose name contains this
-    #[arg(long, value_name = "TEXT")]
-    pub client: Option<String>,
-    /// Show only services whose name contains this
-    #[arg(long, value_name = "TEXT")]
-    pub service: Option<String>,
-    /// How to print
-    #[arg(short, long, value_enum, default_value_t)]
-    pub output: Output,
+    /// Show the newest N events that are remembered and selected; with -f, before those that happen
+    #[arg(long, value_name = "N")]
+    pub last: Option<usize>,
+    /// Show remembered events since then: 5m (ago), 12:30, 2026-03-01T12:30:00Z
+    #[arg(long, value_name = "TIME", value_parser = moment_of)]
+    pub since: Option<Timestamp>,
+    /// Show remembered events until then
+    #[arg(long, value_name = "TIME", value_parser = moment_of)]
+    pub until: Option<Timestamp>,
+    /// How to print [default: table; compact for events]
+    #[arg(short, long, value_enum)]
+    pub output: Option<Form>,
+    /// Which flows
+    #[command(flatten)]
+    pub selectors: Selectors,
     /// Which agent to ask
     #[command(flatten)]
     pub connect: ConnectArgs,
 }
 
+fn moment_of(text: &str) -> Result<Timestamp, String> {
+    moment::parse(text, Timestamp::now(), &TimeZone::system())
+}
+
 impl FlowsArgs {
-    fn wants(&self, client: &Workload, service: &str) -> bool {
-        let holds = |text: &str, part: &Option<String>| part.as_ref().is_none_or(|part| text.contains(part));
-        holds(&client_name(client), &self.client) && holds(service, &self.service)
+    /// Single events are asked for, not totals.
+    fn wants_events(&self) -> bool {
+        self.follow || self.last.is_some() || self.since.is_some() || self.until.is_some()
+    }
+
+    /// The path to ask, with everything that was typed.
+    fn path(&self) -> String {
+        let path = match (self.follow, self.wants_events()) {
+            (true, _) => "/v1/flows/follow",
+            (false, true) => "/v1/flows/recent",
+            (false, false) => "/v1/flows",
+        };
+        let mut query = self.selectors.query();
+        query.extend(self.last.map(|last| format!("last={last}")));
+        query.extend(self.since.map(|since| format!("since={since}")));
+        query.extend(self.until.map(|until| format!("until={until}")));
+        if query.is_empty() { path.to_owned() } else { format!("{path}?{}", query.join("&")) }
     }
 }
 
-/// Asks the agent and writes the answer. Exit code 1 where it cannot be asked.
+/// Asks the agent and writes the answer. Exit code 1 where it cannot be asked, 2 where what was typed makes no sense.
 pub async fn run(args: &FlowsArgs) -> ExitCode {
+    let selector = &args.selectors.0;
+    let fits = if args.wants_events() { selector.fits_connections() } else { selector.fits_totals() };
+    if let Err(error) = fits {
+        anstream::eprintln!("{BAD}segue:{BAD:#} {error}");
+        return ExitCode::from(2);
+    }
     let client = Client::new(args.connect.socket.clone());
-    if args.follow {
-        return match follow(args, &client).await {
-            Ok(code) => code,
-            Err(error) => error.report(),
-        };
-    }
-    let mut edges = match client.get::<Flows>("/v1/flows").await {
-        Ok(answer) => answer.edges,
-        Err(error) => return error.report(),
+    let answered = match (args.follow, args.wants_events()) {
+        (true, _) => follow(args, &client).await,
+        (false, true) => recent(args, &client).await,
+        (false, false) => edges(args, &client).await,
     };
-    edges.retain(|edge| args.wants(&edge.client, &edge.service));
-    match args.output {
-        Output::Json => print_json(&Flows { edges }),
-        Output::Table => print(&totals(&edges)),
-    }
+    answered.unwrap_or_else(|error| error.report())
+}
+
+async fn edges(args: &FlowsArgs, client: &Client) -> Result<ExitCode, ClientError> {
+    let flows: Flows = client.get(&args.path()).await?;
+    let form = args.output.unwrap_or(Form::Table);
+    let text = match form {
+        Form::Json => return Ok(print_json(&flows)),
+        _ if flows.edges.is_empty() => totals::nothing(args.selectors.0.pairs().next().is_some()).to_owned(),
+        Form::Table if args.selectors.0.is_of_requests() => totals::requests(&flows.edges),
+        Form::Table => totals::connections(&flows.edges),
+        Form::Compact => totals::compact(&flows.edges),
+        Form::Dict => flows.edges.iter().map(totals::dict).collect::<Vec<_>>().join(events::SEPARATOR),
+    };
+    Ok(print(&text))
+}
+
+async fn recent(args: &FlowsArgs, client: &Client) -> Result<ExitCode, ClientError> {
+    let Recent { memory, records } = client.get(&args.path()).await?;
+    let mut writer = Writer::new(args);
+    let mut text = writer.begin(Some(&memory));
+    records.iter().for_each(|record| text += &writer.event(record));
+    Ok(print(&text))
 }
 
 async fn follow(args: &FlowsArgs, client: &Client) -> Result<ExitCode, ClientError> {
-    let mut lines = client.lines("/v1/flows/follow").await?;
-    let zone = TimeZone::system();
-    while let Some(text) = lines.next().await? {
+    let mut lines = client.lines(&args.path()).await?;
+    let mut writer = Writer::new(args);
+    let mut code = print(&writer.begin(None));
+    while code == ExitCode::SUCCESS {
+        let Some(text) = lines.next().await? else {
+            anstream::eprintln!("{DIM}the agent stopped{DIM:#}");
+            break;
+        };
         let line: FollowLine =
             serde_json::from_str(&text).map_err(|error| ClientError::Answer(error.to_string()))?;
-        if matches!(&line, FollowLine::Record(record) if !args.wants(&record.client, &record.service)) {
-            continue;
-        }
-        let code = match (args.output, &line) {
-            (Output::Json, _) => print(&format!("{text}\n")),
-            (Output::Table, FollowLine::Record(record)) => print(&happening(record, &zone)),
-            (Output::Table, FollowLine::Lost { lost }) => {
+        code = match line {
+            _ if writer.form == Form::Json => print(&format!("{text}\n")),
+            FollowLine::Record(record) => print(&writer.event(&record)),
+            FollowLine::Memory { memory } => print(&writer.begin(Some(&memory))),
+            FollowLine::Lost { lost } => {
                 print(&format!("{WARN}… {lost} events lost: this reader was too slow{WARN:#}\n"))
             }
         };
-        if code != ExitCode::SUCCESS {
-            return Ok(code);
+    }
+    Ok(code)
+}
+
+/// Writes events in one form.
+struct Writer {
+    form: Form,
+    zone: TimeZone,
+    written: bool,
+    headed: bool,
+}
+
+impl Writer {
+    fn new(args: &FlowsArgs) -> Self {
+        let form = args.output.unwrap_or(Form::Compact);
+        Self { form, zone: TimeZone::system(), written: false, headed: false }
+    }
+
+    /// What comes before events. What the memory holds is told beside the output, for scripts in it.
+    fn begin(&mut self, memory: Option<&MemoryView>) -> String {
+        match (memory, self.form) {
+            (Some(memory), Form::Json) => one_line(&FollowLine::Memory { memory: memory.clone() }),
+            (Some(memory), _) => {
+                anstream::eprintln!("{DIM}{}{DIM:#}", events::about(memory, &self.zone));
+                self.headings()
+            }
+            (None, _) => self.headings(),
         }
     }
-    anstream::eprintln!("{DIM}the agent stopped{DIM:#}");
-    Ok(ExitCode::SUCCESS)
+
+    fn headings(&mut self) -> String {
+        match self.form == Form::Table && !std::mem::replace(&mut self.headed, true) {
+            true => events::headings(),
+            false => String::new(),
+        }
+    }
+
+    fn event(&mut self, record: &Record) -> String {
+        let is_first = !std::mem::replace(&mut self.written, true);
+        match self.form {
+            Form::Compact => events::compact(record, &self.zone),
+            Form::Table => events::row(record, &self.zone),
+            Form::Json => one_line(record),
+            Form::Dict if is_first => events::dict(record, &self.zone),
+            Form::Dict => format!("{}{}", events::SEPARATOR, events::dict(record, &self.zone)),
+        }
+    }
+}
+
+fn one_line(value: &impl serde::Serialize) -> String {
+    // Records are plain values, which can always be written.
+    serde_json::to_string(value).map(|text| text + "\n").unwrap_or_default()
 }
 
 /// The namespace only where there is more than the host.
-fn client_name(client: &Workload) -> String {
+pub(super) fn client_name(client: &Workload) -> String {
     if *client.namespace == *crate::flows::identity::HOST_NAMESPACE {
         client.name.to_string()
     } else {
@@ -90,170 +216,55 @@ fn client_name(client: &Workload) -> String {
     }
 }
 
-/// One line per edge.
-fn totals(edges: &[EdgeView]) -> String {
-    if edges.is_empty() {
-        return "No connections to services so far.\n".to_owned();
-    }
-    let headings = &[
-        "CLIENT",
-        "SERVICE",
-        "VERSION",
-        ">OPENED",
-        ">ACTIVE",
-        ">FAILED",
-        ">RESETS",
-        ">RESENT",
-        ">SENT",
-        ">RECEIVED",
-        ">CONNECT p50",
-        ">CONNECT p99",
-        ">RTT p50",
-        ">RTT p99",
-    ];
-    let mut table = Table::new(headings);
-    for edge in edges {
-        use agent_ebpf::abi::CloseReason::{RstLocal, RstRemote};
-        let resets = edge.closed.get(RstLocal) + edge.closed.get(RstRemote);
-        let (client, service) = if edge.overflow {
-            ("(all others)".to_owned(), "(all others)".into())
-        } else {
-            (client_name(&edge.client), format!("{}:{}", edge.service, edge.port))
-        };
-        let quantiles = |of: &Distribution| [of.p50_ns, of.p99_ns].map(|ns| Cell::or_dash(ns.map(duration)));
-        let [connect_p50, connect_p99] = quantiles(&edge.connect);
-        let [rtt_p50, rtt_p99] = quantiles(&edge.rtt);
-        table.row([
-            client.into(),
-            service.into(),
-            Cell::or_dash(edge.version.as_deref()),
-            edge.opened.into(),
-            edge.active.into(),
-            Cell::bad_count(edge.failed.total()),
-            Cell::bad_count(resets),
-            edge.retransmits.into(),
-            bytes(edge.sent_bytes).into(),
-            bytes(edge.received_bytes).into(),
-            connect_p50,
-            connect_p99,
-            rtt_p50,
-            rtt_p99,
-        ]);
-    }
-    table.to_string()
-}
-
-/// One line of `-f`: time, who, to what, what happened.
-fn happening(record: &Record, zone: &TimeZone) -> String {
-    let time = record.time.to_zoned(zone.clone()).strftime("%H:%M:%S%.3f");
-    let version = record.version.as_deref().map(|version| format!(" ({version})")).unwrap_or_default();
-    let backend = record.backend.map(|address| format!(" {DIM}{address}{DIM:#}")).unwrap_or_default();
-    let style = match record.happening {
-        Happening::Opened => GOOD,
-        Happening::Failed(_) => BAD,
-        Happening::Closed(agent_ebpf::abi::CloseReason::Fin) => DIM,
-        Happening::Closed(_) | Happening::BreakerHalfOpen(_) => WARN,
-        Happening::BreakerOpened(_) => BAD,
-        Happening::BreakerClosed(_) => GOOD,
-        Happening::RolloutSteppedUp | Happening::RolloutPromoted | Happening::RolloutResumed => GOOD,
-        Happening::RolloutRolledBack(_) => BAD,
-        Happening::RolloutPaused => WARN,
-    };
-    let reason = record.happening.reason();
-    let what = format!("{} {reason}", record.happening.name());
-    let lasted = match record.happening {
-        Happening::Opened => format!("in {}", duration(record.duration_ns)),
-        Happening::Failed(_) => format!("after {}", duration(record.duration_ns)),
-        Happening::BreakerOpened(_)
-        | Happening::BreakerHalfOpen(_)
-        | Happening::BreakerClosed(_)
-        | Happening::RolloutSteppedUp
-        | Happening::RolloutPromoted
-        | Happening::RolloutRolledBack(_)
-        | Happening::RolloutPaused
-        | Happening::RolloutResumed => String::new(),
-        Happening::Closed(_) => format!(
-            "after {}, sent {}, received {}",
-            duration(record.duration_ns),
-            bytes(record.sent_bytes),
-            bytes(record.received_bytes)
-        ),
-    };
-    let client = match record.happening.is_of_service() {
-        true => String::new(),
-        false => format!("{} → ", client_name(&record.client)),
-    };
-    let service = &record.service;
-    let what = what.trim_end();
-    format!("{DIM}{time}{DIM:#}  {client}{service}{version}{backend}  {style}{what}{style:#} {lasted}\n")
-}
-
 #[cfg(test)]
 mod tests {
-    use agent_ebpf::abi::ConnectFailure;
+    use clap::Parser;
 
     use super::*;
-    use crate::admin::Observe;
     use crate::admin::specimen::Specimen;
-    use crate::cli::table::plain;
 
-    fn args(client: Option<&str>, service: Option<&str>) -> FlowsArgs {
-        FlowsArgs {
-            follow: false,
-            client: client.map(str::to_owned),
-            service: service.map(str::to_owned),
-            output: Output::Table,
-            connect: ConnectArgs { socket: "/none".into() },
-        }
+    #[derive(Parser)]
+    #[command(no_binary_name = true)]
+    struct Typed {
+        #[command(flatten)]
+        flows: FlowsArgs,
+    }
+
+    fn args(words: &str) -> FlowsArgs {
+        Typed::parse_from(words.split_whitespace()).flows
     }
 
     #[test]
-    fn totals_have_a_line_per_edge() {
-        let edges = Specimen::default().edges().expect("a specimen");
-        let expected = "\
-CLIENT           SERVICE           VERSION  OPENED  ACTIVE  FAILED  RESETS  RESENT   SENT  RECEIVED  CONNECT p50  CONNECT p99  RTT p50  RTT p99
-batch@night \"2\"  shop/payment:443  v2           88      12       0      21      41  7 MiB   2.1 GiB      60.2 µs       286 µs  23.7 µs  60.9 µs
-nginx            shop/payment:443  v1         1234      12       5      21      41  7 MiB   2.1 GiB      60.2 µs       286 µs  23.7 µs  60.9 µs
-(all others)     (all others)      -          1234      12       5      21      41  7 MiB   2.1 GiB      60.2 µs       286 µs  23.7 µs  60.9 µs
-";
-        assert_eq!(plain(&totals(&edges)), expected);
-        assert_eq!(totals(&[]), "No connections to services so far.\n");
-    }
-
-    #[test]
-    fn each_event_is_one_line_that_reads_from_left_to_right() {
-        let mut record = (*Specimen::default().record()).clone();
-        let line = |record: &Record| plain(&happening(record, &TimeZone::UTC));
+    fn what_was_typed_becomes_one_question() {
+        assert_eq!(args("").path(), "/v1/flows");
+        assert_eq!(args("--status 404").path(), "/v1/flows?http-status=404");
+        assert_eq!(args("-f").path(), "/v1/flows/follow");
         assert_eq!(
-            line(&record),
-            "12:00:00.000  nginx → shop/payment (v2) 10.1.0.7:8443  closed rst_remote after 1.2 s, \
-             sent 1.5 KiB, received 20 MiB\n"
+            args("-f --last 3 --not --to-service dns").path(),
+            "/v1/flows/follow?not.to-service=dns&last=3"
         );
-        record.happening = Happening::Opened;
-        assert!(line(&record).ends_with("  opened in 1.2 s\n"));
-        record.happening = Happening::Failed(ConnectFailure::NoBackend);
-        record.backend = None;
-        record.version = None;
-        assert_eq!(line(&record), "12:00:00.000  nginx → shop/payment  failed no_backend after 1.2 s\n");
+        let path = args("--since 2026-03-01T12:00:00Z --until 2026-03-01T13:00:00Z").path();
+        assert_eq!(path, "/v1/flows/recent?since=2026-03-01T12:00:00Z&until=2026-03-01T13:00:00Z");
+        assert!(Typed::try_parse_from(["-f", "--until", "5m"]).is_err());
+        assert!(Typed::try_parse_from(["--since", "yesterday"]).is_err());
     }
 
     #[test]
-    fn what_became_of_a_canary_names_no_client() {
-        let mut record = (*Specimen::default().record()).clone();
-        record.happening = Happening::RolloutRolledBack(crate::rollout::Cause::ResetRatio);
-        record.backend = None;
-        let line = plain(&happening(&record, &TimeZone::UTC));
-        assert_eq!(line.trim_end(), "12:00:00.000  shop/payment (v2)  rollout_rolled_back reset_ratio");
-    }
-
-    #[test]
-    fn filters_take_parts_of_names() {
+    fn events_are_written_in_the_form_asked_for() {
         let record = Specimen::default().record();
-        let wants = |client, service| args(client, service).wants(&record.client, &record.service);
-        assert!(wants(None, None));
-        assert!(wants(Some("ngi"), Some("payment")));
-        assert!(!wants(Some("apache"), None));
-        assert!(!wants(None, Some("cart")));
+        let written = |words: &str| {
+            let mut writer = Writer::new(&args(words));
+            super::super::table::plain(
+                &(writer.begin(None) + &writer.event(&record) + &writer.event(&record)),
+            )
+        };
+        assert_eq!(written("-f").lines().count(), 2);
+        let table = written("-f -o table");
+        assert_eq!(table.lines().count(), 3);
+        assert!(table.starts_with("TIME "), "{table}");
+        let json = written("-f -o json");
+        assert!(json.lines().all(|line| serde_json::from_str::<Record>(line).is_ok()), "{json}");
+        assert_eq!(written("-f -o dict").matches(events::SEPARATOR).count(), 1);
     }
 
     #[test]

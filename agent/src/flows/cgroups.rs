@@ -243,6 +243,11 @@ impl Cgroups {
         workload.kind == WorkloadKind::Unknown || self.live.contains(workload)
     }
 
+    /// Every workload that had a cgroup at the last scan, in no order.
+    pub fn workloads(&self) -> impl Iterator<Item = &Workload> {
+        self.live.iter().map(|workload| &**workload)
+    }
+
     /// Whether this cgroup was there at the last scan.
     pub fn is_there(&self, cgroup: u64) -> bool {
         self.known.get(&cgroup).is_some_and(|known| known.gone_at.is_none())

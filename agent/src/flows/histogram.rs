@@ -70,6 +70,7 @@ fn rounded(ns: f64) -> u64 {
 
 /// A distribution of durations.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(from = "Written", into = "Written")]
 pub struct Distribution {
     /// How many were counted.
     pub count: u64,
@@ -79,8 +80,7 @@ pub struct Distribution {
     pub p50_ns: Option<u64>,
     /// The 99th percentile, in nanoseconds; null where nothing was counted.
     pub p99_ns: Option<u64>,
-    /// The buckets, for metrics. Not in JSON.
-    #[serde(skip)]
+    /// The counts behind these.
     pub histogram: Histogram,
 }
 
@@ -93,6 +93,34 @@ impl From<Histogram> for Distribution {
             p99_ns: quantile_ns(&histogram, 0.99),
             histogram,
         }
+    }
+}
+
+/// A distribution in JSON. `buckets` counts up to 16 µs, up to 32 µs and so on by doubling, without the zeros at the end.
+#[derive(Serialize, Deserialize)]
+struct Written {
+    count: u64,
+    sum_ns: u64,
+    p50_ns: Option<u64>,
+    p99_ns: Option<u64>,
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    buckets: Vec<u64>,
+}
+
+impl From<Distribution> for Written {
+    fn from(distribution: Distribution) -> Self {
+        let Distribution { count, sum_ns, p50_ns, p99_ns, histogram } = distribution;
+        let used = histogram.buckets.iter().rposition(|held| *held > 0).map_or(0, |last| last + 1);
+        Self { count, sum_ns, p50_ns, p99_ns, buckets: histogram.buckets[..used].to_vec() }
+    }
+}
+
+impl From<Written> for Distribution {
+    fn from(written: Written) -> Self {
+        let Written { count, sum_ns, p50_ns, p99_ns, buckets } = written;
+        let mut histogram = Histogram { sum_ns, ..Histogram::default() };
+        histogram.buckets.iter_mut().zip(buckets).for_each(|(to, held)| *to = held);
+        Self { count, sum_ns, p50_ns, p99_ns, histogram }
     }
 }
 
@@ -121,6 +149,17 @@ mod tests {
     #[test]
     fn an_empty_histogram_has_no_quantiles() {
         assert_eq!(quantile_ns(&Histogram::default(), 0.5), None);
+    }
+
+    #[test]
+    fn a_distribution_comes_back_equal_from_json_with_its_buckets() {
+        for histogram in [Histogram::default(), Histogram { sum_ns: 9, ..of(&[(1, 3), (4, 2)]) }] {
+            let distribution = Distribution::from(histogram);
+            let json = serde_json::to_string(&distribution).expect("plain values");
+            assert_eq!(serde_json::from_str::<Distribution>(&json).expect("its own output"), distribution);
+        }
+        let json = serde_json::to_value(Distribution::from(of(&[(1, 3)]))).expect("plain values");
+        assert_eq!(json["buckets"], serde_json::json!([0, 3]));
     }
 
     #[test]

@@ -39,6 +39,25 @@ pub struct Requests {
     pub rows: Vec<RequestRow>,
 }
 
+impl Requests {
+    /// What these rows come to.
+    fn of(protocol: AppProtocol, rows: Vec<RequestRow>) -> Self {
+        let (mut all, mut by_status) = (Histogram::default(), BTreeMap::<u16, u64>::new());
+        for row in &rows {
+            histogram::add(&mut all, &row.duration);
+            *by_status.entry(row.status).or_default() += histogram::count(&row.duration);
+        }
+        let duration = Distribution::from(all);
+        let errors = by_status.range(500..).map(|(_, count)| count).sum();
+        Self { protocol, count: duration.count, errors, by_status, duration, rows }
+    }
+
+    /// Those whose rows are wanted.
+    pub fn only(&self, is_wanted: impl Fn(&RequestRow) -> bool) -> Self {
+        Self::of(self.protocol, self.rows.iter().filter(|row| is_wanted(row)).cloned().collect())
+    }
+}
+
 /// Requests of one method that were answered with one status.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct RequestRow {
@@ -282,14 +301,7 @@ fn who(
 
 fn view(who: Who, rows: Vec<RequestRow>, overflow: bool) -> RequestView {
     let Who { direction, workload, service, port, version, protocol } = who;
-    let (mut all, mut by_status) = (Histogram::default(), BTreeMap::<u16, u64>::new());
-    for row in &rows {
-        histogram::add(&mut all, &row.duration);
-        *by_status.entry(row.status).or_default() += histogram::count(&row.duration);
-    }
-    let duration = Distribution::from(all);
-    let errors = by_status.range(500..).map(|(_, count)| count).sum();
-    let requests = Requests { protocol, count: duration.count, errors, by_status, duration, rows };
+    let requests = Requests::of(protocol, rows);
     RequestView { direction, workload, service, port, version, overflow, requests }
 }
 

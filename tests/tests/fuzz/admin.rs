@@ -12,11 +12,11 @@ use segue_agent::admin::view::{
     AcceptError, AcceptRequest, Accepted, Counters, Explanation, HeldView, OrderError, OrderRequest, Ordered,
     OverheadView, Readiness, RolloutError, RolloutRequest, RolloutView, ServiceView, Status,
 };
-use segue_agent::admin::{Control, Observe, ObserveError, serve_admin};
-use segue_agent::flows::{EdgeView, Record, RequestView};
+use segue_agent::admin::{Control, Followed, Observe, ObserveError, serve_admin};
+use segue_agent::flows::{EdgeView, KnownNames, MemoryView, Record, RequestView, Selector, Window};
 use segue_tests::wait::eventually;
 use serde_json::Value;
-use tokio::sync::{broadcast, oneshot};
+use tokio::sync::oneshot;
 
 use crate::exposition::Edges;
 use crate::{fuzz, lines};
@@ -54,6 +54,8 @@ const TOKENS: &[&str] = &[
     "Expect: 100-continue\r\n",
     "Upgrade: h2c\r\n",
     "/v1/flows/follow",
+    "/v1/flows/recent?not.to-service=*&last=3&since=2026-03-01T12:00:00Z",
+    "/v1/flows?verdict=refused&http-status=5xx&method=GET",
     "/v1/rollout",
     "/v1/held",
     "/v1/accept",
@@ -104,8 +106,16 @@ impl Observe for Agent {
         self.0.overhead()
     }
 
-    fn follow(&self) -> broadcast::Receiver<Arc<Record>> {
-        self.0.follow()
+    fn remembered(&self, selector: &Selector, window: Window) -> (Vec<Arc<Record>>, MemoryView) {
+        self.0.remembered(selector, window)
+    }
+
+    fn follow(&self, selector: &Selector, window: Window) -> Followed {
+        self.0.follow(selector, window)
+    }
+
+    fn known_names(&self) -> KnownNames {
+        self.0.known_names()
     }
 
     fn readiness(&self) -> Readiness {

@@ -7,8 +7,11 @@ use std::sync::Arc;
 use segue_agent::admin::view::{
     Counters, Explanation, HeldView, OverheadView, Readiness, RolloutView, ServiceView, Status,
 };
-use segue_agent::admin::{Observe, ObserveError};
-use segue_agent::flows::{EdgeView, Record, RequestView, Tally, identity, split_service_name};
+use segue_agent::admin::{Followed, Observe, ObserveError};
+use segue_agent::flows::{
+    EdgeView, KnownNames, MemoryView, Record, RequestView, Selector, Tally, Window, identity,
+    split_service_name,
+};
 use segue_agent::metrics::{Exposition, Format};
 use segue_tests::exposition::Exposition as Parsed;
 use tokio::sync::broadcast;
@@ -64,8 +67,17 @@ impl Observe for Edges {
         OverheadView::default()
     }
 
-    fn follow(&self) -> broadcast::Receiver<Arc<Record>> {
-        broadcast::channel(1).1
+    fn remembered(&self, _: &Selector, _: Window) -> (Vec<Arc<Record>>, MemoryView) {
+        (Vec::new(), MemoryView::default())
+    }
+
+    fn follow(&self, _: &Selector, _: Window) -> Followed {
+        let to_come = broadcast::channel(1).1;
+        Followed { memory: MemoryView::default(), remembered: Vec::new(), to_come }
+    }
+
+    fn known_names(&self) -> KnownNames {
+        KnownNames::default()
     }
 
     fn readiness(&self) -> Readiness {

@@ -1,16 +1,18 @@
 //! What the observer answers to the admin API, and the orders it hands on.
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
+use std::time::Duration;
 
 use agent_ebpf::abi::Loss;
-use tokio::sync::broadcast;
 
 use super::super::explanation;
 use super::super::services;
 use super::Observer;
 use super::lock;
 use crate::admin::Control;
+use crate::admin::Followed;
 use crate::admin::Observe;
 use crate::admin::ObserveError;
 use crate::admin::view::AcceptError;
@@ -38,8 +40,13 @@ use crate::admin::view::ServiceView;
 use crate::admin::view::Status;
 use crate::clock;
 use crate::flows::EdgeView;
+use crate::flows::KnownNames;
+use crate::flows::MemoryView;
 use crate::flows::Record;
 use crate::flows::RequestView;
+use crate::flows::Selector;
+use crate::flows::Window;
+use crate::flows::Workload;
 use crate::kernel::Feature;
 
 fn unreadable<E>(what: &'static str) -> impl Fn(E) -> ObserveError
@@ -131,7 +138,7 @@ impl Observe for Observer {
             data_plane: DataPlaneView {
                 heartbeat_age_ms: (heartbeat_ns != 0)
                     .then(|| now_ns.saturating_sub(heartbeat_ns) / 1_000_000),
-                following: self.followers.receiver_count() > 0,
+                following: self.facts.records_flows || self.followers.receiver_count() > 0,
             },
             confinement: ConfinementView {
                 capabilities: self.facts.confinement.capabilities.iter().map(ToString::to_string).collect(),
@@ -184,16 +191,20 @@ impl Observe for Observer {
     }
 
     fn edges(&self) -> Result<Vec<EdgeView>, ObserveError> {
+        Ok(self.counted_edges()?.0)
+    }
+
+    fn counted_edges(&self) -> Result<(Vec<EdgeView>, Option<Duration>), ObserveError> {
         self.fold_edges().map_err(unreadable("edges"))?;
         let state = lock(&self.edges);
         let mut edges = state.accumulator.views();
-        let requests = state.requests.views();
+        let (requests, counted_at) = (state.requests.views(), state.folded_at);
         drop(state);
         for edge in &mut edges {
             let its = requests.iter().filter(|view| view.is_of(edge));
             edge.requests = its.map(|view| view.requests.clone()).collect();
         }
-        Ok(edges)
+        Ok((edges, counted_at))
     }
 
     fn requests(&self) -> Result<Vec<RequestView>, ObserveError> {
@@ -255,10 +266,31 @@ impl Observe for Observer {
         self.overhead.measure(|| self.programs())
     }
 
-    fn follow(&self) -> broadcast::Receiver<Arc<Record>> {
-        let receiver = self.followers.subscribe();
+    fn remembered(&self, selector: &Selector, window: Window) -> (Vec<Arc<Record>>, MemoryView) {
+        let memory = lock(&self.memory);
+        (memory.select(selector, window), memory.view())
+    }
+
+    fn follow(&self, selector: &Selector, window: Window) -> Followed {
+        let (remembered, to_come) = {
+            let memory = lock(&self.memory);
+            (memory.select(selector, window), self.followers.subscribe())
+        };
         self.sign_of_life();
-        receiver
+        Followed { memory: lock(&self.memory).view(), remembered, to_come }
+    }
+
+    fn known_names(&self) -> KnownNames {
+        let services = self.directory.services();
+        let services = services.iter().map(|service| service.spec.name.to_string());
+        let mut clients = BTreeSet::new();
+        let mut add = |client: &Workload| {
+            clients.insert((client.namespace.to_string(), client.name.to_string()));
+        };
+        lock(&self.cgroups).workloads().for_each(&mut add);
+        lock(&self.edges).accumulator.views().iter().for_each(|edge| add(&edge.client));
+        lock(&self.memory).records().for_each(|record| add(&record.client));
+        KnownNames { services: services.collect(), clients: clients.into_iter().collect() }
     }
 
     fn readiness(&self) -> ReadinessView {
