@@ -19,7 +19,7 @@ pub use probes::{listen, serve_metrics};
 use crate::flows::{EdgeView, Record, RequestView};
 use view::{
     AcceptError, AcceptRequest, Accepted, Counters, Explanation, HeldView, OrderError, OrderRequest, Ordered,
-    OverheadView, Readiness, RolloutError, RolloutRequest, RolloutView, ServiceView, Status,
+    OverheadView, Readiness, RolloutError, RolloutRequest, RolloutView, ServiceMap, ServiceView, Status,
 };
 
 /// What can be seen of a running agent.
@@ -52,6 +52,11 @@ pub trait Observe: Send + Sync + 'static {
     fn edges(&self) -> Result<Vec<EdgeView>, ObserveError>;
     /// Every workload's requests: those it made to services, and those it answered.
     fn requests(&self) -> Result<Vec<RequestView>, ObserveError>;
+    /// Workloads, services, and who connects to what, as one graph.
+    ///
+    /// # Errors
+    /// What the kernel refuses to show.
+    fn map(&self) -> Result<ServiceMap, ObserveError>;
     /// What is counted beside services and edges.
     ///
     /// # Errors

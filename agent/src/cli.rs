@@ -6,6 +6,7 @@ pub mod check;
 pub mod client;
 pub mod explain;
 pub mod flows;
+pub mod map;
 pub mod rollout;
 pub mod services;
 pub mod status;
@@ -70,6 +71,8 @@ enum Command {
     Explain(explain::ExplainArgs),
     /// Show who talks to which service, in totals or (-f) connection by connection
     Flows(flows::FlowsArgs),
+    /// Show who talks to which service and what stands behind it, as a table or a drawing
+    Map(map::MapArgs),
     /// Remove the data plane: detach every program and delete every map
     Unload(UnloadArgs),
     /// Make one test connection inside a cgroup (the agent calls this itself)
@@ -167,6 +170,7 @@ pub fn main() -> ExitCode {
         Command::Accept(args) => return ask(accept::run(&args)),
         Command::Explain(args) => return ask(explain::run(&args)),
         Command::Flows(args) => return ask(flows::run(&args)),
+        Command::Map(args) => return ask(map::run(&args)),
         Command::Unload(args) => unload(&args),
         Command::Canary { cgroup } => {
             kernel::drop_capabilities();

@@ -16,7 +16,7 @@ const LINKER: &str = "bpf-linker@0.13.0";
 const LINKER_LLVM: [u32; 3] = [21, 22, 23];
 
 /// Programs that tests, demo and benchmarks run, and the Debian package of each.
-const PROGRAMS: [(&str, &str); 16] = [
+const PROGRAMS: [(&str, &str); 19] = [
     ("nginx", "nginx-light"),
     ("redis-server", "redis-server"),
     ("redis-cli", "redis-tools"),
@@ -33,6 +33,9 @@ const PROGRAMS: [(&str, &str); 16] = [
     ("strace", "strace"),
     ("faketime", "faketime"),
     ("bpftool", "bpftool"),
+    ("dot", "graphviz"),
+    ("chromium", "chromium"),
+    ("chromedriver", "chromium-driver"),
 ];
 
 /// How to set up.

@@ -9,6 +9,7 @@ mod kubernetes;
 mod limits;
 mod overhead;
 mod rollout;
+pub mod service_map;
 
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -27,6 +28,7 @@ pub use kubernetes::{KindView, KubernetesView, NoteView};
 pub use limits::LimitView;
 pub use overhead::{ConfinementView, OverheadView, ProgramCost};
 pub use rollout::{RolloutError, RolloutRequest, RolloutView, Rollouts, SampleView};
+pub use service_map::ServiceMap;
 
 /// From which share of its entries in use a map is worth a warning.
 pub(crate) const MAP_ALMOST_FULL: f64 = 0.8;

@@ -57,7 +57,10 @@ use crate::rollout::Counts;
 use crate::rollout::Reading;
 
 mod answers;
+mod changes;
 mod cluster;
+
+use changes::Changes;
 
 /// Events kept for a reader that is slower than the data plane. What it misses it is told.
 const FOLLOW_QUEUE: usize = 4_096;
@@ -79,6 +82,7 @@ pub(super) struct Observer {
     record: Mutex<Journal>,
     readiness: Readiness,
     followers: broadcast::Sender<Arc<Record>>,
+    changes: Changes,
     records_lost: AtomicU64,
     client_entries: AtomicU64,
     heartbeat_ns: AtomicU64,
@@ -93,6 +97,7 @@ pub(super) struct Observer {
 
 /// What does not change while the agent runs.
 struct Facts {
+    node: Arc<str>,
     started: Timestamp,
     config: Option<PathBuf>,
     cgroup: PathBuf,
@@ -120,6 +125,13 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
+/// What this node is called: in the cluster where it is told, else by its kernel.
+fn node_name(options: &Options) -> Arc<str> {
+    let told = options.kubernetes.as_ref().and_then(|kubernetes| kubernetes.node.clone());
+    let own = || rustix::system::uname().nodename().to_string_lossy().into_owned();
+    told.unwrap_or_else(own).into()
+}
+
 impl Observer {
     pub(super) fn new(
         data_plane: DataPlane,
@@ -133,6 +145,7 @@ impl Observer {
         let counters = data_plane.counters()?;
         Ok(Self {
             facts: Facts {
+                node: node_name(options),
                 started: Timestamp::now(),
                 config: options.config.clone(),
                 cgroup: data_plane.cgroup().path().to_owned(),
@@ -152,6 +165,7 @@ impl Observer {
             record: Mutex::default(),
             readiness,
             followers: broadcast::channel(FOLLOW_QUEUE).0,
+            changes: Changes::default(),
             records_lost: AtomicU64::new(0),
             client_entries: AtomicU64::new(0),
             heartbeat_ns: AtomicU64::new(0),
@@ -274,8 +288,7 @@ impl Observer {
         let mut names =
             LiveNames { cgroups: &mut cgroups, directory: &self.directory, now: clock::monotonic() };
         match Record::decode(bytes, clock::monotonic_zero(), &mut names) {
-            // Without a receiver there is nobody to miss it.
-            Ok(record) => drop(self.followers.send(Arc::new(record))),
+            Ok(record) => self.tell(record),
             Err(error) => {
                 self.records_lost.fetch_add(1, Ordering::Relaxed);
                 tracing::debug!("{error}");
@@ -293,10 +306,12 @@ impl Observer {
         &self.guards
     }
 
-    /// Tells those who follow of something no program saw.
+    /// Tells those who follow, and keeps what the map shows.
     pub(super) fn tell(&self, record: Record) {
+        let record = Arc::new(record);
+        self.changes.keep(&record);
         // Without a receiver there is nobody to miss it.
-        drop(self.followers.send(Arc::new(record)));
+        drop(self.followers.send(record));
     }
 
     /// What the kernel counts now for each of these services, whatever its address families.
