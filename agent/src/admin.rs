@@ -1,8 +1,9 @@
-//! The admin API (HTTP and JSON on a unix socket) and the read-only TCP listener for metrics and probes.
+//! The admin API (HTTP and JSON on a unix socket) and the read-only TCP listener for metrics, probes and the service map.
 //!
 //! Knows the agent only through [`Observe`] and [`Control`]: no map, no program, no table.
 
 pub mod api;
+pub mod page;
 pub mod probes;
 pub mod view;
 

@@ -20,6 +20,7 @@ use clap::{Parser, Subcommand};
 
 pub use table::Output;
 
+use crate::admin::page;
 use crate::discovery::kubernetes;
 use crate::{app, canary, kernel};
 
@@ -115,9 +116,13 @@ pub struct RunArgs {
     /// The cgroup (version 2) whose processes are managed [default: the root, that is every process]
     #[arg(long, value_name = "PATH")]
     cgroup: Option<PathBuf>,
-    /// Address of /metrics, /healthz and /readyz
+    /// Address of /metrics, /healthz and /readyz, and of the service map, a page for a browser
     #[arg(long, value_name = "ADDR", default_value = "127.0.0.1:9464")]
     listen: SocketAddr,
+    /// Let the page of another agent read this one's service map, as in http://node-a:9464; `*` lets every page that this
+    /// host's users open read it
+    #[arg(long, value_name = "ORIGIN", value_parser = map_origin)]
+    map_origin: Vec<String>,
     /// Unix socket of the admin API
     #[arg(long, value_name = "PATH", default_value = DEFAULT_SOCKET)]
     socket: PathBuf,
@@ -217,6 +222,7 @@ fn run(args: RunArgs) -> anyhow::Result<()> {
         reads_requests: args.requests == Reading::Auto,
         zone,
         state: args.state,
+        map_origins: args.map_origin,
         accept_mass_deletion: args.accept_mass_deletion,
     };
     let beginnings = app::Beginnings::settle();
@@ -229,6 +235,14 @@ fn run(args: RunArgs) -> anyhow::Result<()> {
         .enable_all()
         .build()?
         .block_on(app::run(options, beginnings))
+}
+
+/// A page's origin, or `*`.
+fn map_origin(text: &str) -> Result<String, String> {
+    match text == "*" || page::is_origin(text) {
+        true => Ok(text.to_owned()),
+        false => Err("give scheme, host and port, as in http://node-a:9464, or *".to_owned()),
+    }
 }
 
 /// Runs a command that asks the agent.

@@ -5,6 +5,7 @@
 mod load;
 mod phase;
 mod screen;
+mod window;
 
 use std::io::{BufRead, BufReader};
 use std::net::SocketAddr;
@@ -22,6 +23,7 @@ use crate::node::{self, Agent, Node, Place, Process};
 use crate::{build, host, setup, workspace};
 use phase::{Phase, SERVERS};
 use screen::{Screen, Tone, grouped, percent};
+use window::Window;
 
 pub(crate) use load::{Arguments as ClientArguments, run as run_client};
 
@@ -119,6 +121,7 @@ struct Show<'n> {
     _client: Process,
     agent: Option<Agent<'n>>,
     actors: Actors,
+    window: Window,
     segue: PathBuf,
     begin: Instant,
     /// When the last line was printed where there is no terminal.
@@ -154,6 +157,7 @@ impl<'n> Show<'n> {
             _client: client,
             agent: Some(agent),
             actors,
+            window: Window::open(node)?,
             segue,
             begin: Instant::now(),
             plain_at: Instant::now(),
@@ -180,7 +184,10 @@ impl<'n> Show<'n> {
         self.agent = Some(Agent::start(node, &segue, || self.watch(Duration::ZERO))?);
         self.phase("agent back, payment-c too", [1, 1, 1])?;
         self.act("Act 3: the backends fail under load");
+        let url = self.screen.paint(Tone::Strong, &self.window.url());
+        self.screen.print(&format!("  In a browser on this host, as it happens: {url}"));
         self.failure("payment-c refuses", "payment-c is back", Act::Refuse)?;
+        self.map()?;
         self.failure("payment-c is a black hole", "payment-c is back again", Act::Swallow)?;
         self.failure("payment-c resets", "payment-c is back to stay", Act::Reset)?;
         self.death()
@@ -195,6 +202,15 @@ impl<'n> Show<'n> {
         self.begin_phase(Phase::of_failure(back, [true, true, true, false], 0));
         self.actors.play(C, Act::ANSWER)?;
         self.watch_recovery()
+    }
+
+    /// The map, as text, while a backend is on its way back.
+    fn map(&mut self) -> anyhow::Result<()> {
+        let Some(agent) = &self.agent else { return Ok(()) };
+        let shown = agent.ask(&["map", "--over", "1"])?;
+        let prompt = self.screen.paint(Tone::Strong, "$ segue map");
+        self.screen.print(&format!("{prompt}\n{}", shown.trim_end()));
+        Ok(())
     }
 
     /// All backends fail, and come back.
@@ -426,9 +442,11 @@ impl<'n> Show<'n> {
              \x20 {segue} status --socket {socket}\n\
              \x20 {segue} flows -f --socket {socket}\n\
              \x20 nsenter --net={} curl -s http://127.0.0.1:9464/metrics\n\
-             \x20 $EDITOR {}",
+             \x20 $EDITOR {}\n\
+             The service map, in a browser: {}",
             namespace.display(),
-            node::config_path(self.node).display()
+            node::config_path(self.node).display(),
+            self.window.url()
         )
     }
 }

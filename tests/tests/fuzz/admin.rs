@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use segue_agent::admin::view::{
     AcceptError, AcceptRequest, Accepted, Counters, Explanation, HeldView, OrderError, OrderRequest, Ordered,
-    OverheadView, Readiness, RolloutError, RolloutRequest, RolloutView, ServiceView, Status,
+    OverheadView, Readiness, RolloutError, RolloutRequest, RolloutView, ServiceMap, ServiceView, Status,
 };
 use segue_agent::admin::{Control, Observe, ObserveError, serve_admin};
 use segue_agent::flows::{EdgeView, Record, RequestView};
@@ -54,6 +54,7 @@ const TOKENS: &[&str] = &[
     "Expect: 100-continue\r\n",
     "Upgrade: h2c\r\n",
     "/v1/flows/follow",
+    "/v1/map",
     "/v1/rollout",
     "/v1/held",
     "/v1/accept",
@@ -94,6 +95,10 @@ impl Observe for Agent {
 
     fn requests(&self) -> Result<Vec<RequestView>, ObserveError> {
         self.0.requests()
+    }
+
+    fn map(&self) -> Result<ServiceMap, ObserveError> {
+        self.0.map()
     }
 
     fn counters(&self) -> Result<Counters, ObserveError> {

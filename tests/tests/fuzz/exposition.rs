@@ -5,7 +5,7 @@ use std::collections::HashSet;
 use std::sync::Arc;
 
 use segue_agent::admin::view::{
-    Counters, Explanation, HeldView, OverheadView, Readiness, RolloutView, ServiceView, Status,
+    Counters, Explanation, HeldView, OverheadView, Readiness, RolloutView, ServiceMap, ServiceView, Status,
 };
 use segue_agent::admin::{Observe, ObserveError};
 use segue_agent::flows::{EdgeView, Record, RequestView, Tally, identity, split_service_name};
@@ -54,6 +54,10 @@ impl Observe for Edges {
 
     fn requests(&self) -> Result<Vec<RequestView>, ObserveError> {
         Ok(Vec::new())
+    }
+
+    fn map(&self) -> Result<ServiceMap, ObserveError> {
+        not_here("map")
     }
 
     fn counters(&self) -> Result<Counters, ObserveError> {
