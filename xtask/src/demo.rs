@@ -47,6 +47,9 @@ const FAILURES: u64 = 3;
 const FAULT: Duration = Duration::from_millis(2500);
 const OPEN_MS: u64 = 3_000;
 
+/// What the map's rates are of, within that time.
+const MAP: Duration = Duration::from_secs(1);
+
 /// For a backend that came back.
 const RECOVERY_LIMIT: Duration = Duration::from_secs(15);
 
@@ -184,10 +187,8 @@ impl<'n> Show<'n> {
         self.agent = Some(Agent::start(node, &segue, || self.watch(Duration::ZERO))?);
         self.phase("agent back, payment-c too", [1, 1, 1])?;
         self.act("Act 3: the backends fail under load");
-        let url = self.screen.paint(Tone::Strong, &self.window.url());
-        self.screen.print(&format!("  In a browser on this host, as it happens: {url}"));
+        self.screen.print(&format!("  In a browser on this host, as it happens: {}", self.window.url()));
         self.failure("payment-c refuses", "payment-c is back", Act::Refuse)?;
-        self.map()?;
         self.failure("payment-c is a black hole", "payment-c is back again", Act::Swallow)?;
         self.failure("payment-c resets", "payment-c is back to stay", Act::Reset)?;
         self.death()
@@ -197,19 +198,22 @@ impl<'n> Show<'n> {
     fn failure(&mut self, title: &'static str, back: &'static str, act: Act) -> anyhow::Result<()> {
         // Each client may be on its way while the breaker opens.
         self.begin_phase(Phase::of_failure(title, [true, true, false, false], FAILURES + load::CLIENTS));
+        let time = if matches!(act, Act::Refuse) { FAULT - MAP - MAP / 2 } else { FAULT };
         self.actors.play(C, act)?;
-        self.watch(FAULT)?;
+        self.watch(time)?;
+        if time < FAULT {
+            self.map()?;
+        }
         self.begin_phase(Phase::of_failure(back, [true, true, true, false], 0));
         self.actors.play(C, Act::ANSWER)?;
         self.watch_recovery()
     }
 
-    /// The map, as text, while a backend is on its way back.
+    /// The map, as text, of the time since just before.
     fn map(&mut self) -> anyhow::Result<()> {
         let Some(agent) = &self.agent else { return Ok(()) };
-        let shown = agent.ask(&["map", "--over", "1"])?;
-        let prompt = self.screen.paint(Tone::Strong, "$ segue map");
-        self.screen.print(&format!("{prompt}\n{}", shown.trim_end()));
+        let shown = agent.ask(&["map", "--over", &MAP.as_secs().to_string()])?;
+        self.screen.print(&format!("$ segue map\n{}", shown.trim_end()));
         Ok(())
     }
 

@@ -48,7 +48,7 @@ export class Feed {
       state.since = null;
     } catch (error) {
       state.since ??= Date.now();
-      state.why = error.name === 'TimeoutError' ? 'no answer in time' : error.message;
+      state.why = { TimeoutError: 'no answer in time', TypeError: 'no connection' }[error.name] ?? error.message;
     }
   }
 }

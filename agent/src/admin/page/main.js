@@ -98,7 +98,9 @@ const teach = (graph, shown) => {
 const moment = () => {
   const latest = memory.frames.at(-1);
   const live = state.frame === latest && !state.paused;
-  byId('moment').replaceChildren(element('b', {}, clock(state.frame.t)), live ? ' live' : ` ${ago(latest.t - state.frame.t)} before`);
+  const answering = state.states.some(({ since }) => since === null);
+  const age = !answering && live ? ` ${ago(Date.now() - latest.t)} old` : live ? ' live' : ` ${ago(latest.t - state.frame.t)} before`;
+  byId('moment').replaceChildren(element('b', {}, clock(state.frame.t)), age);
   byId('pause').textContent = state.paused ? 'Go on' : 'Pause';
   byId('pause').setAttribute('aria-pressed', String(state.paused));
   byId('scrub').setAttribute('aria-valuetext', live ? 'live' : clock(state.frame.t));
@@ -161,7 +163,7 @@ const LINES = [
   ['good', 3, 'nothing failed; the thicker, the more'], ['hurt', 3, 'some failed, or some backends are held back'], ['bad', 3, '5 % or more failed'], ['cut', 3, 'every backend is held back'],
   ['idle', 1.5, 'no traffic in the last 10 seconds'], ['fallback', 1.6, 'fallback, where nothing is usable'], ['same', 1.6, 'the workload that answers there'],
 ];
-const KEYS = [['/', 'filter'], ['← ↑ → ↓', 'from node to node'], ['Enter', 'details'], ['Esc', 'close, clear'], ['Space', 'pause or go on'], [', .', 'a moment earlier, later'], ['+ − 0', 'larger, smaller, fit'], ['t', 'light or dark'], ['?', 'this']];
+const KEYS = [['/', 'filter'], ['← ↑ → ↓', 'from node to node'], ['Enter', 'details'], ['Esc', 'close, clear'], ['p', 'pause or go on'], [', .', 'a moment earlier, later'], ['+ − 0', 'larger, smaller, fit'], ['t', 'light or dark'], ['?', 'this']];
 
 const drawLegend = () => {
   const row = (sign, words) => [element('dt', {}, sign), element('dd', {}, words)];
@@ -180,7 +182,7 @@ const toggleLegend = (open) => {
 
 const step = (by) => scrubTo(memory.frames.indexOf(state.frame) + by);
 const SHORTCUTS = {
-  '/': () => byId('filter').focus(), ' ': () => pause(!state.paused), ',': () => step(-1), '.': () => step(1), '+': () => zoom(1.2), '=': () => zoom(1.2), '-': () => zoom(1 / 1.2),
+  '/': () => byId('filter').focus(), p: () => pause(!state.paused), ',': () => step(-1), '.': () => step(1), '+': () => zoom(1.2), '=': () => zoom(1.2), '-': () => zoom(1 / 1.2),
   0: () => zoom(null), t: nextTheme, '?': () => toggleLegend(byId('legend').hidden),
 };
 
@@ -195,7 +197,7 @@ const onKey = (event) => {
   } else if (node && (event.key === 'Enter' || event.key === ' ')) {
     choose(node.dataset.id, false);
     byId('panel').focus({ preventScroll: true });
-  } else if (SHORTCUTS[event.key] && !(event.key === ' ' && event.target.matches('button, input'))) {
+  } else if (SHORTCUTS[event.key]) {
     SHORTCUTS[event.key]();
   } else {
     return;

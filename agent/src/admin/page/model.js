@@ -5,8 +5,9 @@
 const KEPT_MS = 15 * 60_000;
 const FINE_MS = 2 * 60_000;
 const COARSE_MS = 10_000;
-// Edges of all frames together: a browser's memory, some hundred megabytes.
-const MOST_EDGES = 250_000;
+// Edges, services and workloads of all frames together, those counted once that did not change from one to the next: some
+// hundred megabytes of a browser's memory.
+const MOST_ITEMS = 200_000;
 // Failures that are told one by one.
 const MOST_FAILURES = 500;
 // Rates are of this long before the moment shown.
@@ -143,6 +144,22 @@ const choices = (before, after) => {
   };
 };
 
+// Puts the objects of the map before in the place of those that are the same. How many are not.
+const share = (map, before) => {
+  let fresh = 0;
+  const keys = { edges: edgeKey, services: (service) => service.name, workloads: (workload) => workload.id };
+  for (const [name, key] of Object.entries(keys)) {
+    const old = indexed(before?.[name] ?? [], key);
+    map[name] = map[name].map((item) => {
+      const known = old.get(key(item));
+      if (known !== undefined && JSON.stringify(known) === JSON.stringify(item)) return known;
+      fresh += 1 + (item.backends?.length ?? 0);
+      return item;
+    });
+  }
+  return fresh;
+};
+
 // The frames of the last minutes, and what failed in them.
 export class Memory {
   constructor() {
@@ -153,7 +170,8 @@ export class Memory {
   // Adds what all sources say at a moment: `maps` are `{source, map}`.
   push(t, maps) {
     const before = this.frames.at(-1);
-    const frame = { t, maps, edges: maps.reduce((count, { map }) => count + map.edges.length, 0) };
+    const frame = { t, maps, items: 0 };
+    for (const { source, map } of maps) frame.items += share(map, before?.maps.find((other) => other.source === source)?.map);
     const rates = graph(before ?? frame, frame);
     frame.rate = rates.rate;
     frame.failed = rates.failed;
@@ -194,8 +212,8 @@ export class Memory {
       last = frame.t;
       return true;
     });
-    let edges = this.frames.reduce((count, frame) => count + frame.edges, 0);
-    while (edges > MOST_EDGES && this.frames.length > 2) edges -= this.frames.shift().edges;
+    let items = this.frames.reduce((count, frame) => count + frame.items, 0);
+    while (items > MOST_ITEMS && this.frames.length > 2) items -= this.frames.shift().items;
   }
 }
 
