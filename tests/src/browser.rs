@@ -25,6 +25,24 @@ pub struct Browser<'w> {
     _driver: Program,
 }
 
+/// Whether Chromium and its driver are installed. Where they are not, it says so.
+///
+/// # Panics
+/// Where they are not and `CI` is set.
+pub fn is_installed() -> bool {
+    let path = std::env::var_os("PATH").unwrap_or_default();
+    let has = |program: &str| std::env::split_paths(&path).any(|directory| directory.join(program).is_file());
+    let found = has("chromium") && has("chromedriver");
+    assert!(
+        found || std::env::var_os("CI").is_none(),
+        "chromium or chromedriver is missing: `cargo xtask setup`"
+    );
+    if !found {
+        println!("this machine has no chromium, or no chromedriver: `cargo xtask setup` installs both");
+    }
+    found
+}
+
 impl<'w> Browser<'w> {
     /// Starts it, outside the managed cgroup, with a profile of its own and a window of this size.
     ///

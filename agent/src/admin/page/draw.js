@@ -173,7 +173,8 @@ export class Canvas {
     const all = backends.length > 0 && held === backends.length;
     const state = health(traffic);
     const look = service.gone ? 'gone' : all || state === 'bad' ? 'bad' : held > 0 || backends.length === 0 || state === 'hurt' ? 'hurt' : '';
-    const numbers = traffic.requests > 0 ? `${rate(requestRate(traffic))} req/s` : `${rate(connectionRate(traffic))} conn/s`;
+    const quiet = traffic.requests + traffic.opened + traffic.failed === 0;
+    const numbers = traffic.requests > 0 ? `${rate(requestRate(traffic))} req/s` : quiet && node.chosen > 0 ? `${rate(node.chosen)} chosen/s` : `${rate(connectionRate(traffic))} conn/s`;
     const p99 = timeAt(traffic, 0.99);
     const last = service.gone ? 'gone' : backends.length === 0 ? 'no backends' : held > 0 ? `✕ ${held} of ${backends.length}` : `${backends.length} backend${backends.length === 1 ? '' : 's'}`;
     return {

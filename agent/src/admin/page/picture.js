@@ -28,16 +28,18 @@ export const picture = (graph, filter, drawn) => {
     const backends = [...service.backends.values()];
     const troubled = backends.some((backend) => backend.held_back) || (failedShare(traffic) ?? 0) > 0;
     const known = flows.length > 0 ? 1 : 0;
-    const score = (troubled ? TROUBLE : 0) + (busyness(traffic) + known) * (drawn.has(service.name) ? LOYALTY : 1);
+    // Datagrams have no edges, and are counted where a backend was chosen.
+    const chosen = graph.seconds > 0 ? service.choices.chosen / graph.seconds : 0;
+    const score = (troubled ? TROUBLE : 0) + (Math.max(busyness(traffic), chosen) + known) * (drawn.has(service.name) ? LOYALTY : 1);
     const clients = flows.map((flow) => graph.workloads.get(flow.from)?.name ?? '');
-    return { service, flows, traffic, backends, score, fits: matches(service, clients, part) };
+    return { service, flows, traffic, chosen, backends, score, fits: matches(service, clients, part) };
   }).filter((one) => one.fits);
   found.sort((one, other) => other.score - one.score || (one.service.name < other.service.name ? -1 : 1));
   const shown = found.slice(0, MOST_SERVICES);
   const result = { nodes: new Map(), links: new Map(), left: { services: found.length - shown.length, workloads: 0 }, found: found.length };
   const busiest = busiestWorkloads(graph, shown, result);
   const listed = shown.length <= LISTED_SERVICES;
-  for (const { service, traffic, backends } of shown) addService(result, service, traffic, backends, listed);
+  for (const one of shown) addService(result, one, listed);
   for (const one of shown) addFlows(result, graph, one, busiest);
   return result;
 };
@@ -53,9 +55,9 @@ const busiestWorkloads = (graph, shown, result) => {
   return new Set(sorted.slice(0, MOST_WORKLOADS).map(([id]) => id));
 };
 
-const addService = (result, service, traffic, backends, listed) => {
+const addService = (result, { service, traffic, chosen, backends }, listed) => {
   const id = `service ${service.name}`;
-  result.nodes.set(id, { id, kind: 'service', name: service.name, service, traffic, backends, rows: 0 });
+  result.nodes.set(id, { id, kind: 'service', name: service.name, service, traffic, chosen, backends, rows: 0 });
   for (const [version, its] of Map.groupBy(backends, (backend) => backend.version ?? '')) {
     const its_id = `backends ${service.name} ${version}`;
     const share = service.split.find((one) => one.version === version);
