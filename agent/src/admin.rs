@@ -1,8 +1,9 @@
-//! The admin API (HTTP and JSON on a unix socket) and the read-only TCP listener for metrics and probes.
+//! The admin API (HTTP and JSON on a unix socket) and the read-only TCP listener for metrics, probes and the service map.
 //!
 //! Knows the agent only through [`Observe`] and [`Control`]: no map, no program, no table.
 
 pub mod api;
+pub mod page;
 pub mod probes;
 pub mod view;
 
@@ -20,7 +21,7 @@ pub use probes::{listen, serve_metrics};
 use crate::flows::{EdgeView, KnownNames, MemoryView, Record, RequestView, Selector, Window};
 use view::{
     AcceptError, AcceptRequest, Accepted, Counters, Explanation, HeldView, OrderError, OrderRequest, Ordered,
-    OverheadView, Readiness, RolloutError, RolloutRequest, RolloutView, ServiceView, Status,
+    OverheadView, Readiness, RolloutError, RolloutRequest, RolloutView, ServiceMap, ServiceView, Status,
 };
 
 /// What can be seen of a running agent.
@@ -60,6 +61,11 @@ pub trait Observe: Send + Sync + 'static {
     }
     /// Every workload's requests: those it made to services, and those it answered.
     fn requests(&self) -> Result<Vec<RequestView>, ObserveError>;
+    /// Workloads, services, and who connects to what, as one graph.
+    ///
+    /// # Errors
+    /// What the kernel refuses to show.
+    fn map(&self) -> Result<ServiceMap, ObserveError>;
     /// What is counted beside services and edges.
     ///
     /// # Errors

@@ -64,6 +64,8 @@ pub struct Options {
     pub zone: Option<String>,
     /// Where what outlives the agent is kept, besides what the kernel keeps.
     pub state: PathBuf,
+    /// Pages that may read the service map although another agent served them.
+    pub map_origins: Vec<String>,
     /// No deletion is held back, however large.
     pub accept_mass_deletion: bool,
 }
@@ -124,7 +126,8 @@ pub async fn run(options: Options, beginnings: Beginnings) -> anyhow::Result<()>
     }
     {
         let (observer, leaving) = (Arc::clone(&observer), leaving.clone());
-        servers.spawn(admin::serve_metrics(listener, observer, leaving.wait()));
+        let origins = options.map_origins.as_slice().into();
+        servers.spawn(admin::serve_metrics(listener, observer, origins, leaving.wait()));
     }
     let reader = tokio::spawn(duties::read_events(Arc::clone(&observer), observer.events()?));
     let timer = tokio::spawn(duties::time_programs(Arc::clone(&observer)));

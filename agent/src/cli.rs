@@ -6,6 +6,7 @@ pub mod check;
 pub mod client;
 pub mod explain;
 pub mod flows;
+pub mod map;
 pub mod rollout;
 pub mod services;
 pub mod status;
@@ -21,6 +22,7 @@ use tokio::signal::unix::{SignalKind, signal};
 
 pub use table::Output;
 
+use crate::admin::page;
 use crate::discovery::kubernetes;
 use crate::{app, canary, kernel};
 
@@ -75,6 +77,8 @@ enum Command {
     Flows(flows::FlowsArgs),
     /// Watch services live: rate, success, times, open connections, breakers; drill into one
     Top(top::TopArgs),
+    /// Show who talks to which service and what stands behind it, as a table or a drawing
+    Map(map::MapArgs),
     /// Remove the data plane: detach every program and delete every map
     Unload(UnloadArgs),
     /// Make one test connection inside a cgroup (the agent calls this itself)
@@ -117,9 +121,13 @@ pub struct RunArgs {
     /// The cgroup (version 2) whose processes are managed [default: the root, that is every process]
     #[arg(long, value_name = "PATH")]
     cgroup: Option<PathBuf>,
-    /// Address of /metrics, /healthz and /readyz
+    /// Address of /metrics, /healthz and /readyz, and of the service map, a page for a browser
     #[arg(long, value_name = "ADDR", default_value = "127.0.0.1:9464")]
     listen: SocketAddr,
+    /// Let the page of another agent read this one's service map, as in http://node-a:9464; `*` lets every page that this
+    /// host's users open read it
+    #[arg(long, value_name = "ORIGIN", value_parser = map_origin)]
+    map_origin: Vec<String>,
     /// Unix socket of the admin API
     #[arg(long, value_name = "PATH", default_value = DEFAULT_SOCKET)]
     socket: PathBuf,
@@ -180,6 +188,7 @@ pub fn main() -> ExitCode {
         Command::Explain(args) => return ask(explain::run(&args)),
         Command::Flows(args) => return ask(flows::run(&args)),
         Command::Top(args) => return ask(top::run(&args)),
+        Command::Map(args) => return ask(map::run(&args)),
         Command::Unload(args) => unload(&args),
         Command::Canary { cgroup } => {
             kernel::drop_capabilities();
@@ -227,6 +236,7 @@ fn run(args: RunArgs) -> anyhow::Result<()> {
         records_flows: args.record_flows,
         zone,
         state: args.state,
+        map_origins: args.map_origin,
         accept_mass_deletion: args.accept_mass_deletion,
     };
     let beginnings = app::Beginnings::settle();
@@ -239,6 +249,14 @@ fn run(args: RunArgs) -> anyhow::Result<()> {
         .enable_all()
         .build()?
         .block_on(app::run(options, beginnings))
+}
+
+/// A page's origin, or `*`.
+fn map_origin(text: &str) -> Result<String, String> {
+    match text == "*" || page::is_origin(text) {
+        true => Ok(text.to_owned()),
+        false => Err("give scheme, host and port, as in http://node-a:9464, or *".to_owned()),
+    }
 }
 
 /// Runs a command that asks the agent.

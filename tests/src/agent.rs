@@ -303,6 +303,13 @@ impl<'w> Agent<'w> {
         list(self.query("flows"), "edges")
     }
 
+    /// `segue map` with these arguments.
+    pub fn map(&self, arguments: &[&str]) -> Finished {
+        let mut command = Command::new(beside_test("segue"));
+        command.arg("map").args(arguments).arg("--socket").arg(self.socket());
+        self.world.start_outside(command).finish()
+    }
+
     /// One number of one backend, as `segue services` gives it.
     ///
     /// # Panics

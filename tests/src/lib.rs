@@ -5,6 +5,7 @@
 //! and go with it, also when a test panics or the whole test process is killed.
 
 pub mod agent;
+pub mod browser;
 pub mod cgroup;
 pub mod client;
 pub mod config_map;

@@ -208,9 +208,14 @@ impl World {
 
     /// Starts a program in the managed cgroup.
     pub fn start<A: AsRef<OsStr>>(&self, program: &str, arguments: &[A]) -> Program {
+        self.start_in(CHECKOUT, program, arguments)
+    }
+
+    /// Starts a program in a cgroup below the managed one.
+    pub fn start_in<A: AsRef<OsStr>>(&self, unit: &str, program: &str, arguments: &[A]) -> Program {
         let mut command = Command::new(program);
         command.args(arguments);
-        Program::start(command, self.namespace.handle(), &self.managed_child(CHECKOUT))
+        Program::start(command, self.namespace.handle(), &self.managed_child(unit))
     }
 
     /// Starts a program in the namespace, but where the programs do not see it.

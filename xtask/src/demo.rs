@@ -5,6 +5,7 @@
 mod load;
 mod phase;
 mod screen;
+mod window;
 
 use std::io::{BufRead, BufReader};
 use std::net::SocketAddr;
@@ -22,6 +23,7 @@ use crate::node::{self, Agent, Node, Place, Process};
 use crate::{build, host, setup, workspace};
 use phase::{Phase, SERVERS};
 use screen::{Screen, Tone, grouped, percent};
+use window::Window;
 
 pub(crate) use load::{Arguments as ClientArguments, run as run_client};
 
@@ -44,6 +46,9 @@ const FAILURES: u64 = 3;
 /// How long a backend that fails is watched. Its breaker is open for longer: no probe adds to the failures.
 const FAULT: Duration = Duration::from_millis(2500);
 const OPEN_MS: u64 = 3_000;
+
+/// What the map's rates are of, within that time.
+const MAP: Duration = Duration::from_secs(1);
 
 /// For a backend that came back.
 const RECOVERY_LIMIT: Duration = Duration::from_secs(15);
@@ -119,6 +124,7 @@ struct Show<'n> {
     _client: Process,
     agent: Option<Agent<'n>>,
     actors: Actors,
+    window: Window,
     segue: PathBuf,
     begin: Instant,
     /// When the last line was printed where there is no terminal.
@@ -154,6 +160,7 @@ impl<'n> Show<'n> {
             _client: client,
             agent: Some(agent),
             actors,
+            window: Window::open(node)?,
             segue,
             begin: Instant::now(),
             plain_at: Instant::now(),
@@ -180,6 +187,7 @@ impl<'n> Show<'n> {
         self.agent = Some(Agent::start(node, &segue, || self.watch(Duration::ZERO))?);
         self.phase("agent back, payment-c too", [1, 1, 1])?;
         self.act("Act 3: the backends fail under load");
+        self.screen.print(&format!("  In a browser on this host, as it happens: {}", self.window.url()));
         self.failure("payment-c refuses", "payment-c is back", Act::Refuse)?;
         self.failure("payment-c is a black hole", "payment-c is back again", Act::Swallow)?;
         self.failure("payment-c resets", "payment-c is back to stay", Act::Reset)?;
@@ -190,11 +198,23 @@ impl<'n> Show<'n> {
     fn failure(&mut self, title: &'static str, back: &'static str, act: Act) -> anyhow::Result<()> {
         // Each client may be on its way while the breaker opens.
         self.begin_phase(Phase::of_failure(title, [true, true, false, false], FAILURES + load::CLIENTS));
+        let time = if matches!(act, Act::Refuse) { FAULT - MAP - MAP / 2 } else { FAULT };
         self.actors.play(C, act)?;
-        self.watch(FAULT)?;
+        self.watch(time)?;
+        if time < FAULT {
+            self.map()?;
+        }
         self.begin_phase(Phase::of_failure(back, [true, true, true, false], 0));
         self.actors.play(C, Act::ANSWER)?;
         self.watch_recovery()
+    }
+
+    /// The map, as text, of the time since just before.
+    fn map(&mut self) -> anyhow::Result<()> {
+        let Some(agent) = &self.agent else { return Ok(()) };
+        let shown = agent.ask(&["map", "--over", &MAP.as_secs().to_string()])?;
+        self.screen.print(&format!("$ segue map\n{}", shown.trim_end()));
+        Ok(())
     }
 
     /// All backends fail, and come back.
@@ -427,9 +447,11 @@ impl<'n> Show<'n> {
              \x20 {segue} flows -f --socket {socket}\n\
              \x20 {segue} top --socket {socket}\n\
              \x20 nsenter --net={} curl -s http://127.0.0.1:9464/metrics\n\
-             \x20 $EDITOR {}",
+             \x20 $EDITOR {}\n\
+             The service map, in a browser: {}",
             namespace.display(),
-            node::config_path(self.node).display()
+            node::config_path(self.node).display(),
+            self.window.url()
         )
     }
 }

@@ -5,7 +5,7 @@
 mod agent;
 mod process;
 
-pub(crate) use agent::{Agent, config_path, socket_path, write_config};
+pub(crate) use agent::{Agent, LISTEN as AGENT_LISTENS, config_path, socket_path, write_config};
 pub(crate) use process::Process;
 
 use std::ffi::CString;
@@ -123,12 +123,30 @@ impl Node {
         Ok(command)
     }
 
+    /// The way into the namespace, for threads that outlive a borrow of the node.
+    pub(crate) fn entrance(&self) -> anyhow::Result<Entrance> {
+        Ok(Entrance(self.namespace.try_clone().context("cannot duplicate a descriptor")?))
+    }
+
     /// Runs `work` on a thread that is in the namespace (and in this process's cgroup, which no agent manages).
     pub(crate) fn within<T: Send>(
         &self,
         work: impl FnOnce() -> anyhow::Result<T> + Send,
     ) -> anyhow::Result<T> {
-        let namespace = &self.namespace;
+        self.entrance()?.within(work)
+    }
+}
+
+/// The way into a node's network namespace.
+pub(crate) struct Entrance(File);
+
+impl Entrance {
+    /// As [`Node::within`].
+    pub(crate) fn within<T: Send>(
+        &self,
+        work: impl FnOnce() -> anyhow::Result<T> + Send,
+    ) -> anyhow::Result<T> {
+        let namespace = &self.0;
         let run = move || {
             // SAFETY: a plain system call; it changes this thread alone.
             if unsafe { libc::setns(namespace.as_raw_fd(), libc::CLONE_NEWNET) } != 0 {

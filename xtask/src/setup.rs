@@ -16,7 +16,7 @@ const LINKER: &str = "bpf-linker@0.13.0";
 const LINKER_LLVM: [u32; 3] = [21, 22, 23];
 
 /// Programs that tests, demo and benchmarks run, and the Debian package of each.
-const PROGRAMS: [(&str, &str); 17] = [
+const PROGRAMS: [(&str, &str); 20] = [
     ("nginx", "nginx-light"),
     ("redis-server", "redis-server"),
     ("redis-cli", "redis-tools"),
@@ -34,6 +34,9 @@ const PROGRAMS: [(&str, &str); 17] = [
     ("faketime", "faketime"),
     ("tmux", "tmux"),
     ("bpftool", "bpftool"),
+    ("dot", "graphviz"),
+    ("chromium", "chromium"),
+    ("chromedriver", "chromium-driver"),
 ];
 
 /// How to set up.

@@ -172,6 +172,7 @@ fn router(api: Api) -> Router {
         .route("/v1/flows", get(flows::flows))
         .route("/v1/flows/recent", get(flows::recent))
         .route("/v1/flows/follow", get(flows::follow))
+        .route("/v1/map", get(map))
         .route("/v1/breaker", post(order))
         .route("/v1/rollouts", get(rollouts))
         .route("/v1/rollout", post(steer))
@@ -206,6 +207,10 @@ async fn explain(State(api): State<Api>, query: Result<Query<ExplainQuery>, Quer
         return failure(StatusCode::BAD_REQUEST, text.to_owned());
     };
     answer(move || api.agent.explain(&target)).await
+}
+
+async fn map(State(api): State<Api>) -> Response {
+    answer(move || api.agent.map()).await
 }
 
 /// An operator's order. Its body is read by hand, so that a wrong one is answered like any other failure.
@@ -266,7 +271,7 @@ async fn accept(State(api): State<Api>, body: Bytes) -> Response {
 }
 
 async fn unknown_path() -> Response {
-    let text = "no such path; there are /v1/status, /v1/overhead, /v1/services, /v1/explain, /v1/flows, /v1/flows/recent, /v1/flows/follow, /v1/rollouts, /v1/held, /v1/breaker (POST), /v1/rollout (POST) and /v1/accept (POST)";
+    let text = "no such path; there are /v1/status, /v1/overhead, /v1/services, /v1/explain, /v1/flows, /v1/flows/recent, /v1/flows/follow, /v1/map, /v1/rollouts, /v1/held, /v1/breaker (POST), /v1/rollout (POST) and /v1/accept (POST)";
     failure(StatusCode::NOT_FOUND, text.to_owned())
 }
 
@@ -290,7 +295,9 @@ mod tests {
     use super::*;
     use crate::admin::Observe;
     use crate::admin::specimen::Specimen;
-    use crate::admin::view::{Accepted, Explanation, Flows, FollowLine, Order, Ordered, RolloutView, Status};
+    use crate::admin::view::{
+        Accepted, Explanation, Flows, FollowLine, Order, Ordered, RolloutView, ServiceMap, Status,
+    };
     use crate::cli::client::{Client, ClientError};
 
     fn socket() -> (tempfile::TempDir, PathBuf) {
@@ -343,6 +350,8 @@ mod tests {
         assert_eq!(services.services, server.specimen.services().expect("a specimen"));
         let flows: Flows = client.get("/v1/flows").await.expect("an answer");
         assert_eq!(flows.edges.len(), server.specimen.edges().expect("a specimen").len());
+        let map: ServiceMap = client.get("/v1/map").await.expect("an answer");
+        assert_eq!(map, server.specimen.map().expect("a specimen"));
         let explanation: Explanation =
             client.get("/v1/explain?target=shop%2Fpayment").await.expect("an answer");
         assert_eq!(explanation, server.specimen.explain("shop/payment").expect("a specimen"));

@@ -1,4 +1,5 @@
-//! The read-only TCP listener: `/metrics` for Prometheus, `/healthz` and `/readyz` for whoever runs the agent.
+//! The read-only TCP listener: `/metrics` for Prometheus, `/healthz` and `/readyz` for whoever runs the agent, and the
+//! service map for people.
 
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -11,6 +12,7 @@ use axum::routing::get;
 use tokio::net::TcpListener;
 use tokio::sync::Semaphore;
 
+use super::page::{self, Origins};
 use super::{AdminError, Observe};
 use crate::metrics::{Exposition, Format};
 
@@ -25,31 +27,37 @@ pub async fn listen(address: SocketAddr) -> Result<TcpListener, AdminError> {
     TcpListener::bind(address).await.map_err(|source| AdminError::Listen { address, source })
 }
 
-/// Serves `/metrics`, `/healthz` and `/readyz` until `shutdown` completes.
+/// Serves `/metrics`, `/healthz`, `/readyz` and the service map until `shutdown` completes.
 ///
 /// # Errors
 /// The listener fails.
 pub async fn serve_metrics(
     listener: TcpListener,
     observe: Arc<dyn Observe>,
+    map_origins: Origins,
     shutdown: impl Future<Output = ()> + Send + 'static,
 ) -> Result<(), AdminError> {
     let name = listener.local_addr().map_or_else(|_| "the metrics".to_owned(), |address| address.to_string());
-    serve_on(listener, observe, shutdown).await.map_err(|source| AdminError::Stopped { name, source })
+    serve_on(listener, observe, map_origins, shutdown)
+        .await
+        .map_err(|source| AdminError::Stopped { name, source })
 }
 
 async fn serve_on(
     listener: TcpListener,
     observe: Arc<dyn Observe>,
+    map_origins: Origins,
     shutdown: impl Future<Output = ()> + Send + 'static,
 ) -> std::io::Result<()> {
+    let map = page::router(Arc::clone(&observe), map_origins, listener.local_addr().ok());
     let exposition = Arc::new(Exposition::new(Arc::clone(&observe)));
     let probes = Probes { observe, exposition, scrapes: Arc::new(Semaphore::new(MAX_SCRAPES)) };
     let router = Router::new()
         .route("/metrics", get(metrics))
         .route("/healthz", get(|| async { "ok\n" }))
         .route("/readyz", get(ready))
-        .with_state(probes);
+        .with_state(probes)
+        .merge(map);
     axum::serve(listener, router).with_graceful_shutdown(shutdown).await
 }
 
@@ -101,7 +109,9 @@ mod tests {
         let listener = TcpListener::bind("127.0.0.1:0").await.expect("a free port");
         let address = listener.local_addr().expect("an address");
         let (stop, stopped) = tokio::sync::oneshot::channel::<()>();
-        let server = tokio::spawn(serve_on(listener, Arc::new(specimen), async move { drop(stopped.await) }));
+        let server = tokio::spawn(serve_on(listener, Arc::new(specimen), Origins::default(), async move {
+            drop(stopped.await);
+        }));
 
         let stream = tokio::net::TcpStream::connect(address).await.expect("a listener");
         let (mut sender, connection) =

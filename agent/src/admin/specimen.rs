@@ -94,6 +94,16 @@ impl Specimen {
         })
     }
 
+    /// Where and when its map is drawn up.
+    pub(crate) fn occasion() -> service_map::Occasion {
+        service_map::Occasion {
+            node: "node-a".into(),
+            at: now(),
+            monotonic_ms: 7_380_000,
+            waiting_for: Vec::new(),
+        }
+    }
+
     /// Remembers a record and sends it to all followers.
     pub(crate) fn publish(&self, record: &Arc<Record>) {
         let mut memory = self.memory.lock().expect("no panic");
@@ -387,6 +397,18 @@ impl Observe for Specimen {
     fn requests(&self) -> Result<Vec<RequestView>, ObserveError> {
         self.check("requests")?;
         Ok(flows::requests())
+    }
+
+    fn map(&self) -> Result<ServiceMap, ObserveError> {
+        let parts = service_map::Parts {
+            edges: self.edges()?,
+            services: self.services()?,
+            requests: self.requests()?,
+            changes: vec![flows::breaker_opened()],
+            counters: self.counters()?,
+            hidden: &[],
+        };
+        Ok(ServiceMap::new(Self::occasion(), parts))
     }
 
     fn overhead(&self) -> OverheadView {

@@ -11,6 +11,7 @@ mod limits;
 mod neighbours;
 mod overhead;
 mod rollout;
+pub mod service_map;
 
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -31,6 +32,7 @@ pub use limits::LimitView;
 pub use neighbours::NeighbourView;
 pub use overhead::{ConfinementView, OverheadView, ProgramCost};
 pub use rollout::{RolloutError, RolloutRequest, RolloutView, Rollouts, SampleView};
+pub use service_map::ServiceMap;
 
 /// From which share of its entries in use a map is worth a warning.
 pub(crate) const MAP_ALMOST_FULL: f64 = 0.8;

@@ -59,7 +59,10 @@ use crate::reconcile::MapFill;
 use crate::rollout::{Reading, evidence};
 
 mod answers;
+mod changes;
 mod cluster;
+
+use changes::Changes;
 
 /// Events kept for a reader that is slower than the data plane. What it misses it is told.
 const FOLLOW_QUEUE: usize = 4_096;
@@ -83,6 +86,7 @@ pub(super) struct Observer {
     followers: broadcast::Sender<Arc<Record>>,
     /// Held while an event is sent: who begins to follow sees each event once, here or there.
     memory: Mutex<Memory>,
+    changes: Changes,
     records_lost: AtomicU64,
     client_entries: AtomicU64,
     left_alone: Mutex<u64>,
@@ -98,6 +102,7 @@ pub(super) struct Observer {
 
 /// What does not change while the agent runs.
 struct Facts {
+    node: Arc<str>,
     started: Timestamp,
     config: Option<PathBuf>,
     cgroup: PathBuf,
@@ -127,6 +132,13 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
+/// What this node is called: in the cluster where it is told, else by its kernel.
+fn node_name(options: &Options) -> Arc<str> {
+    let told = options.kubernetes.as_ref().and_then(|kubernetes| kubernetes.node.clone());
+    let own = || rustix::system::uname().nodename().to_string_lossy().into_owned();
+    told.unwrap_or_else(own).into()
+}
+
 impl Observer {
     pub(super) fn new(
         data_plane: DataPlane,
@@ -140,6 +152,7 @@ impl Observer {
         let counters = data_plane.counters()?;
         Ok(Self {
             facts: Facts {
+                node: node_name(options),
                 started: Timestamp::now(),
                 config: options.config.clone(),
                 cgroup: data_plane.cgroup().path().to_owned(),
@@ -161,6 +174,7 @@ impl Observer {
             readiness,
             followers: broadcast::channel(FOLLOW_QUEUE).0,
             memory: Mutex::default(),
+            changes: Changes::default(),
             records_lost: AtomicU64::new(0),
             client_entries: AtomicU64::new(0),
             left_alone: Mutex::default(),
@@ -341,9 +355,10 @@ impl Observer {
         &self.guards
     }
 
-    /// Remembers an event, also one that no program saw, and hands it to those who follow.
+    /// Remembers an event, also one that no program saw, keeps what the map shows of it, and hands it to those who follow.
     pub(super) fn tell(&self, record: Record) {
         let record = Arc::new(record);
+        self.changes.keep(&record);
         let mut memory = lock(&self.memory);
         memory.keep(Arc::clone(&record));
         // Without a receiver there is nobody to miss it.

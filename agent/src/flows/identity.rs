@@ -59,6 +59,27 @@ pub enum WorkloadKind {
     Unknown,
 }
 
+impl WorkloadKind {
+    /// The name in JSON and in ids.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Pod => "pod",
+            Self::Deployment => "deployment",
+            Self::StatefulSet => "stateful_set",
+            Self::DaemonSet => "daemon_set",
+            Self::ReplicaSet => "replica_set",
+            Self::Job => "job",
+            Self::CronJob => "cron_job",
+            Self::Controller => "controller",
+            Self::Container => "container",
+            Self::Unit => "unit",
+            Self::Session => "session",
+            Self::Cgroup => "cgroup",
+            Self::Unknown => UNKNOWN,
+        }
+    }
+}
+
 impl Workload {
     /// The workload of connections whose cgroup was never seen.
     pub fn unknown() -> Self {

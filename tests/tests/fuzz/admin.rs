@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use segue_agent::admin::view::{
     AcceptError, AcceptRequest, Accepted, Counters, Explanation, HeldView, OrderError, OrderRequest, Ordered,
-    OverheadView, Readiness, RolloutError, RolloutRequest, RolloutView, ServiceView, Status,
+    OverheadView, Readiness, RolloutError, RolloutRequest, RolloutView, ServiceMap, ServiceView, Status,
 };
 use segue_agent::admin::{Control, Followed, Observe, ObserveError, serve_admin};
 use segue_agent::flows::{EdgeView, KnownNames, MemoryView, Record, RequestView, Selector, Window};
@@ -56,6 +56,7 @@ const TOKENS: &[&str] = &[
     "/v1/flows/follow",
     "/v1/flows/recent?not.to-service=*&last=3&since=2026-03-01T12:00:00Z",
     "/v1/flows?verdict=refused&http-status=5xx&method=GET",
+    "/v1/map",
     "/v1/rollout",
     "/v1/held",
     "/v1/accept",
@@ -96,6 +97,10 @@ impl Observe for Agent {
 
     fn requests(&self) -> Result<Vec<RequestView>, ObserveError> {
         self.0.requests()
+    }
+
+    fn map(&self) -> Result<ServiceMap, ObserveError> {
+        self.0.map()
     }
 
     fn counters(&self) -> Result<Counters, ObserveError> {

@@ -5,7 +5,7 @@ use std::collections::HashSet;
 use std::sync::Arc;
 
 use segue_agent::admin::view::{
-    Counters, Explanation, HeldView, OverheadView, Readiness, RolloutView, ServiceView, Status,
+    Counters, Explanation, HeldView, OverheadView, Readiness, RolloutView, ServiceMap, ServiceView, Status,
 };
 use segue_agent::admin::{Followed, Observe, ObserveError};
 use segue_agent::flows::{
@@ -57,6 +57,10 @@ impl Observe for Edges {
 
     fn requests(&self) -> Result<Vec<RequestView>, ObserveError> {
         Ok(Vec::new())
+    }
+
+    fn map(&self) -> Result<ServiceMap, ObserveError> {
+        not_here("map")
     }
 
     fn counters(&self) -> Result<Counters, ObserveError> {

@@ -38,6 +38,8 @@ mod rollout;
 mod security;
 mod security_workloads;
 mod sendmsg;
+mod service_map;
+mod service_map_picture;
 mod soak;
 mod sock_ops;
 mod sock_release;

@@ -12,7 +12,7 @@ use anyhow::{Context, bail};
 use super::{Node, Place, Process};
 
 /// Where the agent listens within the namespace.
-const LISTEN: SocketAddr = SocketAddr::new(std::net::IpAddr::V4(Ipv4Addr::LOCALHOST), 9464);
+pub(crate) const LISTEN: SocketAddr = SocketAddr::new(std::net::IpAddr::V4(Ipv4Addr::LOCALHOST), 9464);
 
 const READY_LIMIT: Duration = Duration::from_secs(30);
 

@@ -2,11 +2,12 @@
 
 use std::sync::Arc;
 
-use agent_ebpf::abi::{AppProtocol, Direction, Histogram, Method};
+use agent_ebpf::abi::{AppProtocol, Direction, Histogram, Method, TransitionReason};
 
-use super::{histogram, workload};
+use super::{Specimen, histogram, workload};
+use crate::flows::record::Happening;
 use crate::flows::requests::RequestRow;
-use crate::flows::{EdgeView, RequestView, Requests, Tally, Workload, identity};
+use crate::flows::{EdgeView, Record, RequestView, Requests, Tally, Workload, identity};
 
 /// Two edges, and the sum of those beyond the limit.
 pub(super) fn edges() -> Vec<EdgeView> {
@@ -78,4 +79,10 @@ pub(super) fn requests() -> Vec<RequestView> {
     let mut overflow = RequestView { overflow: true, service: identity::UNKNOWN.into(), ..client.clone() };
     overflow.requests.rows.truncate(1);
     vec![client, server, overflow]
+}
+
+/// A breaker that opened.
+pub(super) fn breaker_opened() -> Arc<Record> {
+    let happening = Happening::BreakerOpened(TransitionReason::ConsecutiveFailures);
+    Arc::new(Record { happening, ..(*Specimen::default().record()).clone() })
 }

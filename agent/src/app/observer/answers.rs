@@ -6,6 +6,7 @@ use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use agent_ebpf::abi::Loss;
+use jiff::Timestamp;
 
 use super::super::explanation;
 use super::super::services;
@@ -36,8 +37,12 @@ use crate::admin::view::Readiness as ReadinessView;
 use crate::admin::view::RolloutError;
 use crate::admin::view::RolloutRequest;
 use crate::admin::view::RolloutView;
+use crate::admin::view::ServiceMap;
 use crate::admin::view::ServiceView;
 use crate::admin::view::Status;
+use crate::admin::view::service_map::Occasion;
+use crate::admin::view::service_map::Parts;
+use crate::canary;
 use crate::clock;
 use crate::flows::EdgeView;
 use crate::flows::KnownNames;
@@ -210,6 +215,24 @@ impl Observe for Observer {
     fn requests(&self) -> Result<Vec<RequestView>, ObserveError> {
         self.fold_edges().map_err(unreadable("requests"))?;
         Ok(lock(&self.edges).requests.views())
+    }
+
+    fn map(&self) -> Result<ServiceMap, ObserveError> {
+        let parts = Parts {
+            edges: self.edges()?,
+            services: self.services()?,
+            requests: self.requests()?,
+            changes: self.changes.all(),
+            counters: self.counters()?,
+            hidden: &[canary::NAME],
+        };
+        let occasion = Occasion {
+            node: Arc::clone(&self.facts.node),
+            at: Timestamp::now(),
+            monotonic_ms: clock::monotonic_ns() / 1_000_000,
+            waiting_for: self.readiness.waiting_for(),
+        };
+        Ok(ServiceMap::new(occasion, parts))
     }
 
     fn counters(&self) -> Result<CounterView, ObserveError> {
