@@ -137,8 +137,8 @@ pub struct RunArgs {
     /// Whether requests (HTTP) on connections to services, and to servers of this node, are read, for their metrics
     #[arg(long, value_enum, default_value_t, value_name = "WHICH")]
     requests: Reading,
-    /// Record connections one by one also while nobody follows, so that `segue flows --last` and `--since` know them; an
-    /// event per connection costs the data path and the agent some microseconds
+    /// Record connections one by one also while nobody follows, so that `segue flows --last` and `--since` know them; the
+    /// kernel then sends, and the agent reads, two events for each
     #[arg(long)]
     record_flows: bool,
     /// The zone this node is in, as the zones of backends are written; for services with `locality: prefer_zone`

@@ -12,8 +12,9 @@ use serde::{Deserialize, Serialize};
 use super::Record;
 use super::selector::Selector;
 
-/// Events kept. A record takes some 250 bytes, so all of them a megabyte.
+/// Events kept: all of them take less than a megabyte, since names are shared.
 pub const CAPACITY: usize = 4_096;
+const _: () = assert!(CAPACITY * (size_of::<Record>() + 2 * size_of::<Arc<Record>>() + 8) < 1 << 20);
 
 /// What is in the memory, and what cannot be.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
