@@ -181,7 +181,7 @@ fn summary(status: &Status, now: Timestamp) -> String {
 fn clients(view: &ClientsView) -> String {
     let some = [
         (view.left_alone, "pods left alone"),
-        (view.pods_unnamed, "pods without a name yet"),
+        (view.pods_unnamed, "pods named by their UID"),
         (view.unresolved, "cgroups gone unnamed"),
     ];
     let workloads = format!("{} workloads", view.workloads);
@@ -313,7 +313,7 @@ Segue 0.1.0  pid 4711, up 2 h 3 min, map layouts of version 1
   config     /etc/segue/segue.yaml; generation 7, applied 95 s ago
   kubernetes https://10.96.0.1; in sync for 1 h; node node-1, zone eu-1a
              40 Services, 310 endpoints, 3 policies, 1 routes, 31 pods here; 1 with notes
-  clients    44 workloads, 2 pods left alone, 1 pods without a name yet, 6 cgroups gone unnamed
+  clients    44 workloads, 2 pods left alone, 1 pods named by their UID, 6 cgroups gone unnamed
   test call  reached its backend, 12 s ago
   may use    CAP_NET_ADMIN; system calls are filtered
   heartbeat  400 ms ago

@@ -55,7 +55,7 @@ const UNRESOLVED: Metric = Metric::counter(
 const UNNAMED: Metric = Metric::gauge(
     "segue_identity_pods_unnamed",
     &[],
-    "Pods that run on this node and that the API server has not told: they are named by their UID. Only with --kubernetes.",
+    "Pods that run on this node and are named by their UID, because no API server has told whose they are.",
 );
 const LEFT_ALONE: Metric = Metric::gauge(
     "segue_identity_pods_left_alone",
@@ -105,7 +105,7 @@ pub(super) fn write_status(sheet: &mut Sheet<'_>, status: &Status) -> fmt::Resul
         })
     });
     sheet.gauge(&HELD, held)?;
-    sheet.gauge(&UNNAMED, status.kubernetes.iter().map(|_| (Vec::new(), status.clients.pods_unnamed)))?;
+    sheet.gauge(&UNNAMED, [(Vec::new(), status.clients.pods_unnamed)])?;
     sheet.gauge(&LEFT_ALONE, [(Vec::new(), status.clients.left_alone)])?;
     let canary = match status.canary.state {
         CanaryState::Pending => None,

@@ -22,12 +22,14 @@ const HTTP: &str = "127.0.0.1:8090";
 
 /// What would have to break in a way that no test brings about at will, or what a loopback does not do: these queries give
 /// data, but nothing other than 0.
-const ALWAYS_ZERO: [&str; 9] = [
+const ALWAYS_ZERO: [&str; 11] = [
     "segue_repairs_total",
     "segue_tcp_retransmits_total",
     "segue_deletions_held",
     "segue_events_lost_total",
     "segue_identity_unresolved_total",
+    "segue_identity_pods_unnamed",
+    "segue_identity_pods_left_alone",
     "segue_series_limit_overflow_total",
     "segue_scrape_errors_total",
     "segue_connection_resets_failed_total",

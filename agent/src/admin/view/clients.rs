@@ -9,7 +9,7 @@ pub struct ClientsView {
     pub workloads: u64,
     /// Pods of this node that the API server told; 0 where it is not asked.
     pub pods: u64,
-    /// Pods that run here and that the API server has not told: they are named by their UID.
+    /// Pods that run here and are named by their UID: no API server has told whose they are.
     pub pods_unnamed: u64,
     /// Pods whose connections go on untouched, because they or their namespace say so.
     pub left_alone: u64,
