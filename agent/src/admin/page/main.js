@@ -205,10 +205,13 @@ const onKey = (event) => {
   event.preventDefault();
 };
 
+// What the page's address chooses; nothing where that is no name.
+const named = (hash) => { try { return decodeURIComponent(hash) || null; } catch { return null; } };
+
 const start = () => {
   setTheme(THEMES.includes(remembered()) ? remembered() : 'auto');
   drawLegend();
-  state.chosen = location.hash.length > 1 ? decodeURIComponent(location.hash.slice(1)) : null;
+  state.chosen = named(location.hash.slice(1));
   document.addEventListener('keydown', onKey);
   byId('filter').addEventListener('input', () => { state.filter = byId('filter').value; show(); });
   byId('filter').addEventListener('keydown', (event) => {
