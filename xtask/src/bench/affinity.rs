@@ -47,6 +47,7 @@ impl Precedence {
         let session = fs::read_to_string(AUTOGROUP).ok();
         let session = session.and_then(|text| text.trim().rsplit(' ').next().map(str::to_owned));
         if session.is_some() {
+            give_back_when_ended();
             fs::write(AUTOGROUP, HIGHEST_PRIORITY.to_string())?;
         }
         Ok(Self { session })
@@ -63,6 +64,24 @@ impl Drop for Precedence {
                 "warning: this session keeps coming before others, {AUTOGROUP} cannot be written: {error}"
             );
         }
+    }
+}
+
+/// A session outlives a benchmark that is interrupted, and must not come before all others for good.
+fn give_back_when_ended() {
+    extern "C" fn give_back(signal: libc::c_int) {
+        // SAFETY: open, write, signal and raise may be called in a handler of signals, and the strings are constants.
+        unsafe {
+            let fd = libc::open(c"/proc/self/autogroup".as_ptr(), libc::O_WRONLY);
+            libc::write(fd, c"0".as_ptr().cast(), 1);
+            libc::signal(signal, libc::SIG_DFL);
+            libc::raise(signal);
+        }
+    }
+    for signal in [libc::SIGINT, libc::SIGTERM, libc::SIGHUP] {
+        let handler: extern "C" fn(libc::c_int) = give_back;
+        // SAFETY: the handler makes only calls that a handler may make.
+        unsafe { libc::signal(signal, handler as libc::sighandler_t) };
     }
 }
 

@@ -140,7 +140,7 @@ fn draw_lines(
     let points = || lines.iter().flat_map(|line| line.points.iter());
     let (first, last) = points()
         .fold((f64::INFINITY, f64::MIN_POSITIVE), |(low, high), (size, _)| (low.min(*size), high.max(*size)));
-    let highest = points().map(|(_, value)| *value).fold(f64::MIN_POSITIVE, f64::max) * 1.15;
+    let highest = round_above(points().map(|(_, value)| *value).fold(f64::MIN_POSITIVE, f64::max));
     let (left, bottom) = (x + 48, y + LINES_HEIGHT - 24);
     let (across, up) = (width - 48 - 84, LINES_HEIGHT - 24 - TITLE);
     let span = (last / first).ln().max(f64::MIN_POSITIVE);
@@ -169,6 +169,16 @@ fn draw_lines(
         }
     }
     Ok(())
+}
+
+/// The next number that begins with 1, 2, 4 or 6: its half is short as well.
+fn round_above(value: f64) -> f64 {
+    let decade = 10_f64.powf(value.log10().floor());
+    [1.0, 2.0, 4.0, 6.0, 10.0]
+        .map(|step| step * decade)
+        .into_iter()
+        .find(|step| *step >= value)
+        .unwrap_or(value)
 }
 
 #[expect(clippy::cast_possible_truncation, reason = "a part of a few hundred pixels")]
@@ -259,5 +269,6 @@ mod tests {
     fn numbers_are_short() {
         assert_eq!([0.0, 0.123, 1.26, 23.4, 12_345.0].map(short), ["0", "0.12", "1.3", "23", "12 345"]);
         assert_eq!(grouped(100_000.0), "100 000");
+        assert_eq!([1_507.0, 0.3, 4.0, 73.0].map(round_above).map(short), ["2 000", "0.40", "4.0", "100"]);
     }
 }
