@@ -99,8 +99,9 @@ pub(crate) fn run(arguments: &Arguments) -> anyhow::Result<()> {
 
     bench.many_services(&systems, &mut comparison)?;
     drop(servers);
-    let versions = binaries.map(|binaries| binaries.versions()).transpose()?.unwrap_or_default();
-    comparison.note = bench.note(&format!("{}, {versions}", dnat::versions()?));
+    let proxies = binaries.map(|binaries| binaries.versions()).transpose()?;
+    let versions: Vec<String> = std::iter::once(dnat::versions()?).chain(proxies).collect();
+    comparison.note = bench.note(&versions.join(", "));
     if let Some(path) = &arguments.chart {
         let text = picture::draw(&comparison)?;
         fs::write(path, text).with_context(|| format!("cannot write {}", path.display()))?;
