@@ -1,5 +1,5 @@
-//! Measures how long a changed endpoint takes from `desired` into the kernel's maps while many change, with as many
-//! services as Segue is built for. Prints the milliseconds of each change as a JSON array; `cargo xtask bench churn`
+//! Measures how long a changed endpoint takes from `desired` into the kernel's maps while many change, among as many
+//! services as it is told. Prints the milliseconds of each change as a JSON array; `cargo xtask bench churn`
 //! runs it and shows what they mean. Does no networking.
 
 use std::net::{Ipv4Addr, SocketAddr};
@@ -14,7 +14,6 @@ use segue_agent::kernel::{DataPlane, KernelTables};
 use segue_agent::reconcile::Reconciler;
 use segue_tests::world::World;
 
-const SERVICES: u32 = 10_000;
 const BACKENDS: u32 = 10;
 
 /// As in the agent: what was replaced is given back every second, all maps are compared every ten.
@@ -23,22 +22,24 @@ const CHECK: Duration = Duration::from_secs(10);
 
 fn main() -> anyhow::Result<()> {
     let mut arguments = std::env::args().skip(1).map(|argument| argument.parse::<u32>());
-    let (Some(Ok(rate)), Some(Ok(seconds))) = (arguments.next(), arguments.next()) else {
-        anyhow::bail!("usage: churn CHANGES_PER_SECOND SECONDS");
+    let (Some(Ok(rate)), Some(Ok(seconds)), Some(Ok(services))) =
+        (arguments.next(), arguments.next(), arguments.next())
+    else {
+        anyhow::bail!("usage: churn CHANGES_PER_SECOND SECONDS SERVICES");
     };
     let world = World::new();
     let (cgroup, bpffs) = (world.managed_cgroup().to_owned(), world.bpffs());
-    let samples = world.namespace().run(|| measure(&cgroup, &bpffs, rate, seconds))?;
+    let samples = world.namespace().run(|| measure(&cgroup, &bpffs, rate, seconds, services))?;
     println!("{}", serde_json::to_string(&samples)?);
     Ok(())
 }
 
 /// Milliseconds from the moment at which each change was due until the maps held it.
-fn measure(cgroup: &Path, bpffs: &Path, rate: u32, seconds: u32) -> anyhow::Result<Vec<f64>> {
+fn measure(cgroup: &Path, bpffs: &Path, rate: u32, seconds: u32, services: u32) -> anyhow::Result<Vec<f64>> {
     let data_plane = DataPlane::load(Some(cgroup), bpffs, true)?;
     let mut reconciler = Reconciler::new(data_plane.tables()?);
     let mut desired = Desired::default();
-    desired.apply(SourceKind::File, Change::Reset((0..SERVICES).map(|number| service(number, 0)).collect()));
+    desired.apply(SourceKind::File, Change::Reset((0..services).map(|number| service(number, 0)).collect()));
     apply(&mut reconciler, &desired)?;
     let start = Instant::now();
     let (mut tick, mut check) = (start + TICK, start + CHECK);
@@ -50,7 +51,7 @@ fn measure(cgroup: &Path, bpffs: &Path, rate: u32, seconds: u32) -> anyhow::Resu
         let first = next;
         let now = Instant::now();
         while next < count && due(next) <= now {
-            desired.apply(SourceKind::File, Change::Upsert(changed_service(next)));
+            desired.apply(SourceKind::File, Change::Upsert(changed_service(next, services)));
             next += 1;
         }
         if next > first {
@@ -89,10 +90,10 @@ fn compare(reconciler: &mut Reconciler<KernelTables>) -> anyhow::Result<()> {
 }
 
 /// The service that change number `change` is about; one of its backends has moved.
-fn changed_service(change: u32) -> Arc<ServiceSpec> {
+fn changed_service(change: u32, services: u32) -> Arc<ServiceSpec> {
     // A prime that does not divide the number of services leads to each of them in turn, far from the one before.
-    let number = (u64::from(change) * 7_919 % u64::from(SERVICES)).try_into().unwrap_or(0);
-    service(number, change / SERVICES + 1)
+    let number = (u64::from(change) * 7_919 % u64::from(services)).try_into().unwrap_or(0);
+    service(number, change / services + 1)
 }
 
 /// A service; the first of its backends has moved so many times.

@@ -1,16 +1,23 @@
 //! `cargo xtask bench`: measurements, each against its own control in the same run, interleaved, as medians and
 //! ratios. It asserts nothing about time: a number of a shared machine is no verdict.
 
+mod affinity;
 mod balance;
 mod breaker;
+mod chart;
 mod churn;
+mod client;
 mod connect;
 mod faults;
 mod kubernetes;
 mod load;
 mod matrix;
+mod peers;
 mod probe;
+mod scale;
+mod spread;
 mod stage;
+mod weight;
 
 use std::fs;
 
@@ -19,6 +26,7 @@ use serde_json::json;
 
 use matrix::Matrix;
 
+pub(crate) use client::{Arguments as ClientArguments, run as run_client};
 pub(crate) use load::{Arguments as LoadArguments, run as run_load};
 pub(crate) use probe::run as run_probe;
 
@@ -39,6 +47,10 @@ enum Subject {
     Kubernetes(kubernetes::Arguments),
     /// What a breaker costs, and the same faults through Segue, HAProxy and Envoy.
     Breaker(breaker::Arguments),
+    /// Requests and new connections beside iptables, nftables, HAProxy and Envoy.
+    Peers(peers::Arguments),
+    /// From 100 to 100 000 endpoints: loading, changing, connecting, memory.
+    Scale(scale::Arguments),
     /// One slow backend of ten, through Segue's algorithms, HAProxy and Envoy.
     Balance(balance::Arguments),
 }
@@ -60,6 +72,8 @@ pub(crate) fn run(arguments: &Arguments) -> anyhow::Result<()> {
         Subject::Churn(arguments) => churn::run(arguments),
         Subject::Kubernetes(arguments) => kubernetes::run(arguments),
         Subject::Breaker(arguments) => breaker::run(arguments),
+        Subject::Peers(arguments) => peers::run(arguments),
+        Subject::Scale(arguments) => scale::run(arguments),
         Subject::Balance(arguments) => balance::run(arguments),
     }
 }

@@ -79,6 +79,9 @@ enum Command {
     /// The benchmarks' load.
     #[command(hide = true)]
     BenchLoad(bench::LoadArguments),
+    /// The client of comparisons.
+    #[command(hide = true)]
+    BenchClient(bench::ClientArguments),
     /// The first process of the emulated machines.
     #[command(hide = true)]
     VmGuest(vm::GuestArguments),
@@ -98,6 +101,7 @@ fn main() -> ExitCode {
         Command::Actors(arguments) => actors::run(&arguments),
         Command::BenchProbe => bench::run_probe(),
         Command::BenchLoad(arguments) => bench::run_load(&arguments),
+        Command::BenchClient(arguments) => bench::run_client(&arguments),
         Command::Faults(arguments) => faults::run(&arguments),
         Command::Soak(arguments) => soak::run(&arguments),
         Command::Vm(arguments) => vm::run(&arguments),

@@ -96,6 +96,17 @@ impl Node {
         Path::new(NAMESPACES).join(&self.name)
     }
 
+    /// The cgroup that all of this node's processes are in or below.
+    pub(crate) fn root_cgroup(&self) -> PathBuf {
+        self.cgroup_mount.join(&self.name)
+    }
+
+    /// The processes of a place.
+    pub(crate) fn processes(&self, place: Place) -> Vec<u32> {
+        let ids = fs::read_to_string(self.cgroup(place).join("cgroup.procs")).unwrap_or_default();
+        ids.lines().filter_map(|id| id.parse().ok()).collect()
+    }
+
     fn cgroup(&self, place: Place) -> PathBuf {
         self.cgroup_mount.join(&self.name).join(place.directory())
     }

