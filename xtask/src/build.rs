@@ -121,9 +121,18 @@ pub(crate) fn target_directory() -> PathBuf {
 }
 
 /// The cargo that started this program, in the workspace.
+///
+/// Without what it says to this program of itself (`CARGO_PKG_…`, `CARGO_MANIFEST_…`): build scripts of dependencies ask to
+/// be run again when those change, and everything would be built anew with each turn from here to a shell's own cargo.
 pub(crate) fn cargo() -> Command {
     let mut command = Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
     command.current_dir(workspace());
+    for (name, _) in std::env::vars_os() {
+        let text = name.to_string_lossy();
+        if text.starts_with("CARGO_PKG_") || text.starts_with("CARGO_MANIFEST_") {
+            command.env_remove(&name);
+        }
+    }
     command
 }
 
