@@ -166,6 +166,12 @@ fn kernel_release() -> String {
     fs::read_to_string("/proc/sys/kernel/osrelease").unwrap_or_default().trim().to_owned()
 }
 
+/// The kernel's version without what a distribution or a provider adds to it: for pictures that go into the documentation.
+fn kernel_version() -> String {
+    let release = kernel_release();
+    release.split_once('-').map_or(release.as_str(), |(version, _)| version).to_owned()
+}
+
 fn cpus() -> usize {
     std::thread::available_parallelism().map_or(1, usize::from)
 }

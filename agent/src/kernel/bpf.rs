@@ -206,6 +206,62 @@ pub(super) unsafe fn hash_entries<K: Copy, V: Copy>(map: BorrowedFd<'_>) -> io::
     }
 }
 
+/// Goes over the entries of a per-CPU hash map, each a key with the values of all possible CPUs, many with each system call
+/// (kernel 5.6).
+///
+/// # Safety
+/// `K` and `V` have the sizes of the map's keys and values, that of `V` is a multiple of eight, any bytes are a valid one of
+/// each, and there are `cpus` possible CPUs.
+pub(super) unsafe fn per_cpu_entries<K: Copy, V: Copy>(
+    map: BorrowedFd<'_>,
+    cpus: usize,
+    mut each: impl FnMut(&K, &[V]),
+) -> io::Result<()> {
+    /// Entries that a call gives at most, unless one bucket has more: the values of many CPUs are large.
+    const BATCH: u32 = 256;
+    /// A bucket with more entries than this is none of a hash map's.
+    const MAX_BATCH: u32 = 1 << 16;
+    let (mut keys, mut values) = (Vec::<K>::new(), Vec::<V>::new());
+    let mut batch = BATCH;
+    // The kernel's own account of how far it came.
+    let mut place: Option<u64> = None;
+    loop {
+        keys.clear();
+        values.clear();
+        keys.reserve(batch as usize);
+        values.reserve(batch as usize * cpus);
+        let mut next = 0_u64;
+        let mut attr = Attr::default()
+            .u64(0, place.as_ref().map_or(0, |place| std::ptr::from_ref(place) as u64))
+            .u64(2, (&raw mut next) as u64)
+            .u64(4, keys.spare_capacity_mut().as_mut_ptr() as u64)
+            .u64(6, values.spare_capacity_mut().as_mut_ptr() as u64)
+            .u32(8, batch)
+            .u32(9, fd_word(map));
+        let result = attr.call(BPF_MAP_LOOKUP_BATCH);
+        let failed_with = |errno| result.as_ref().is_err_and(|error| error.raw_os_error() == Some(errno));
+        if failed_with(libc::ENOSPC) && batch < MAX_BATCH {
+            batch *= 2;
+            continue;
+        }
+        let at_end = failed_with(libc::ENOENT);
+        if !at_end {
+            result?;
+        }
+        let count = attr.get_u32(8).min(batch) as usize;
+        // SAFETY: the kernel wrote so many keys, and a value of every CPU for each; there is room for them.
+        unsafe {
+            keys.set_len(count);
+            values.set_len(count * cpus);
+        }
+        keys.iter().zip(values.chunks_exact(cpus)).for_each(|(key, values)| each(key, values));
+        if at_end {
+            return Ok(());
+        }
+        place = Some(next);
+    }
+}
+
 /// Ids of the programs attached to a cgroup itself at a hook, in the order in which they run.
 pub(super) fn attached(cgroup: BorrowedFd<'_>, attach_type: u32) -> io::Result<Vec<u32>> {
     query(cgroup, attach_type, 0)

@@ -11,6 +11,7 @@ use agent_ebpf::abi::{
     Policy, RequestKey, Requests, Sample, ServiceState, ServiceWord, Settings, Unparsed, Usage, Verdict,
 };
 use aya::maps::{HashMap, Map, MapData, PerCpuArray, PerCpuHashMap};
+use aya::util::nr_cpus;
 
 use super::bpf;
 use super::data_plane::DataPlane;
@@ -48,8 +49,12 @@ pub struct Counters {
     service_state: MappedArray<ServiceState>,
     settings: MappedArray<Settings>,
     edges: PerCpuHashMap<MapData, Plain<EdgeKey>, Plain<Edge>>,
+    edges_fd: OwnedFd,
     edge_capacity: u32,
     requests: PerCpuHashMap<MapData, Plain<RequestKey>, Plain<Requests>>,
+    requests_fd: OwnedFd,
+    /// Possible CPUs: of so many there is a value for each key of a per-CPU map.
+    cpus: usize,
     unparsed: PerCpuArray<MapData, u64>,
     clients: HashMap<MapData, Plain<ClientKey>, Plain<Usage>>,
     outcomes: PerCpuArray<MapData, u64>,
@@ -73,9 +78,12 @@ impl Counters {
         let typed = |name: &'static str| {
             move |error| KernelError::Map { map: name, path: name.into(), source: io::Error::other(error) }
         };
+        let pin = |name: &'static str| {
+            let path = data_plane.map_path(name);
+            bpf::open_pin(&path).map_err(|source| KernelError::Map { map: name, path, source })
+        };
         let edges = open("EDGES")?;
         let edge_capacity = edges.info().map_err(typed("EDGES"))?.max_entries();
-        let connections = data_plane.map_path("CONNECTIONS");
         Ok(Self {
             services: data_plane.array("SERVICES")?,
             policies: data_plane.array("POLICIES")?,
@@ -84,9 +92,16 @@ impl Counters {
             service_state: data_plane.array("SERVICE_STATE")?,
             settings: data_plane.array("SETTINGS")?,
             edges: PerCpuHashMap::try_from(Map::PerCpuHashMap(edges)).map_err(typed("EDGES"))?,
+            edges_fd: pin("EDGES")?,
             edge_capacity,
             requests: PerCpuHashMap::try_from(Map::PerCpuHashMap(open("REQUESTS")?))
                 .map_err(typed("REQUESTS"))?,
+            requests_fd: pin("REQUESTS")?,
+            cpus: nr_cpus().map_err(|(what, source)| KernelError::Map {
+                map: "EDGES",
+                path: what.into(),
+                source,
+            })?,
             unparsed: PerCpuArray::try_from(Map::PerCpuArray(open("UNPARSED")?))
                 .map_err(typed("UNPARSED"))?,
             clients: HashMap::try_from(Map::HashMap(open("CLIENTS")?)).map_err(typed("CLIENTS"))?,
@@ -94,11 +109,7 @@ impl Counters {
                 .map_err(typed("OUTCOMES"))?,
             losses: PerCpuArray::try_from(Map::PerCpuArray(open("LOSSES")?)).map_err(typed("LOSSES"))?,
             workloads: HashMap::try_from(Map::HashMap(open("WORKLOADS")?)).map_err(typed("WORKLOADS"))?,
-            connections: bpf::open_pin(&connections).map_err(|source| KernelError::Map {
-                map: "CONNECTIONS",
-                path: connections,
-                source,
-            })?,
+            connections: pin("CONNECTIONS")?,
             sample_walk: data_plane.walk_program(SAMPLE_PROGRAM),
             drain_walk: data_plane.walk_program(DRAIN_PROGRAM),
         })
@@ -106,16 +117,15 @@ impl Counters {
 
     /// Every edge, summed over CPUs, in the order of keys.
     pub fn edges(&self) -> Result<Vec<(EdgeKey, Edge)>, MapError> {
-        let fail = |error| MapError { map: "EDGES", operation: "list", source: errno_of(error) };
         let mut edges = Vec::new();
-        for entry in self.edges.iter() {
-            let (key, per_cpu) = entry.map_err(fail)?;
+        let fold = |key: &EdgeKey, parts: &[Edge]| {
             let mut sum = Edge::default();
-            for part in per_cpu.iter() {
-                add_edge(&mut sum, &part.0);
-            }
-            edges.push((key.0, sum));
-        }
+            parts.iter().for_each(|part| add_edge(&mut sum, part));
+            edges.push((*key, sum));
+        };
+        // SAFETY: the map's key and value types, plain words throughout, and as many values as there are possible CPUs.
+        unsafe { bpf::per_cpu_entries(self.edges_fd.as_fd(), self.cpus, fold) }
+            .map_err(|source| MapError { map: "EDGES", operation: "list", source })?;
         edges.sort_unstable_by_key(|(key, _)| *key);
         Ok(edges)
     }
@@ -136,16 +146,15 @@ impl Counters {
 
     /// Counts of requests, summed over CPUs, in the order of keys.
     pub fn requests(&self) -> Result<Vec<(RequestKey, Requests)>, MapError> {
-        let fail = |error| MapError { map: "REQUESTS", operation: "list", source: errno_of(error) };
         let mut requests = Vec::new();
-        for entry in self.requests.iter() {
-            let (key, per_cpu) = entry.map_err(fail)?;
+        let fold = |key: &RequestKey, parts: &[Requests]| {
             let mut sum = Requests::default();
-            for part in per_cpu.iter() {
-                add_histogram(&mut sum.0, &part.0.0);
-            }
-            requests.push((key.0, sum));
-        }
+            parts.iter().for_each(|part| add_histogram(&mut sum.0, &part.0));
+            requests.push((*key, sum));
+        };
+        // SAFETY: as for `edges`.
+        unsafe { bpf::per_cpu_entries(self.requests_fd.as_fd(), self.cpus, fold) }
+            .map_err(|source| MapError { map: "REQUESTS", operation: "list", source })?;
         requests.sort_unstable_by_key(|(key, _)| *key);
         Ok(requests)
     }

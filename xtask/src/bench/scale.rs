@@ -15,7 +15,7 @@ use super::matrix::Matrix;
 use super::probe::{Probe, Range};
 use super::spread::Spread;
 use super::weight::{maps_mib, resident_mib};
-use super::{Output, affinity, churn, cpus, kernel_release, print_with, quantile, stage};
+use super::{Output, affinity, churn, cpus, kernel_version, print_with, quantile, stage};
 use crate::node::{self, Agent, Place};
 use crate::{build, host, setup};
 
@@ -232,7 +232,7 @@ fn picture(sizes: &[Size]) -> anyhow::Result<String> {
     ];
     let subtitle = format!(
         "Linux {}, {} CPUs; medians; endpoints along the axis, {BACKENDS} to each service; {RATE} changes a second",
-        kernel_release(),
+        kernel_version(),
         cpus()
     );
     chart::draw("From 100 to 100 000 endpoints", &subtitle, &panels)

@@ -4,7 +4,7 @@ use super::contestant::System;
 use super::report::{Comparison, Series};
 use crate::bench::chart::{self, Bar, Panel, grouped, short};
 use crate::bench::spread::Spread;
-use crate::bench::{cpus, kernel_release};
+use crate::bench::{cpus, kernel_version};
 
 /// The text of an SVG file.
 pub(super) fn draw(comparison: &Comparison) -> anyhow::Result<String> {
@@ -40,7 +40,7 @@ pub(super) fn draw(comparison: &Comparison) -> anyhow::Result<String> {
     let rate = one.rates.last().map_or(String::new(), |(rate, _)| format!("; the rate is {rate} requests/s"));
     let subtitle = format!(
         "Linux {}, {} CPUs; medians, lines from the worst to the best round; many services: {}{rate}",
-        kernel_release(),
+        kernel_version(),
         cpus(),
         grouped(f64::from(many.services)),
     );
