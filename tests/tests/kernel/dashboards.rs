@@ -48,6 +48,7 @@ fn queries() -> Vec<Query> {
     let directory = Path::new(env!("CARGO_MANIFEST_DIR")).join("../deploy/grafana");
     let mut files: Vec<_> =
         fs::read_dir(directory).expect("dashboards").map(|entry| entry.expect("a file").path()).collect();
+    files.retain(|file| file.extension().is_some_and(|extension| extension == "json"));
     files.sort();
     let mut queries = Vec::new();
     for file in files {
