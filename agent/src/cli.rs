@@ -16,6 +16,7 @@ pub mod top;
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::process::ExitCode;
+use std::time::Duration;
 
 use clap::{Parser, Subcommand};
 use tokio::signal::unix::{SignalKind, signal};
@@ -24,7 +25,7 @@ pub use table::Output;
 
 use crate::admin::page;
 use crate::discovery::kubernetes;
-use crate::{app, canary, kernel};
+use crate::{app, canary, kernel, otlp};
 
 /// The control socket's default place.
 pub const DEFAULT_SOCKET: &str = "/run/segue/segue.sock";
@@ -51,7 +52,7 @@ pub struct Cli {
 #[derive(Debug, Subcommand)]
 enum Command {
     /// Run the agent: load the data plane, follow the configuration, serve metrics
-    Run(RunArgs),
+    Run(Box<RunArgs>),
     /// Check a configuration file, without root and without touching anything
     #[command(after_help = "Exit code: 0 the file can be used, 1 it cannot, 2 typed wrongly.")]
     Check {
@@ -149,6 +150,18 @@ pub struct RunArgs {
     /// something to keep
     #[arg(long, value_name = "PATH", default_value = DEFAULT_STATE)]
     state: PathBuf,
+    /// Send the metrics by OTLP (HTTP, protobuf) as well, to /v1/metrics below this URL, as in http://collector:4318. Plain
+    /// http only: for TLS, send to a collector on this node
+    #[arg(long, value_name = "URL", value_parser = otlp::Endpoint::parse)]
+    otlp: Option<otlp::Endpoint>,
+    /// How often they are sent
+    #[arg(long, value_name = "TIME", default_value = "15s", value_parser = otlp::interval, requires = "otlp")]
+    otlp_interval: Duration,
+    /// A header of each request, as in authorization="Bearer …"; it is never logged, but who may see this host's processes
+    /// sees it: $SEGUE_OTLP_HEADERS takes several, one a line
+    #[arg(long, value_name = "NAME=VALUE", value_parser = otlp::Header::parse, requires = "otlp",
+          env = "SEGUE_OTLP_HEADERS", hide_env_values = true, value_delimiter = '\n')]
+    otlp_header: Vec<otlp::Header>,
     /// Hold no deletion back, however large: not when most services, or most backends of one, are gone all at once
     #[arg(long)]
     accept_mass_deletion: bool,
@@ -178,7 +191,7 @@ pub struct UnloadArgs {
 pub fn main() -> ExitCode {
     let command = Cli::parse().command;
     let result = match command {
-        Command::Run(args) => run(args),
+        Command::Run(args) => run(*args),
         Command::Check { args, output } => return check::run(&args, output),
         Command::Status(args) => return ask(status::run(&args)),
         Command::Services(args) => return ask(services::run(&args)),
@@ -225,6 +238,7 @@ fn run(args: RunArgs) -> anyhow::Result<()> {
         zone: zone.clone(),
         state: args.state.clone(),
     });
+    let (interval, headers) = (args.otlp_interval, args.otlp_header);
     let options = app::Options {
         config: args.config,
         kubernetes,
@@ -237,6 +251,7 @@ fn run(args: RunArgs) -> anyhow::Result<()> {
         zone,
         state: args.state,
         map_origins: args.map_origin,
+        otlp: args.otlp.map(|endpoint| otlp::Options { endpoint, interval, headers }),
         accept_mass_deletion: args.accept_mass_deletion,
     };
     let beginnings = app::Beginnings::settle();
