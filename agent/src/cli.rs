@@ -157,10 +157,9 @@ pub struct RunArgs {
     /// How often they are sent
     #[arg(long, value_name = "TIME", default_value = "15s", value_parser = otlp::interval, requires = "otlp")]
     otlp_interval: Duration,
-    /// A header of each request, as in authorization="Bearer …"; it is never logged, but who may see this host's processes
-    /// sees it: $SEGUE_OTLP_HEADERS takes several, one a line
-    #[arg(long, value_name = "NAME=VALUE", value_parser = otlp::Header::parse, requires = "otlp",
-          env = "SEGUE_OTLP_HEADERS", hide_env_values = true, value_delimiter = '\n')]
+    /// A header of each request, as in authorization="Bearer …"; it is never logged, but every process of this host can
+    /// read it here: $SEGUE_OTLP_HEADERS takes them as well, one a line
+    #[arg(long, value_name = "NAME=VALUE", value_parser = otlp::Header::parse, requires = "otlp")]
     otlp_header: Vec<otlp::Header>,
     /// Hold no deletion back, however large: not when most services, or most backends of one, are gone all at once
     #[arg(long)]
@@ -238,7 +237,10 @@ fn run(args: RunArgs) -> anyhow::Result<()> {
         zone: zone.clone(),
         state: args.state.clone(),
     });
-    let (interval, headers) = (args.otlp_interval, args.otlp_header);
+    let otlp = match args.otlp {
+        Some(endpoint) => Some(otlp_options(endpoint, args.otlp_interval, args.otlp_header)?),
+        None => None,
+    };
     let options = app::Options {
         config: args.config,
         kubernetes,
@@ -251,7 +253,7 @@ fn run(args: RunArgs) -> anyhow::Result<()> {
         zone,
         state: args.state,
         map_origins: args.map_origin,
-        otlp: args.otlp.map(|endpoint| otlp::Options { endpoint, interval, headers }),
+        otlp,
         accept_mass_deletion: args.accept_mass_deletion,
     };
     let beginnings = app::Beginnings::settle();
@@ -264,6 +266,22 @@ fn run(args: RunArgs) -> anyhow::Result<()> {
         .enable_all()
         .build()?
         .block_on(app::run(options, beginnings))
+}
+
+/// Where metrics are sent, with the headers of the environment before those that were typed, which win.
+fn otlp_options(
+    endpoint: otlp::Endpoint,
+    interval: Duration,
+    typed: Vec<otlp::Header>,
+) -> anyhow::Result<otlp::Options> {
+    let lines = std::env::var(otlp::HEADERS_VARIABLE).unwrap_or_default();
+    let lines = lines.lines().filter(|line| !line.trim().is_empty());
+    let mut headers = lines
+        .map(otlp::Header::parse)
+        .collect::<Result<Vec<_>, _>>()
+        .map_err(|error| anyhow::anyhow!("${} is wrong: {error}, one a line", otlp::HEADERS_VARIABLE))?;
+    headers.extend(typed);
+    Ok(otlp::Options { endpoint, interval, headers })
 }
 
 /// A page's origin, or `*`.

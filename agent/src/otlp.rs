@@ -19,7 +19,7 @@ use client::Client;
 pub use exports::Exports;
 use message::Bodies;
 use pace::Pace;
-pub use settings::{Endpoint, Header, Options, interval};
+pub use settings::{Endpoint, HEADERS_VARIABLE, Header, Options, interval};
 
 /// Who sends, as the receiver is told.
 #[derive(Clone, Debug)]

@@ -8,6 +8,9 @@ use hyper::header::{HeaderName, HeaderValue};
 
 use crate::config::duration_within;
 
+/// The environment variable of headers, one a line.
+pub const HEADERS_VARIABLE: &str = "SEGUE_OTLP_HEADERS";
+
 /// Where, how often, with what.
 #[derive(Clone, Debug)]
 pub struct Options {
