@@ -2,6 +2,8 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
+use std::net::UdpSocket;
+use std::thread::JoinHandle;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use segue_tests::agent::{Agent, SOON};
@@ -47,6 +49,33 @@ fn counts(samples: &[Sample]) -> BTreeMap<(String, BTreeMap<String, String>), f6
     };
     let series = |sample: &Sample| ((sample.name.clone(), sample.labels.clone()), sample.value);
     samples.iter().filter(is_one).map(series).collect()
+}
+
+/// A name server in the world, by which every name is 127.0.0.1 and nothing else. It ends with the test's process.
+fn name_server(world: &World) -> JoinHandle<()> {
+    let file = world.directory().join("resolv.conf");
+    fs::write(&file, "nameserver 127.0.0.1\noptions attempts:1 timeout:1\n")
+        .expect("a file for the resolver");
+    // Only this world sees it.
+    world.run_outside("mount", &["--bind", file.to_str().expect("a path in UTF-8"), "/etc/resolv.conf"]);
+    let socket = world.namespace().run(|| UdpSocket::bind("127.0.0.1:53")).expect("a free port");
+    std::thread::spawn(move || {
+        let mut query = [0; 512];
+        while let Ok((length, from)) = socket.recv_from(&mut query) {
+            // The header, then the name as labels up to an empty one, then type and class.
+            let name = query[12..length].iter().position(|&byte| byte == 0).expect("a name ends");
+            let question = &query[12..12 + name + 5];
+            let is_ipv4 = question[name + 1..name + 3] == [0, 1];
+            let answers = u8::from(is_ipv4);
+            let mut answer = vec![query[0], query[1], 0x81, 0x80, 0, 1, 0, answers, 0, 0, 0, 0];
+            answer.extend(question);
+            if is_ipv4 {
+                // The name asked for, A, IN, a minute, four bytes.
+                answer.extend([0xc0, 12, 0, 1, 0, 1, 0, 0, 0, 60, 0, 4, 127, 0, 0, 1]);
+            }
+            let _gone = socket.send_to(&answer, from);
+        }
+    })
 }
 
 fn names(samples: &[Sample]) -> BTreeSet<&str> {
@@ -166,8 +195,9 @@ fn a_receiver_may_come_late_be_busy_refuse_or_say_nothing() {
 fn sending_leaves_nothing_open() {
     let world = World::new();
     let mut agent = world.agent(&[Service::tcp("shop/payment").at(PAYMENT)]);
-    // By name: whatever looks it up may call what it needs.
-    agent.restart_with(&["--otlp", "http://localhost:4318", "--otlp-interval", "1s"]);
+    // By a name that only a name server knows: whatever asks it may call what it needs.
+    let _asked = name_server(&world);
+    agent.restart_with(&["--otlp", "http://collector.test:4318", "--otlp-interval", "1s"]);
     let receiver = Receiver::start(world.namespace(), RECEIVER);
     await_count(&agent, "ok", 2);
     let descriptors = || fs::read_dir(format!("/proc/{}/fd", agent.pid())).expect("the agent runs").count();
