@@ -150,8 +150,8 @@ pub struct RunArgs {
     /// something to keep
     #[arg(long, value_name = "PATH", default_value = DEFAULT_STATE)]
     state: PathBuf,
-    /// Send the metrics by OTLP (HTTP, protobuf) as well, to /v1/metrics below this URL, as in http://collector:4318. Plain
-    /// http only: for TLS, send to a collector on this node
+    /// Send the metrics by OTLP (HTTP, protobuf) as well, to /v1/metrics below this URL, as in http://collector:4318; with
+    /// https the receiver must be one that this host trusts, or $SSL_CERT_FILE says
     #[arg(long, value_name = "URL", value_parser = otlp::Endpoint::parse)]
     otlp: Option<otlp::Endpoint>,
     /// How often they are sent
@@ -281,7 +281,9 @@ fn otlp_options(
         .collect::<Result<Vec<_>, _>>()
         .map_err(|error| anyhow::anyhow!("${} is wrong: {error}, one a line", otlp::HEADERS_VARIABLE))?;
     headers.extend(typed);
-    Ok(otlp::Options { endpoint, interval, headers })
+    let trust =
+        endpoint.is_secret().then(otlp::Trust::of_this_host).transpose().map_err(anyhow::Error::msg)?;
+    Ok(otlp::Options { endpoint, interval, headers, trust })
 }
 
 /// A page's origin, or `*`.

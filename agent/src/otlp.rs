@@ -9,6 +9,7 @@ mod exports;
 mod message;
 mod pace;
 mod settings;
+mod tls;
 
 use std::sync::Arc;
 
@@ -20,6 +21,7 @@ pub use exports::Exports;
 use message::Bodies;
 use pace::Pace;
 pub use settings::{Endpoint, HEADERS_VARIABLE, Header, Options, interval};
+pub use tls::Trust;
 
 /// Who sends, as the receiver is told.
 #[derive(Clone, Debug)]

@@ -10,6 +10,7 @@ use hyper::{HeaderMap, Request, StatusCode};
 use hyper_util::rt::TokioIo;
 use jiff::Timestamp;
 use jiff::fmt::rfc2822;
+use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::TcpStream;
 
 use super::message::{self, Refused};
@@ -49,6 +50,17 @@ impl Client {
     async fn exchange(&self, body: Vec<u8>) -> Result<(StatusCode, HeaderMap, Bytes), Failure> {
         let endpoint = &self.options.endpoint;
         let stream = TcpStream::connect(endpoint.target()).await?;
+        match &self.options.trust {
+            Some(trust) => self.post(trust.secured(stream, endpoint.target().0).await?, body).await,
+            None => self.post(stream, body).await,
+        }
+    }
+
+    async fn post<S>(&self, stream: S, body: Vec<u8>) -> Result<(StatusCode, HeaderMap, Bytes), Failure>
+    where
+        S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+    {
+        let endpoint = &self.options.endpoint;
         let (mut sender, connection) =
             hyper::client::conn::http1::handshake::<_, Full<Bytes>>(TokioIo::new(stream)).await?;
         let request = Request::post(endpoint.path())
@@ -171,7 +183,8 @@ mod tests {
         });
         let endpoint = Endpoint::parse(&format!("http://localhost:{port}/otlp")).expect("a URL");
         let headers = vec![Header::parse("authorization=Bearer x").expect("a header")];
-        let client = Client::new(Options { endpoint, interval: Duration::from_secs(1), headers });
+        let client =
+            Client::new(Options { endpoint, interval: Duration::from_secs(1), headers, trust: None });
         let outcome = client.send(b"metrics".to_vec()).await;
         let request = receiver.await.expect("no panic");
         for line in [

@@ -6,6 +6,7 @@ use std::time::Duration;
 use hyper::Uri;
 use hyper::header::{HeaderName, HeaderValue};
 
+use super::Trust;
 use crate::config::duration_within;
 
 /// The environment variable of headers, one a line.
@@ -20,6 +21,8 @@ pub struct Options {
     pub interval: Duration,
     /// Headers of each request, besides those it has by itself.
     pub headers: Vec<Header>,
+    /// Whom to trust, where the endpoint speaks TLS.
+    pub trust: Option<Trust>,
 }
 
 /// The URL that metrics are sent to. Holds no secret.
@@ -35,14 +38,11 @@ impl Endpoint {
     /// # Errors
     /// What is wrong with it.
     pub fn parse(text: &str) -> Result<Self, String> {
-        const WANTED: &str = "write http://HOST:PORT, as in http://collector:4318";
+        const WANTED: &str = "write http://HOST:PORT or https://HOST:PORT, as in http://collector:4318";
         let base = text.trim_end_matches('/');
         let uri: Uri = format!("{base}/v1/metrics").parse().map_err(|error| format!("{error}; {WANTED}"))?;
         match uri.scheme_str() {
-            Some("http") => {}
-            Some("https") => {
-                return Err("https is not spoken; send to a collector on this node that does".to_owned());
-            }
+            Some("http" | "https") => {}
             _ => return Err(WANTED.to_owned()),
         }
         let authority = uri.authority().ok_or(WANTED)?;
@@ -61,7 +61,12 @@ impl Endpoint {
 
     /// Name or address, and port, to connect to.
     pub(super) fn target(&self) -> (&str, u16) {
-        (&self.host, self.uri.port_u16().unwrap_or(80))
+        (&self.host, self.uri.port_u16().unwrap_or(if self.is_secret() { 443 } else { 80 }))
+    }
+
+    /// Whether it speaks TLS.
+    pub fn is_secret(&self) -> bool {
+        self.uri.scheme_str() == Some("https")
     }
 
     /// The value of the `Host` header.
@@ -130,6 +135,7 @@ mod tests {
             ("http://collector:4318", ("collector", 4318), "/v1/metrics"),
             ("http://collector/", ("collector", 80), "/v1/metrics"),
             ("http://10.0.0.1:9090/api/v1/otlp", ("10.0.0.1", 9090), "/api/v1/otlp/v1/metrics"),
+            ("https://collector", ("collector", 443), "/v1/metrics"),
             ("http://[fd00::1]:4318", ("fd00::1", 4318), "/v1/metrics"),
         ] {
             let endpoint = Endpoint::parse(text).expect(text);
@@ -139,8 +145,7 @@ mod tests {
 
     #[test]
     fn what_is_no_endpoint_is_refused() {
-        for text in ["", "collector:4318", "https://c", "http://u:p@c", "http://c?x=1", "http://", "ftp://c"]
-        {
+        for text in ["", "collector:4318", "https://", "http://u:p@c", "http://c?x=1", "http://", "ftp://c"] {
             assert!(Endpoint::parse(text).is_err(), "{text}");
         }
     }

@@ -3,6 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::net::UdpSocket;
+use std::process::Command;
 use std::thread::JoinHandle;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
@@ -188,6 +189,66 @@ fn a_receiver_may_come_late_be_busy_refuse_or_say_nothing() {
         assert!(exposed.sum("segue_otlp_exports_total", &labels) >= 1.0, "{outcome}");
     }
     agent.terminate();
+}
+
+/// Speaks TLS at a port and hands on what it hears: the port, where to, certificate, key.
+const TLS: &str = "
+import socket, ssl, sys, threading
+context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+context.load_cert_chain(sys.argv[3], sys.argv[4])
+listener = socket.create_server(('127.0.0.1', int(sys.argv[1])))
+def pump(source, sink):
+    try:
+        while data := source.recv(65536):
+            sink.sendall(data)
+        sink.shutdown(socket.SHUT_RDWR)
+    except OSError:
+        pass
+while True:
+    plain = listener.accept()[0]
+    try:
+        client = context.wrap_socket(plain, server_side=True)
+        server = socket.create_connection(('127.0.0.1', int(sys.argv[2])))
+    except OSError:
+        plain.close()
+        continue
+    threading.Thread(target=pump, args=(client, server), daemon=True).start()
+    threading.Thread(target=pump, args=(server, client), daemon=True).start()
+";
+
+#[test]
+#[ignore = "kernel tier: needs root, eBPF and openssl; run by cargo xtask test"]
+fn by_tls_only_a_receiver_that_is_trusted_is_told() {
+    let world = World::new();
+    let at = |name: &str| world.directory().join(name).to_str().expect("a path in UTF-8").to_owned();
+    let (authority, authority_key) = (at("ca.pem"), at("ca.key"));
+    let (request, certificate, key, names) = (at("tls.csr"), at("tls.pem"), at("tls.key"), at("names"));
+    let openssl = |arguments: &[&str]| drop(world.run_outside("openssl", arguments));
+    let ec = ["-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes"];
+    let ca = ["req", "-x509", "-subj", "/CN=authority", "-keyout", &authority_key, "-out", &authority];
+    openssl(&[&ca[..], &ec].concat());
+    openssl(&[&["req", "-subj", "/CN=collector", "-keyout", &key, "-out", &request][..], &ec].concat());
+    fs::write(&names, "subjectAltName=DNS:localhost\n").expect("a file for openssl");
+    let signed =
+        ["x509", "-req", "-in", &request, "-out", &certificate, "-extfile", &names, "-CAcreateserial"];
+    openssl(&[&signed[..], &["-CA", &authority, "-CAkey", &authority_key]].concat());
+    let receiver = Receiver::start(world.namespace(), RECEIVER);
+    let mut proxy = Command::new("python3");
+    proxy.args(["-c", TLS, "4319", "4318", &certificate, &key]);
+    let proxy = world.start_outside(proxy);
+    world.await_listener("127.0.0.1:4319", &proxy);
+
+    let trusting = format!("SSL_CERT_FILE={authority}");
+    let mut agent = world.agent_by(&["env", &trusting], &[Service::tcp("shop/payment").at(PAYMENT)]);
+    // The certificate is of no address.
+    agent.restart_with(&["--otlp", "https://127.0.0.1:4319", "--otlp-interval", "1s"]);
+    await_count(&agent, "failed", 1);
+    let said = standing(&agent);
+    assert!(said["error"].as_str().is_some_and(|error| error.contains("certificate")), "{said}");
+    assert_eq!(receiver.requests(), 0);
+    agent.restart_with(&["--otlp", "https://localhost:4319", "--otlp-interval", "1s"]);
+    await_count(&agent, "ok", 2);
+    assert!(receiver.requests() >= 2);
 }
 
 #[test]
