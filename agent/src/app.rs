@@ -31,10 +31,11 @@ use crate::desired::{Change, Desired};
 use crate::discovery::{SourceKind, Update, kubernetes};
 use crate::event::Event;
 use crate::kernel::{DataPlane, KernelTables, SockDiag, trim_heap};
+use crate::metrics::Exposition;
 use crate::readiness::Readiness;
 use crate::reconcile::Reconciler;
 use crate::rollout::Transition;
-use crate::{admin, canary, clock, shutdown};
+use crate::{admin, canary, clock, otlp, shutdown};
 pub use confinement::Beginnings;
 use draining::Draining;
 use duties::Duties;
@@ -66,6 +67,8 @@ pub struct Options {
     pub state: PathBuf,
     /// Pages that may read the service map although another agent served them.
     pub map_origins: Vec<String>,
+    /// Where metrics are sent, besides being served.
+    pub otlp: Option<otlp::Options>,
     /// No deletion is held back, however large.
     pub accept_mass_deletion: bool,
 }
@@ -132,6 +135,9 @@ pub async fn run(options: Options, beginnings: Beginnings) -> anyhow::Result<()>
     let reader = tokio::spawn(duties::read_events(Arc::clone(&observer), observer.events()?));
     let timer = tokio::spawn(duties::time_programs(Arc::clone(&observer)));
     let greeter = tokio::spawn(duties::greet_pods(Arc::clone(&observer)));
+    let exporter = options.otlp.zip(observer.exports()).map(|(options, (exports, sender))| {
+        tokio::spawn(otlp::run(options, sender, exports, Exposition::new(observer.clone())))
+    });
 
     let mut control = Control {
         reconciler,
@@ -154,6 +160,7 @@ pub async fn run(options: Options, beginnings: Beginnings) -> anyhow::Result<()>
     reader.abort();
     timer.abort();
     greeter.abort();
+    exporter.inspect(tokio::task::JoinHandle::abort);
     program_log.abort();
     while servers.join_next().await.is_some() {}
     result

@@ -16,6 +16,7 @@ pub mod top;
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::process::ExitCode;
+use std::time::Duration;
 
 use clap::{Parser, Subcommand};
 use tokio::signal::unix::{SignalKind, signal};
@@ -24,7 +25,7 @@ pub use table::Output;
 
 use crate::admin::page;
 use crate::discovery::kubernetes;
-use crate::{app, canary, kernel};
+use crate::{app, canary, kernel, otlp};
 
 /// The control socket's default place.
 pub const DEFAULT_SOCKET: &str = "/run/segue/segue.sock";
@@ -51,7 +52,7 @@ pub struct Cli {
 #[derive(Debug, Subcommand)]
 enum Command {
     /// Run the agent: load the data plane, follow the configuration, serve metrics
-    Run(RunArgs),
+    Run(Box<RunArgs>),
     /// Check a configuration file, without root and without touching anything
     #[command(after_help = "Exit code: 0 the file can be used, 1 it cannot, 2 typed wrongly.")]
     Check {
@@ -149,6 +150,17 @@ pub struct RunArgs {
     /// something to keep
     #[arg(long, value_name = "PATH", default_value = DEFAULT_STATE)]
     state: PathBuf,
+    /// Send the metrics by OTLP (HTTP, protobuf) as well, to /v1/metrics below this URL, as in http://collector:4318; with
+    /// https the receiver must be one that this host trusts, or $SSL_CERT_FILE says
+    #[arg(long, value_name = "URL", value_parser = otlp::Endpoint::parse)]
+    otlp: Option<otlp::Endpoint>,
+    /// How often they are sent
+    #[arg(long, value_name = "TIME", default_value = "15s", value_parser = otlp::interval, requires = "otlp")]
+    otlp_interval: Duration,
+    /// A header of each request, as in authorization="Bearer …"; it is never logged, but every process of this host can
+    /// read it here: $SEGUE_OTLP_HEADERS takes them as well, one a line
+    #[arg(long, value_name = "NAME=VALUE", value_parser = otlp::Header::parse, requires = "otlp")]
+    otlp_header: Vec<otlp::Header>,
     /// Hold no deletion back, however large: not when most services, or most backends of one, are gone all at once
     #[arg(long)]
     accept_mass_deletion: bool,
@@ -178,7 +190,7 @@ pub struct UnloadArgs {
 pub fn main() -> ExitCode {
     let command = Cli::parse().command;
     let result = match command {
-        Command::Run(args) => run(args),
+        Command::Run(args) => run(*args),
         Command::Check { args, output } => return check::run(&args, output),
         Command::Status(args) => return ask(status::run(&args)),
         Command::Services(args) => return ask(services::run(&args)),
@@ -225,6 +237,10 @@ fn run(args: RunArgs) -> anyhow::Result<()> {
         zone: zone.clone(),
         state: args.state.clone(),
     });
+    let otlp = match args.otlp {
+        Some(endpoint) => Some(otlp_options(endpoint, args.otlp_interval, args.otlp_header)?),
+        None => None,
+    };
     let options = app::Options {
         config: args.config,
         kubernetes,
@@ -237,6 +253,7 @@ fn run(args: RunArgs) -> anyhow::Result<()> {
         zone,
         state: args.state,
         map_origins: args.map_origin,
+        otlp,
         accept_mass_deletion: args.accept_mass_deletion,
     };
     let beginnings = app::Beginnings::settle();
@@ -249,6 +266,24 @@ fn run(args: RunArgs) -> anyhow::Result<()> {
         .enable_all()
         .build()?
         .block_on(app::run(options, beginnings))
+}
+
+/// Where metrics are sent, with the headers of the environment before those that were typed, which win.
+fn otlp_options(
+    endpoint: otlp::Endpoint,
+    interval: Duration,
+    typed: Vec<otlp::Header>,
+) -> anyhow::Result<otlp::Options> {
+    let lines = std::env::var(otlp::HEADERS_VARIABLE).unwrap_or_default();
+    let lines = lines.lines().filter(|line| !line.trim().is_empty());
+    let mut headers = lines
+        .map(otlp::Header::parse)
+        .collect::<Result<Vec<_>, _>>()
+        .map_err(|error| anyhow::anyhow!("${} is wrong: {error}, one a line", otlp::HEADERS_VARIABLE))?;
+    headers.extend(typed);
+    let trust =
+        endpoint.is_secret().then(otlp::Trust::of_this_host).transpose().map_err(anyhow::Error::msg)?;
+    Ok(otlp::Options { endpoint, interval, headers, trust })
 }
 
 /// A page's origin, or `*`.

@@ -31,6 +31,7 @@ use service::{Service, Totals};
 pub use problem::{MAX_REPORTED, Problem, Problems};
 pub use reference::reference;
 pub use schema::policy as policy_schema;
+pub(crate) use value::duration_within;
 
 /// The largest file that is read. As many backends as fit (`abi::limits`), each with everything a backend can
 /// say, take a quarter of it.

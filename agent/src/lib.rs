@@ -25,6 +25,7 @@ pub mod event;
 pub mod flows;
 pub mod kernel;
 pub mod metrics;
+pub mod otlp;
 pub mod readiness;
 pub mod reconcile;
 pub mod rollout;

@@ -1,4 +1,4 @@
-//! What Prometheus reads. The only module that names `prometheus_client`.
+//! What Prometheus reads, and what is sent to who does not. The only module that names `prometheus_client`.
 //!
 //! A metric is a [`sheet::Metric`] in the file of its subject and the line there that fills it in. Values are read from
 //! [`Observe`] at each scrape; nothing is kept between scrapes but the count of failed reads.
@@ -28,6 +28,7 @@ use prometheus_client::registry::Registry;
 
 use crate::admin::{Observe, ObserveError};
 pub use reference::reference;
+pub use sheet::{Family, Kind, Point, Value};
 use sheet::{Metric, Sheet};
 pub use text::Format;
 
@@ -53,14 +54,23 @@ const READS: [&str; 5] = ["edges", "services", "status", "counters", "requests"]
 #[derive(Debug)]
 pub struct Exposition {
     registry: Registry,
+    scrape: Arc<Scrape>,
 }
 
 impl Exposition {
     /// The metrics of what `observe` shows.
     pub fn new(observe: Arc<dyn Observe>) -> Self {
         let mut registry = Registry::default();
-        registry.register_collector(Box::new(Scrape { observe, errors: Default::default() }));
-        Self { registry }
+        let scrape = Arc::new(Scrape { observe, errors: Default::default() });
+        registry.register_collector(Box::new(Collected(Arc::clone(&scrape))));
+        Self { registry, scrape }
+    }
+
+    /// Reads everything and hands on each metric, in the order of the text. Reads kernel maps: call it where blocking is
+    /// allowed.
+    pub fn each(&self, take: &mut dyn FnMut(Family)) {
+        let written = self.scrape.write(&mut Sheet::of_values(take));
+        debug_assert!(written.is_ok(), "values are not formatted");
     }
 
     /// Reads everything and writes it down. Reads kernel maps: call it where blocking is allowed.
@@ -99,40 +109,47 @@ impl Scrape {
             })
             .ok()
     }
-}
 
-impl Collector for Scrape {
-    fn encode(&self, encoder: DescriptorEncoder) -> Result<(), fmt::Error> {
-        let mut sheet = Sheet::new(encoder);
+    fn write(&self, sheet: &mut Sheet<'_>) -> fmt::Result {
         if let Some(edges) = self.read(0, self.observe.edges()) {
-            connections::write(&mut sheet, &edges)?;
+            connections::write(sheet, &edges)?;
         }
         if let Some(requests) = self.read(4, self.observe.requests()) {
-            requests::write(&mut sheet, &requests)?;
+            requests::write(sheet, &requests)?;
         }
         if let Some(services) = self.read(1, self.observe.services()) {
-            balancing::write(&mut sheet, &services)?;
-            breaker::write(&mut sheet, &services)?;
-            limits::write(&mut sheet, &services)?;
-            rollout::write(&mut sheet, &services)?;
+            balancing::write(sheet, &services)?;
+            breaker::write(sheet, &services)?;
+            limits::write(sheet, &services)?;
+            rollout::write(sheet, &services)?;
         }
         if let Some(status) = self.read(2, self.observe.status()) {
-            kernel::write_status(&mut sheet, &status)?;
-            agent::write_status(&mut sheet, &status)?;
-            kubernetes::write(&mut sheet, status.kubernetes.as_ref())?;
+            kernel::write_status(sheet, &status)?;
+            agent::write_status(sheet, &status)?;
+            kubernetes::write(sheet, status.kubernetes.as_ref())?;
         }
         if let Some(counters) = self.read(3, self.observe.counters()) {
-            requests::write_unparsed(&mut sheet, &counters.unparsed)?;
-            draining::write(&mut sheet, &counters)?;
-            kernel::write_counters(&mut sheet, &counters)?;
-            agent::write_counters(&mut sheet, &counters)?;
+            requests::write_unparsed(sheet, &counters.unparsed)?;
+            draining::write(sheet, &counters)?;
+            kernel::write_counters(sheet, &counters)?;
+            agent::write_counters(sheet, &counters)?;
         }
         let errors = self.errors.iter().map(|count| count.load(Ordering::Relaxed));
-        agent::write_scrape_errors(&mut sheet, READS.into_iter().zip(errors))?;
+        agent::write_scrape_errors(sheet, READS.into_iter().zip(errors))?;
         if let Some(process) = process::Process::read() {
-            process::write(&mut sheet, &process)?;
+            process::write(sheet, &process)?;
         }
         Ok(())
+    }
+}
+
+/// What the registry of text owns of a [`Scrape`].
+#[derive(Debug)]
+struct Collected(Arc<Scrape>);
+
+impl Collector for Collected {
+    fn encode(&self, encoder: DescriptorEncoder) -> Result<(), fmt::Error> {
+        self.0.write(&mut Sheet::new(encoder))
     }
 }
 
@@ -254,6 +271,45 @@ mod tests {
             }
         }
         assert!(infinite > 2, "the specimen has several edges");
+    }
+
+    #[test]
+    fn values_say_what_the_text_says() {
+        let exposition = Exposition::new(Arc::new(Specimen::default()));
+        let text = exposition.render(Format::Prometheus).expect("a string takes anything");
+        // What the process is like changes between two readings.
+        let is_steady = |name: &str| !name.starts_with("process_");
+        let total = |samples: &[(String, BTreeSet<String>, f64)], name: &str| {
+            let its = samples.iter().filter(|(sample, ..)| sample == name);
+            its.fold((0, 0.0), |(count, sum), (_, _, value)| (count + 1, sum + value))
+        };
+        let samples = samples(&text);
+        let mut seen = 0;
+        exposition.each(&mut |family| {
+            seen += 1;
+            let labels: BTreeSet<_> = family.points.iter().map(|point| &point.labels).collect();
+            assert_eq!(labels.len(), family.points.len(), "no point of {} is there twice", family.name);
+            let mut values = (0, 0.0);
+            let mut buckets = 0.0;
+            for point in &family.points {
+                values.0 += 1;
+                values.1 += match &point.value {
+                    Value::Integer(value) => *value as f64,
+                    Value::Float(value) => *value,
+                    Value::Distribution { count, buckets: of_it, .. } => {
+                        buckets += of_it.iter().map(|(_, count)| *count as f64).sum::<f64>();
+                        *count as f64
+                    }
+                };
+            }
+            let name = match family.kind {
+                Kind::Histogram => format!("{}_count", family.name),
+                Kind::Counter | Kind::Gauge => family.name.to_owned(),
+            };
+            assert!(family.kind != Kind::Histogram || buckets == values.1, "{name}");
+            assert!(!is_steady(&name) || total(&samples, &name) == values, "{name}: {values:?}");
+        });
+        assert_eq!(seen, text.lines().filter(|line| line.starts_with("# TYPE ")).count());
     }
 
     #[test]

@@ -50,6 +50,8 @@ pub struct Agent<'w> {
     cluster: Option<Cluster>,
     /// What it is started by, as in `setpriv … --`; empty where nothing is between.
     starter: Vec<String>,
+    /// More arguments of `segue run`.
+    more: Vec<String>,
 }
 
 impl<'w> Agent<'w> {
@@ -59,7 +61,14 @@ impl<'w> Agent<'w> {
     /// When it ends or is not ready in time, with its log.
     pub(crate) fn start(world: &'w World, config: &Path, starter: &[&str]) -> Self {
         let starter = starter.iter().map(ToString::to_string).collect();
-        let mut agent = Self { world, process: None, config: config.to_owned(), cluster: None, starter };
+        let mut agent = Self {
+            world,
+            process: None,
+            config: config.to_owned(),
+            cluster: None,
+            starter,
+            more: Vec::new(),
+        };
         agent.restart();
         agent
     }
@@ -67,7 +76,7 @@ impl<'w> Agent<'w> {
     /// An agent that follows a cluster, not started yet.
     pub(crate) fn of_cluster(world: &'w World, cluster: Cluster) -> Self {
         let config = world.directory().join("segue.yaml");
-        Self { world, process: None, config, cluster: Some(cluster), starter: Vec::new() }
+        Self { world, process: None, config, cluster: Some(cluster), starter: Vec::new(), more: Vec::new() }
     }
 
     /// Starts the agent where it cannot be ready, and waits until its log holds this.
@@ -100,6 +109,15 @@ impl<'w> Agent<'w> {
             Ok((code, body)) => Err(format!("/readyz says {code}: {body}")),
             Err(error) => Err(error.to_string()),
         });
+    }
+
+    /// Starts the agent again with these arguments of `segue run` besides the usual ones, and waits until it is ready.
+    ///
+    /// # Panics
+    /// As [`World::agent`] does.
+    pub fn restart_with(&mut self, more: &[&str]) {
+        self.more = more.iter().map(ToString::to_string).collect();
+        self.restart();
     }
 
     /// Starts the agent again with its log going to this file, and waits until it is ready.
@@ -440,6 +458,7 @@ impl<'w> Agent<'w> {
         command.arg("--cgroup").arg(self.world.managed_cgroup()).args(["--listen", LISTEN]);
         command.arg("--socket").arg(self.socket()).arg("--bpffs").arg(self.world.bpffs());
         command.arg("--state").arg(self.state_directory());
+        command.args(&self.more);
         command
     }
 }

@@ -16,7 +16,7 @@ const LINKER: &str = "bpf-linker@0.13.0";
 const LINKER_LLVM: [u32; 3] = [21, 22, 23];
 
 /// Programs that tests, demo and benchmarks run, and the Debian package of each.
-const PROGRAMS: [(&str, &str); 20] = [
+const PROGRAMS: [(&str, &str); 21] = [
     ("nginx", "nginx-light"),
     ("redis-server", "redis-server"),
     ("redis-cli", "redis-tools"),
@@ -24,6 +24,7 @@ const PROGRAMS: [(&str, &str); 20] = [
     ("dig", "bind9-dnsutils"),
     ("nc", "netcat-openbsd"),
     ("wrk", "wrk"),
+    ("openssl", "openssl"),
     ("promtool", "prometheus"),
     ("curl", "curl"),
     ("python3", "python3"),

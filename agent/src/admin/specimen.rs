@@ -195,6 +195,16 @@ impl Observe for Specimen {
             rollouts: self.rollouts(),
             rollouts_error: None,
             kubernetes: Some(kubernetes::view(ago(3_600), ago(5))),
+            otlp: Some(OtlpView {
+                endpoint: "http://collector:4318/v1/metrics".to_owned(),
+                interval_ms: 15_000,
+                ok: 480,
+                rejected: 1,
+                failed: 3,
+                rejected_points: 12,
+                last_ok: Some(ago(15)),
+                error: None,
+            }),
             held: Vec::new(),
         })
     }

@@ -9,6 +9,7 @@ mod held;
 mod kubernetes;
 mod limits;
 mod neighbours;
+mod otlp;
 mod overhead;
 mod rollout;
 pub mod service_map;
@@ -30,6 +31,7 @@ pub use held::{AcceptError, AcceptRequest, Accepted, HeldView, HeldViews};
 pub use kubernetes::{KindView, KubernetesView, NoteView};
 pub use limits::LimitView;
 pub use neighbours::NeighbourView;
+pub use otlp::OtlpView;
 pub use overhead::{ConfinementView, OverheadView, ProgramCost};
 pub use rollout::{RolloutError, RolloutRequest, RolloutView, Rollouts, SampleView};
 pub use service_map::ServiceMap;
@@ -84,6 +86,9 @@ pub struct Status {
     pub rollouts_error: Option<String>,
     /// How it stands with the API server of Kubernetes; null where services do not come from one.
     pub kubernetes: Option<KubernetesView>,
+    /// How it stands with the receiver of OpenTelemetry; null where nothing is sent to one.
+    #[serde(default)]
+    pub otlp: Option<OtlpView>,
     /// What sources would take away, all at once, and is kept until somebody accepts.
     #[serde(default)]
     pub held: Vec<HeldView>,

@@ -51,6 +51,8 @@ use crate::kernel::ProgramStatus;
 use crate::kernel::Repair;
 use crate::kernel::Stopwatch;
 use crate::kernel::mount_point;
+use crate::otlp;
+use crate::otlp::Exports;
 use crate::readiness::Readiness;
 use crate::reconcile::Directory;
 use crate::reconcile::MapFill;
@@ -92,6 +94,7 @@ pub(super) struct Observer {
     neighbours: Mutex<Neighbours>,
     rollouts: Rollouts,
     kubernetes: Option<Standing>,
+    exports: Option<Arc<Exports>>,
     guards: Guards,
     facts: Facts,
 }
@@ -100,6 +103,8 @@ pub(super) struct Observer {
 struct Facts {
     node: Arc<str>,
     started: Timestamp,
+    /// Since when the maps count.
+    counting_since: Timestamp,
     config: Option<PathBuf>,
     cgroup: PathBuf,
     mount: PathBuf,
@@ -146,10 +151,13 @@ impl Observer {
     ) -> Result<Self, KernelError> {
         let mount = mount_point()?;
         let counters = data_plane.counters()?;
+        let started = Timestamp::now();
+        let pinned = data_plane.pinned_at().and_then(|at| at.try_into().ok());
         Ok(Self {
             facts: Facts {
                 node: node_name(options),
-                started: Timestamp::now(),
+                started,
+                counting_since: pinned.unwrap_or(started),
                 config: options.config.clone(),
                 cgroup: data_plane.cgroup().path().to_owned(),
                 mount: mount.clone(),
@@ -180,8 +188,16 @@ impl Observer {
             neighbours: Mutex::default(),
             rollouts: Rollouts::restored(&options.state),
             kubernetes,
+            exports: options.otlp.as_ref().map(|otlp| Arc::new(Exports::new(otlp))),
             guards: Guards::new(options.accept_mass_deletion),
         })
+    }
+
+    /// Where metrics are sent, what came of it, and who sends them since when; `None` where they are not sent.
+    pub(super) fn exports(&self) -> Option<(Arc<Exports>, otlp::Sender)> {
+        let exports = self.exports.as_ref()?;
+        let sender = otlp::Sender { node: Arc::clone(&self.facts.node), since: self.facts.counting_since };
+        Some((Arc::clone(exports), sender))
     }
 
     /// Whether the maps were there before this agent.

@@ -7,7 +7,7 @@ use jiff::Timestamp;
 
 use super::client::{Client, ConnectArgs};
 use super::table::{BAD, Cell, DIM, GOOD, HEADING, Output, Table, WARN, bytes, duration, print, print_json};
-use crate::admin::view::{CanaryState, ClientsView, MAP_ALMOST_FULL, OverheadView, Status};
+use crate::admin::view::{CanaryState, ClientsView, MAP_ALMOST_FULL, OtlpView, OverheadView, Status};
 
 /// Exit code where the agent answers and something needs a look.
 pub const EXIT_PROBLEMS: u8 = 3;
@@ -152,6 +152,9 @@ fn summary(status: &Status, now: Timestamp) -> String {
         );
         line("", &format!("{known}; {} with notes", view.noted));
     }
+    if let Some(view) = &status.otlp {
+        line("otlp", &otlp(view, now));
+    }
     line("clients", &clients(&status.clients));
     let canary = &status.canary;
     let when = canary.at.map(|at| format!(", {} ago", since(at, now))).unwrap_or_default();
@@ -176,6 +179,15 @@ fn summary(status: &Status, now: Timestamp) -> String {
     line("may use", &format!("{capabilities}; {filter}"));
     line("heartbeat", &format!("{heartbeat}{following}"));
     text
+}
+
+fn otlp(view: &OtlpView, now: Timestamp) -> String {
+    let last = view
+        .last_ok
+        .map_or_else(|| "nothing taken yet".to_owned(), |at| format!("taken {} ago", since(at, now)));
+    let counts = view.counts().map(|(outcome, count)| format!("{count} {outcome}")).join(", ");
+    let error = view.error.as_ref().map(|error| format!("; {BAD}{error}{BAD:#}")).unwrap_or_default();
+    format!("{}; {last}; {counts}{error}", view.endpoint)
 }
 
 fn clients(view: &ClientsView) -> String {
@@ -313,6 +325,7 @@ Segue 0.1.0  pid 4711, up 2 h 3 min, map layouts of version 1
   config     /etc/segue/segue.yaml; generation 7, applied 95 s ago
   kubernetes https://10.96.0.1; in sync for 1 h; node node-1, zone eu-1a
              40 Services, 310 endpoints, 3 policies, 1 routes, 31 pods here; 1 with notes
+  otlp       http://collector:4318/v1/metrics; taken 15 s ago; 480 ok, 1 rejected, 3 failed
   clients    44 workloads, 2 pods left alone, 1 pods named by their UID, 6 cgroups gone unnamed
   test call  reached its backend, 12 s ago
   may use    CAP_NET_ADMIN; system calls are filtered

@@ -232,7 +232,7 @@ pub(super) fn connect_timeout(text: &str) -> Result<Duration, String> {
 }
 
 /// A whole number and a unit, within a range.
-pub(super) fn duration_within(
+pub(crate) fn duration_within(
     text: &str,
     range: &RangeInclusive<Duration>,
     example: &str,

@@ -181,6 +181,11 @@ impl DataPlane {
         (0..MAPS.len()).all(|index| self.pin_of(index) == PinState::Ours)
     }
 
+    /// When the maps were pinned, which is when they began to count; `None` where their pins cannot be looked at.
+    pub fn pinned_at(&self) -> Option<std::time::SystemTime> {
+        std::fs::metadata(self.layout.map(MAPS[0])).ok()?.modified().ok()
+    }
+
     fn pin_of(&self, index: usize) -> PinState {
         match bpf::open_pin(&self.layout.map(MAPS[index])) {
             Ok(pin) => match bpf::map_id(pin.as_fd()) {

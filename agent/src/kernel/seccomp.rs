@@ -65,6 +65,8 @@ const CALLS: &[c_long] = &[
     libc::SYS_shutdown,
     libc::SYS_sendto,
     libc::SYS_sendmsg,
+    // By which the C library asks name servers for both families at once.
+    libc::SYS_sendmmsg,
     libc::SYS_recvfrom,
     libc::SYS_recvmsg,
     libc::SYS_getsockopt,

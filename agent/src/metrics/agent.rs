@@ -72,6 +72,12 @@ const SCRAPE_ERRORS: Metric = Metric::counter(
     &["subject"],
     "Scrapes that had to leave a subject out because it could not be read.",
 );
+const OTLP_EXPORTS: Metric = Metric::counter(
+    "segue_otlp_exports_total",
+    &["signal", "outcome"],
+    "Requests of `--otlp` to a receiver: ok, rejected (all or a part of it, and not sent again) or failed (the next one follows \
+     later and later); absent without the option.",
+);
 
 /// The metrics of this subject.
 pub(super) const METRICS: &[&Metric] = &[
@@ -87,6 +93,7 @@ pub(super) const METRICS: &[&Metric] = &[
     &LEFT_ALONE,
     &OVERFLOW,
     &SCRAPE_ERRORS,
+    &OTLP_EXPORTS,
 ];
 
 /// Writes what the status shows of the agent.
@@ -105,6 +112,11 @@ pub(super) fn write_status(sheet: &mut Sheet<'_>, status: &Status) -> fmt::Resul
         })
     });
     sheet.gauge(&HELD, held)?;
+    let exports = status.otlp.iter().flat_map(|view| {
+        view.counts()
+            .map(|(outcome, count)| (vec![label("signal", "metrics"), label("outcome", outcome)], count))
+    });
+    sheet.counter(&OTLP_EXPORTS, exports)?;
     sheet.gauge(&UNNAMED, [(Vec::new(), status.clients.pods_unnamed)])?;
     sheet.gauge(&LEFT_ALONE, [(Vec::new(), status.clients.left_alone)])?;
     let canary = match status.canary.state {

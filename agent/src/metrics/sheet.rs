@@ -1,4 +1,5 @@
-//! One metric as the tables declare it, and the writer that puts samples down in its name, type and unit.
+//! One metric as the tables declare it, and the writer that puts samples down in its name, type and unit: as text, or as
+//! values for who sends them elsewhere.
 
 use std::borrow::Cow;
 use std::fmt;
@@ -26,7 +27,7 @@ pub(super) struct Metric {
 
 /// The type of a metric.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Kind {
+pub enum Kind {
     /// Only rises while the agent and what it counts live.
     Counter,
     /// Rises and falls.
@@ -91,6 +92,15 @@ impl Metric {
         }
     }
 
+    /// The unit's name; none for plain counts.
+    fn unit(&self) -> Option<&'static str> {
+        match self.parts().1 {
+            Some(Unit::Bytes) => Some("bytes"),
+            Some(Unit::Seconds) => Some("seconds"),
+            _ => None,
+        }
+    }
+
     /// The unit's name in documentation; empty for plain counts.
     pub(super) fn unit_name(&self) -> String {
         self.parts().1.map_or_else(String::new, |unit| unit.as_str().to_owned())
@@ -105,32 +115,122 @@ pub(super) fn label<'a>(name: &'static str, value: &'a str) -> Label<'a> {
     (name, Cow::Borrowed(value))
 }
 
+/// A metric and all its samples, as values.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Family {
+    /// The name in the Prometheus text: with unit, and `_total` for counters.
+    pub name: &'static str,
+    /// What it says, in one sentence.
+    pub help: &'static str,
+    /// `bytes` or `seconds`; none for plain counts.
+    pub unit: Option<&'static str>,
+    /// Its type.
+    pub kind: Kind,
+    /// Its samples.
+    pub points: Vec<Point>,
+}
+
+/// One sample.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Point {
+    /// Names and values of its labels.
+    pub labels: Vec<(&'static str, String)>,
+    /// What it says.
+    pub value: Value,
+}
+
+/// The value of a sample.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Value {
+    /// A whole number; counts beyond its range stay at its end.
+    Integer(i64),
+    /// Any other number.
+    Float(f64),
+    /// A distribution, of a histogram.
+    Distribution {
+        /// How many were seen.
+        count: u64,
+        /// Their sum.
+        sum: f64,
+        /// The upper bound of each bucket, the last one infinite, and how many are in this bucket alone.
+        buckets: Vec<(f64, u64)>,
+    },
+}
+
+/// A number that a counter or a gauge can have.
+pub(super) trait Number: Copy {
+    fn value(self) -> Value;
+}
+
+impl Number for u32 {
+    fn value(self) -> Value {
+        Value::Integer(self.into())
+    }
+}
+
+impl Number for i64 {
+    fn value(self) -> Value {
+        Value::Integer(self)
+    }
+}
+
+impl Number for u64 {
+    fn value(self) -> Value {
+        Value::Integer(self.try_into().unwrap_or(i64::MAX))
+    }
+}
+
+impl Number for usize {
+    fn value(self) -> Value {
+        Value::Integer(self.try_into().unwrap_or(i64::MAX))
+    }
+}
+
+impl Number for f64 {
+    fn value(self) -> Value {
+        Value::Float(self)
+    }
+}
+
 /// Where the samples of one scrape are put down.
-pub(super) struct Sheet<'a>(DescriptorEncoder<'a>);
+pub(super) struct Sheet<'a>(Paper<'a>);
+
+enum Paper<'a> {
+    Text(DescriptorEncoder<'a>),
+    Values(&'a mut dyn FnMut(Family)),
+}
 
 impl<'a> Sheet<'a> {
+    /// A sheet of text.
     pub(super) fn new(encoder: DescriptorEncoder<'a>) -> Self {
-        Self(encoder)
+        Self(Paper::Text(encoder))
+    }
+
+    /// A sheet that hands on each metric as it is written.
+    pub(super) fn of_values(take: &'a mut dyn FnMut(Family)) -> Self {
+        Self(Paper::Values(take))
     }
 
     /// All samples of a counter. A metric is written once per scrape.
-    pub(super) fn counter<'l, V: EncodeCounterValue + Copy>(
+    pub(super) fn counter<'l, V: EncodeCounterValue + Number>(
         &mut self,
         metric: &Metric,
         samples: impl IntoIterator<Item = (Vec<Label<'l>>, V)>,
     ) -> fmt::Result {
-        self.write(metric, samples, |encoder, value| {
+        let put = |encoder: &mut MetricEncoder<'_>, value: &V| {
             encoder.encode_counter::<NoLabelSet, V, u64>(value, None)
-        })
+        };
+        self.write(metric, samples, put, |value| value.value())
     }
 
     /// All samples of a gauge.
-    pub(super) fn gauge<'l, V: EncodeGaugeValue + Copy>(
+    pub(super) fn gauge<'l, V: EncodeGaugeValue + Number>(
         &mut self,
         metric: &Metric,
         samples: impl IntoIterator<Item = (Vec<Label<'l>>, V)>,
     ) -> fmt::Result {
-        self.write(metric, samples, |encoder, value| encoder.encode_gauge(value))
+        let put = |encoder: &mut MetricEncoder<'_>, value: &V| encoder.encode_gauge(value);
+        self.write(metric, samples, put, |value| value.value())
     }
 
     /// All samples of a histogram.
@@ -139,7 +239,7 @@ impl<'a> Sheet<'a> {
         metric: &Metric,
         samples: impl IntoIterator<Item = (Vec<Label<'l>>, &'l Distribution)>,
     ) -> fmt::Result {
-        self.write(metric, samples, |encoder, distribution| {
+        let put = |encoder: &mut MetricEncoder<'_>, distribution: &&Distribution| {
             let buckets = exposed_buckets(distribution);
             encoder.encode_histogram::<NoLabelSet>(
                 seconds(distribution.sum_ns),
@@ -147,6 +247,11 @@ impl<'a> Sheet<'a> {
                 &buckets,
                 None,
             )
+        };
+        self.write(metric, samples, put, |distribution| Value::Distribution {
+            count: distribution.count,
+            sum: seconds(distribution.sum_ns),
+            buckets: exposed_buckets(distribution),
         })
     }
 
@@ -155,14 +260,32 @@ impl<'a> Sheet<'a> {
         metric: &Metric,
         samples: impl IntoIterator<Item = (Vec<Label<'l>>, V)>,
         put: impl Fn(&mut MetricEncoder<'_>, &V) -> fmt::Result,
+        value_of: impl Fn(V) -> Value,
     ) -> fmt::Result {
+        let encoder = match &mut self.0 {
+            Paper::Text(encoder) => encoder,
+            Paper::Values(take) => {
+                let owned = |labels: Vec<Label<'l>>| {
+                    labels.into_iter().map(|(name, value)| (name, value.into_owned())).collect()
+                };
+                let point = |(labels, value)| Point { labels: owned(labels), value: value_of(value) };
+                take(Family {
+                    name: metric.name,
+                    help: metric.help,
+                    unit: metric.unit(),
+                    kind: metric.kind,
+                    points: samples.into_iter().map(point).collect(),
+                });
+                return Ok(());
+            }
+        };
         let (name, unit) = metric.parts();
         let kind = match metric.kind {
             Kind::Counter => MetricType::Counter,
             Kind::Gauge => MetricType::Gauge,
             Kind::Histogram => MetricType::Histogram,
         };
-        let mut family = self.0.encode_descriptor(name, metric.help, unit.as_ref(), kind)?;
+        let mut family = encoder.encode_descriptor(name, metric.help, unit.as_ref(), kind)?;
         for (labels, value) in samples {
             if labels.is_empty() {
                 put(&mut family, &value)?;

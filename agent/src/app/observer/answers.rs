@@ -153,6 +153,7 @@ impl Observe for Observer {
             rollouts: self.rollouts.views(),
             rollouts_error: self.rollouts.problem(),
             kubernetes: self.kubernetes.as_ref().map(super::cluster::view),
+            otlp: self.exports.as_ref().map(|exports| exports.view()),
             held: self.guards.views(),
         };
         drop(journal);
