@@ -182,11 +182,14 @@ fn at_the_root(patience: u32, report: &mut File) -> anyhow::Result<()> {
     check(report, "nothing stays after unloading", gone)
 }
 
-/// Repeats on the console what the agent warned of: why this kernel would not take a program, say.
+/// Repeats on the console what the agent warned of: why this kernel would not take a program, say, with the end of what
+/// its verifier said.
 fn warn() {
+    const LINES: usize = 60;
     let log = fs::read_to_string("/run/segue.log").unwrap_or_default();
-    let is_warning = |line: &&str| line.contains(" WARN ") || line.contains("ERROR ");
-    log.lines().filter(is_warning).for_each(|line| eprintln!("{line}"));
+    let said_more = |line: &str| ["TRACE ", "DEBUG ", " INFO "].iter().any(|level| line.contains(level));
+    let lines: Vec<&str> = log.lines().filter(|line| !said_more(line)).collect();
+    lines[lines.len().saturating_sub(LINES)..].iter().for_each(|line| eprintln!("{line}"));
 }
 
 fn check(report: &mut File, name: &str, result: anyhow::Result<()>) -> anyhow::Result<()> {
