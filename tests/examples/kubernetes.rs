@@ -53,7 +53,7 @@ fn main() -> anyhow::Result<()> {
     let pinned = PinnedMap::open(&world, "BACKENDS");
     std::thread::sleep(Duration::from_secs(12));
     let before_bytes = resident_bytes(agent.pid())?;
-    let samples = changes(&api, &pinned, rate, seconds)?;
+    let samples = changes(&api, &pinned, rate, seconds).with_context(|| agent.output())?;
     std::thread::sleep(Duration::from_secs(12));
     println!(
         "{}",
@@ -98,9 +98,9 @@ fn changes(api: &KubeApi, pinned: &PinnedMap, rate: u32, seconds: u32) -> anyhow
 /// The address and port of a map entry that takes connections.
 fn endpoint_of(entry: &[u8]) -> Option<[u8; size_of::<Endpoint>()]> {
     let status_at = offset_of!(Backend, status);
-    let status = u32::from_ne_bytes(entry[status_at..status_at + 4].try_into().ok()?);
+    let status = u16::from_ne_bytes(entry[status_at..status_at + 2].try_into().ok()?);
     let at = offset_of!(Backend, endpoint);
-    (status == BackendStatus::Ready as u32).then(|| entry[at..at + size_of::<Endpoint>()].try_into().ok())?
+    (status == BackendStatus::Ready as u16).then(|| entry[at..at + size_of::<Endpoint>()].try_into().ok())?
 }
 
 /// An endpoint as it lies in a map.
