@@ -14,6 +14,7 @@ mod heap;
 mod hooks;
 mod kernel_types;
 mod layout;
+mod loading;
 mod mapped;
 mod monotonic;
 mod neighbours;

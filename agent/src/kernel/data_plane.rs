@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use std::sync::{Mutex, PoisonError};
 
 use aya::programs::Program;
-use aya::{Btf, Ebpf, EbpfLoader};
+use aya::{Ebpf, EbpfLoader};
 
 use super::bpf;
 use super::cgroup::Cgroup;
@@ -14,6 +14,7 @@ use super::counters::Counters;
 use super::events::EventReader;
 use super::hooks::{ATTACHMENTS, Attachment, DRAIN_PROGRAM, MAPS, SAMPLE_PROGRAM};
 use super::layout::{self, Layout};
+use super::loading;
 use super::mapped::MappedArray;
 use super::neighbours::{self, Neighbour};
 use super::privileges;
@@ -80,20 +81,10 @@ impl DataPlane {
         let mut ebpf = loader
             .load(if features.compare_and_swap { OBJECT } else { OBJECT_5_10 })
             .map_err(|source| KernelError::Load { source: Box::new(source) })?;
-        features.requests = reads_requests;
-        for attachment in ATTACHMENTS {
-            if !attachment.is_optional() {
-                load_program(&mut ebpf, attachment.program)?;
-            } else if features.requests
-                && let Err(error) = load_program(&mut ebpf, attachment.program)
-            {
-                tracing::warn!("{error}; requests are not read");
-                features.requests = false;
-            }
-        }
-        features.sample = features.tcp_sock.is_some() && load_walk(&mut ebpf, SAMPLE_PROGRAM);
+        features.requests = loading::attached_programs(&mut ebpf, reads_requests)?;
+        features.sample = features.tcp_sock.is_some() && loading::walk(&mut ebpf, SAMPLE_PROGRAM);
         let walks = features.tcp_sock.is_some() && features.socket.is_some();
-        features.drain = walks && load_walk(&mut ebpf, DRAIN_PROGRAM);
+        features.drain = walks && loading::walk(&mut ebpf, DRAIN_PROGRAM);
         let id = |map: &str| {
             let pin = bpf::open_pin(&layout.map(map)).ok()?;
             bpf::map_id(pin.as_fd()).ok().flatten()
@@ -373,34 +364,4 @@ pub struct Repair {
     pub hook: agent_ebpf::abi::Hook,
     /// What was there instead.
     pub found: &'static str,
-}
-
-fn load_program(ebpf: &mut Ebpf, name: &'static str) -> Result<(), KernelError> {
-    let loaded = match ebpf.program_mut(name) {
-        Some(Program::CgroupSockAddr(program)) => program.load(),
-        Some(Program::CgroupSock(program)) => program.load(),
-        Some(Program::CgroupSkb(program)) => program.load(),
-        Some(Program::SockOps(program)) => program.load(),
-        _ => return Err(KernelError::Missing { program: name }),
-    };
-    loaded.map_err(|source| KernelError::Program { program: name, source: Box::new(source) })
-}
-
-/// Loads a walk over sockets, where this kernel takes it.
-fn load_walk(ebpf: &mut Ebpf, name: &'static str) -> bool {
-    let Ok(btf) = Btf::from_sys_fs() else { return false };
-    match ebpf.program_mut(name) {
-        Some(Program::Iter(walk)) => match walk.load("bpf_sk_storage_map", &btf) {
-            Ok(()) => true,
-            Err(error) => {
-                tracing::debug!(
-                    program = name,
-                    error = &error as &dyn std::error::Error,
-                    "the walk over sockets does not load"
-                );
-                false
-            }
-        },
-        _ => false,
-    }
 }
