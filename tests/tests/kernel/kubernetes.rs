@@ -234,6 +234,50 @@ fn a_list_that_is_not_whole_takes_nothing_away() {
 
 #[test]
 #[ignore = "kernel tier: needs root and eBPF; run by cargo xtask test"]
+fn a_cluster_that_suddenly_deletes_its_services_keeps_most_until_somebody_accepts() {
+    const COUNT: usize = 40;
+    let world = World::new();
+    let _pods = pods(&world, 1..=1);
+    let api = api(&world, &[at(1)]);
+    let name = |number: usize| format!("s{number:02}");
+    for number in 1..=COUNT {
+        let mut service = service("shop", &name(number), &format!("198.18.3.{number}"));
+        service["spec"]["ports"] = json!([{ "port": 80 }]);
+        let mut its = slice("shop", &name(number), "abcde", PORT, &[at(1)]);
+        its["ports"] = json!([{ "port": PORT }]);
+        api.put(&service);
+        api.put(&its);
+    }
+    let agent = world.agent_of_cluster(cluster(&world, &api));
+    let mut client = world.client();
+    let mut reachable = || {
+        let numbers = (1..=COUNT).map(|number| format!("198.18.3.{number}:80"));
+        numbers.filter(|at| client.attempts(at, 1).iter().all(Result::is_ok)).count()
+    };
+    eventually_equal("the cluster's services", SOON, &COUNT, &mut reachable);
+    for number in 1..=COUNT {
+        api.delete("Service", "shop", &name(number));
+    }
+    let held = || agent.status()["held"].as_array().map_or(0, Vec::len);
+    // Told one by one, those before it is a mass go: with the other service of this cluster, half of them.
+    eventually("what is held and what went to be all", SOON, || {
+        let (held, reachable) = (held(), reachable());
+        if held == reachable && held < COUNT {
+            Ok(())
+        } else {
+            Err(format!("{held} held, {reachable} reachable"))
+        }
+    });
+    assert!(held() >= COUNT / 2 - 1, "{} of {COUNT} are held", held());
+    assert!(agent.log().contains("mass deletion held back"), "{}", agent.log());
+    assert_eq!(agent.readyz().0, 200);
+    agent.accept(&[]).expect_success();
+    eventually_equal("the services that go", SOON, &0, &mut reachable);
+    served_by(&mut client, &["p1"]);
+}
+
+#[test]
+#[ignore = "kernel tier: needs root and eBPF; run by cargo xtask test"]
 fn a_file_and_a_cluster_are_served_side_by_side_and_neither_takes_the_others_away() {
     let world = World::new();
     let pods = pods(&world, 1..=2);
