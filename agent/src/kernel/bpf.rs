@@ -167,69 +167,30 @@ pub(super) fn iterate_map(program: BorrowedFd<'_>, map: BorrowedFd<'_>) -> io::R
     Ok(File::from(walk))
 }
 
-/// Every entry of a hash map, keys and values apart, many with each system call (kernel 5.6).
+/// Goes over the entries of a hash map, many with each system call (kernel 5.6). Each is a key with `values_each` values: one,
+/// or in a per-CPU map one of every possible CPU.
 ///
 /// # Safety
-/// `K` and `V` have the sizes of the map's keys and values, and any bytes are a valid one of each.
-pub(super) unsafe fn hash_entries<K: Copy, V: Copy>(map: BorrowedFd<'_>) -> io::Result<(Vec<K>, Vec<V>)> {
-    /// More than the entries of the fullest bucket, which the kernel gives as a whole.
-    const BATCH: u32 = 4_096;
-    let (mut keys, mut values) = (Vec::<K>::new(), Vec::<V>::new());
-    // The kernel's own account of how far it came.
-    let mut place: Option<u64> = None;
-    loop {
-        keys.reserve(BATCH as usize);
-        values.reserve(BATCH as usize);
-        let mut next = 0_u64;
-        let mut attr = Attr::default()
-            .u64(0, place.as_ref().map_or(0, |place| std::ptr::from_ref(place) as u64))
-            .u64(2, (&raw mut next) as u64)
-            .u64(4, keys.spare_capacity_mut().as_mut_ptr() as u64)
-            .u64(6, values.spare_capacity_mut().as_mut_ptr() as u64)
-            .u32(8, BATCH)
-            .u32(9, fd_word(map));
-        let result = attr.call(BPF_MAP_LOOKUP_BATCH);
-        let at_end = result.as_ref().is_err_and(|error| error.raw_os_error() == Some(libc::ENOENT));
-        if !at_end {
-            result?;
-        }
-        let count = attr.get_u32(8).min(BATCH) as usize;
-        // SAFETY: the kernel wrote so many of each, and there is room for them.
-        unsafe {
-            keys.set_len(keys.len() + count);
-            values.set_len(values.len() + count);
-        }
-        if at_end {
-            return Ok((keys, values));
-        }
-        place = Some(next);
-    }
-}
-
-/// Goes over the entries of a per-CPU hash map, each a key with the values of all possible CPUs, many with each system call
-/// (kernel 5.6).
-///
-/// # Safety
-/// `K` and `V` have the sizes of the map's keys and values, that of `V` is a multiple of eight, any bytes are a valid one of
-/// each, and there are `cpus` possible CPUs.
-pub(super) unsafe fn per_cpu_entries<K: Copy, V: Copy>(
+/// `K` and `V` have the sizes of the map's keys and values, that of `V` is a multiple of eight where the map is per CPU, and
+/// any bytes are a valid one of each.
+pub(super) unsafe fn hash_entries<K: Copy, V: Copy>(
     map: BorrowedFd<'_>,
-    cpus: usize,
+    values_each: usize,
     mut each: impl FnMut(&K, &[V]),
 ) -> io::Result<()> {
-    /// Entries that a call gives at most, unless one bucket has more: the values of many CPUs are large.
-    const BATCH: u32 = 256;
+    /// Values that a call gives at most, unless one bucket has more, which the kernel gives as a whole.
+    const VALUES: usize = 4_096;
     /// A bucket with more entries than this is none of a hash map's.
     const MAX_BATCH: u32 = 1 << 16;
     let (mut keys, mut values) = (Vec::<K>::new(), Vec::<V>::new());
-    let mut batch = BATCH;
+    let mut batch = u32::try_from(VALUES / values_each).unwrap_or(MAX_BATCH).max(1);
     // The kernel's own account of how far it came.
     let mut place: Option<u64> = None;
     loop {
         keys.clear();
         values.clear();
         keys.reserve(batch as usize);
-        values.reserve(batch as usize * cpus);
+        values.reserve(batch as usize * values_each);
         let mut next = 0_u64;
         let mut attr = Attr::default()
             .u64(0, place.as_ref().map_or(0, |place| std::ptr::from_ref(place) as u64))
@@ -249,12 +210,12 @@ pub(super) unsafe fn per_cpu_entries<K: Copy, V: Copy>(
             result?;
         }
         let count = attr.get_u32(8).min(batch) as usize;
-        // SAFETY: the kernel wrote so many keys, and a value of every CPU for each; there is room for them.
+        // SAFETY: the kernel wrote so many keys with their values, and there is room for them.
         unsafe {
             keys.set_len(count);
-            values.set_len(count * cpus);
+            values.set_len(count * values_each);
         }
-        keys.iter().zip(values.chunks_exact(cpus)).for_each(|(key, values)| each(key, values));
+        keys.iter().zip(values.chunks_exact(values_each)).for_each(|(key, values)| each(key, values));
         if at_end {
             return Ok(());
         }

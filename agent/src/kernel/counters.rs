@@ -117,17 +117,34 @@ impl Counters {
 
     /// Every edge, summed over CPUs, in the order of keys.
     pub fn edges(&self) -> Result<Vec<(EdgeKey, Edge)>, MapError> {
-        let mut edges = Vec::new();
-        let fold = |key: &EdgeKey, parts: &[Edge]| {
-            let mut sum = Edge::default();
-            parts.iter().for_each(|part| add_edge(&mut sum, part));
-            edges.push((*key, sum));
+        // SAFETY: the types of this map.
+        unsafe { self.summed("EDGES", &self.edges_fd, add_edge) }
+    }
+
+    /// Every entry of a per-CPU map, summed over CPUs, in the order of keys.
+    ///
+    /// # Safety
+    /// `K` and `V` are the types of the map's keys and values, made of integers, the latter of whole words.
+    unsafe fn summed<K: Copy + Ord, V: Record>(
+        &self,
+        map: &'static str,
+        descriptor: &OwnedFd,
+        add: fn(&mut V, &V),
+    ) -> Result<Vec<(K, V)>, MapError> {
+        let mut sums = Vec::new();
+        let take = |key: &K, parts: &[V]| {
+            let mut sum = V::default();
+            parts.iter().for_each(|part| add(&mut sum, part));
+            sums.push((*key, sum));
         };
-        // SAFETY: the map's key and value types, plain words throughout, and as many values as there are possible CPUs.
-        unsafe { bpf::per_cpu_entries(self.edges_fd.as_fd(), self.cpus, fold) }
-            .map_err(|source| MapError { map: "EDGES", operation: "list", source })?;
-        edges.sort_unstable_by_key(|(key, _)| *key);
-        Ok(edges)
+        // SAFETY: as the caller says; there is a value of every possible CPU.
+        unsafe { bpf::hash_entries(descriptor.as_fd(), self.cpus, take) }.map_err(|source| MapError {
+            map,
+            operation: "list",
+            source,
+        })?;
+        sums.sort_unstable_by_key(|(key, _)| *key);
+        Ok(sums)
     }
 
     /// How many edges the kernel can count at a time.
@@ -146,17 +163,9 @@ impl Counters {
 
     /// Counts of requests, summed over CPUs, in the order of keys.
     pub fn requests(&self) -> Result<Vec<(RequestKey, Requests)>, MapError> {
-        let mut requests = Vec::new();
-        let fold = |key: &RequestKey, parts: &[Requests]| {
-            let mut sum = Requests::default();
-            parts.iter().for_each(|part| add_histogram(&mut sum.0, &part.0));
-            requests.push((*key, sum));
-        };
-        // SAFETY: as for `edges`.
-        unsafe { bpf::per_cpu_entries(self.requests_fd.as_fd(), self.cpus, fold) }
-            .map_err(|source| MapError { map: "REQUESTS", operation: "list", source })?;
-        requests.sort_unstable_by_key(|(key, _)| *key);
-        Ok(requests)
+        let add = |sum: &mut Requests, part: &Requests| add_histogram(&mut sum.0, &part.0);
+        // SAFETY: the types of this map.
+        unsafe { self.summed("REQUESTS", &self.requests_fd, add) }
     }
 
     /// Removes a row of requests, after its counts were taken over elsewhere.
@@ -381,10 +390,12 @@ fn add_each<const N: usize>(sums: &mut [u64; N], parts: &[u64; N]) {
     }
 }
 
-/// What a walk writes: integers, of which any bytes are a valid one.
+/// What the kernel gives, in a walk or of a map: integers, of which any bytes are a valid one.
 trait Record: Copy + Default {}
 impl Record for Sample {}
 impl Record for OpenSocket {}
+impl Record for Edge {}
+impl Record for Requests {}
 
 /// Reads a record that a walk wrote. The chunk has the record's size.
 fn decode<T: Record>(bytes: &[u8]) -> T {

@@ -96,11 +96,16 @@ impl Tables for KernelTables {
     }
 
     fn frontends(&self) -> Result<Vec<(FrontendKey, u32)>, MapError> {
-        // SAFETY: the types of this map, made of integers.
-        let entries = unsafe { bpf::hash_entries::<FrontendKey, u32>(self.frontends_fd.as_fd()) };
-        let (keys, services) =
-            entries.map_err(|source| MapError { map: "FRONTENDS", operation: "list", source })?;
-        Ok(keys.into_iter().zip(services).collect())
+        let mut frontends = Vec::new();
+        let take =
+            |key: &FrontendKey, service: &[u32]| frontends.extend(service.iter().map(|id| (*key, *id)));
+        // SAFETY: the types of this map, made of integers; it has one value for each key.
+        unsafe { bpf::hash_entries(self.frontends_fd.as_fd(), 1, take) }.map_err(|source| MapError {
+            map: "FRONTENDS",
+            operation: "list",
+            source,
+        })?;
+        Ok(frontends)
     }
 
     fn insert_frontend(&mut self, key: &FrontendKey, service: u32) -> Result<(), MapError> {
