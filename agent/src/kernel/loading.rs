@@ -1,5 +1,6 @@
 //! Hands the programs to the kernel's verifier. What becomes of them there is known here; where they are attached is not.
 
+use std::collections::BTreeMap;
 use std::thread;
 
 use aya::programs::Program;
@@ -14,26 +15,22 @@ use super::hooks::{ATTACHMENTS, Attachment};
 pub(super) fn attached_programs(ebpf: &mut Ebpf, reads_requests: bool) -> Result<bool, KernelError> {
     let wanted = |attachment: &&Attachment| reads_requests || !attachment.is_optional();
     // Threads have the capabilities of the one that starts them.
-    let mut results = thread::scope(|scope| {
-        let loads: Vec<_> = ebpf
-            .programs_mut()
-            .filter_map(|(name, program)| {
-                let attachment =
-                    ATTACHMENTS.iter().filter(wanted).find(|attachment| attachment.program == name)?;
-                Some((attachment, scope.spawn(move || load(attachment.program, program))))
-            })
-            .collect();
-        let join = |(attachment, load): (&'static Attachment, thread::ScopedJoinHandle<'_, _>)| {
-            let result = load.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic));
-            (attachment, result)
+    let mut results: BTreeMap<&'static str, Result<(), KernelError>> = thread::scope(|scope| {
+        let begin = |(name, program)| {
+            let attachment =
+                ATTACHMENTS.iter().filter(wanted).find(|attachment| attachment.program == name)?;
+            Some((attachment.program, scope.spawn(move || load(attachment.program, program))))
         };
-        loads.into_iter().map(join).collect::<Vec<_>>()
+        let loads: Vec<_> = ebpf.programs_mut().filter_map(begin).collect();
+        let end = |load: thread::ScopedJoinHandle<'_, _>| {
+            load.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))
+        };
+        loads.into_iter().map(|(name, load)| (name, end(load))).collect()
     });
     let mut requests = reads_requests;
     for attachment in ATTACHMENTS.iter().filter(wanted) {
-        let place = results.iter().position(|(loaded, _)| loaded.program == attachment.program);
-        let place = place.ok_or(KernelError::Missing { program: attachment.program })?;
-        match results.swap_remove(place).1 {
+        let missing = Err(KernelError::Missing { program: attachment.program });
+        match results.remove(attachment.program).unwrap_or(missing) {
             Err(error) if attachment.is_optional() => {
                 tracing::warn!("{error}; requests are not read");
                 requests = false;
