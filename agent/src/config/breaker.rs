@@ -143,9 +143,8 @@ fn read_field<'a>(
         BreakerField::FailureRatio => percent(reader, node, &mut policy.failure_percent)?,
         BreakerField::MinimumSamples => count(reader, node, &SAMPLES, &mut policy.minimum_samples)?,
         BreakerField::Window => {
-            if let Some(window) = time(reader, node, &WINDOW)? {
-                policy.bucket_ticks = period_ticks(millis(window) / WINDOW_BUCKETS as u64);
-            }
+            let ticks = |window| period_ticks(millis(window) / WINDOW_BUCKETS as u64);
+            in_units(reader, node, &WINDOW, ticks, &mut policy.bucket_ticks)?;
         }
         BreakerField::SlowRatio => percent(reader, node, &mut policy.slow_percent)?,
         BreakerField::SlowConnect => {
@@ -167,9 +166,8 @@ fn read_field<'a>(
         BreakerField::MaxEjection => percent(reader, node, &mut policy.ejection_cap_percent)?,
         BreakerField::Panic => percent(reader, node, &mut policy.panic_percent)?,
         BreakerField::NegativeAffinity => {
-            if let Some(time) = time(reader, node, &NEGATIVE_AFFINITY)? {
-                policy.avoidance_ticks = u16::try_from(period_ticks(millis(time))).unwrap_or(u16::MAX);
-            }
+            let ticks = |time| u16::try_from(period_ticks(millis(time))).unwrap_or(u16::MAX);
+            in_units(reader, node, &NEGATIVE_AFFINITY, ticks, &mut policy.avoidance_ticks)?;
         }
         BreakerField::Signals => signals(reader, &node, policy)?,
     }
@@ -240,16 +238,27 @@ fn time<'a>(
     one(reader, node, "a duration", |text| value::duration_within(text, range, "5s"))
 }
 
+/// Reads a duration into a field that holds it in another unit.
+fn in_units<'a, T>(
+    reader: &mut Reader<'a>,
+    node: Node<'a>,
+    range: &RangeInclusive<Duration>,
+    convert: impl FnOnce(Duration) -> T,
+    into: &mut T,
+) -> Result<(), Stop> {
+    if let Some(value) = time(reader, node, range)? {
+        *into = convert(value);
+    }
+    Ok(())
+}
+
 fn micros<'a>(
     reader: &mut Reader<'a>,
     node: Node<'a>,
     range: &RangeInclusive<Duration>,
     into: &mut u32,
 ) -> Result<(), Stop> {
-    if let Some(value) = time(reader, node, range)? {
-        *into = u32::try_from(value.as_micros()).unwrap_or(u32::MAX);
-    }
-    Ok(())
+    in_units(reader, node, range, |value| u32::try_from(value.as_micros()).unwrap_or(u32::MAX), into)
 }
 
 fn period<'a>(
@@ -258,10 +267,7 @@ fn period<'a>(
     range: &RangeInclusive<Duration>,
     into: &mut u32,
 ) -> Result<(), Stop> {
-    if let Some(value) = time(reader, node, range)? {
-        *into = period_ticks(millis(value));
-    }
-    Ok(())
+    in_units(reader, node, range, |value| period_ticks(millis(value)), into)
 }
 
 fn signals<'a>(reader: &mut Reader<'a>, node: &Node<'a>, policy: &mut BreakerPolicy) -> Result<(), Stop> {
