@@ -54,6 +54,19 @@ pub(crate) fn since(now: &Histogram, before: &Histogram) -> Histogram {
     difference
 }
 
+/// The buckets without the zeros at the end, as they are written down.
+pub(crate) fn used(histogram: &Histogram) -> &[u64] {
+    let used = histogram.buckets.iter().rposition(|held| *held > 0).map_or(0, |last| last + 1);
+    &histogram.buckets[..used]
+}
+
+/// What was written down; buckets beyond those there are count for nothing.
+pub(crate) fn of_used(sum_ns: u64, used: &[u64]) -> Histogram {
+    let mut histogram = Histogram { sum_ns, ..Histogram::default() };
+    histogram.buckets.iter_mut().zip(used).for_each(|(to, held)| *to = *held);
+    histogram
+}
+
 #[expect(clippy::cast_precision_loss, reason = "a rank among more than 2^53 durations may be off by one")]
 fn as_f64(count: u64) -> f64 {
     count as f64
@@ -110,17 +123,14 @@ struct Written {
 impl From<Distribution> for Written {
     fn from(distribution: Distribution) -> Self {
         let Distribution { count, sum_ns, p50_ns, p99_ns, histogram } = distribution;
-        let used = histogram.buckets.iter().rposition(|held| *held > 0).map_or(0, |last| last + 1);
-        Self { count, sum_ns, p50_ns, p99_ns, buckets: histogram.buckets[..used].to_vec() }
+        Self { count, sum_ns, p50_ns, p99_ns, buckets: used(&histogram).to_vec() }
     }
 }
 
 impl From<Written> for Distribution {
     fn from(written: Written) -> Self {
         let Written { count, sum_ns, p50_ns, p99_ns, buckets } = written;
-        let mut histogram = Histogram { sum_ns, ..Histogram::default() };
-        histogram.buckets.iter_mut().zip(buckets).for_each(|(to, held)| *to = held);
-        Self { count, sum_ns, p50_ns, p99_ns, histogram }
+        Self { count, sum_ns, p50_ns, p99_ns, histogram: of_used(sum_ns, &buckets) }
     }
 }
 

@@ -397,9 +397,7 @@ fn totals(requests: &Requests) -> RequestTotals {
 
 impl From<&Distribution> for Durations {
     fn from(distribution: &Distribution) -> Self {
-        let mut buckets = distribution.histogram.buckets.to_vec();
-        buckets.truncate(buckets.iter().rposition(|count| *count > 0).map_or(0, |last| last + 1));
-        Self { sum_ns: distribution.sum_ns, buckets }
+        Self { sum_ns: distribution.sum_ns, buckets: histogram::used(&distribution.histogram).to_vec() }
     }
 }
 

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use agent_ebpf::abi::{HISTOGRAM_BUCKETS, Histogram};
+use agent_ebpf::abi::Histogram;
 
 use crate::admin::view::ServiceMap;
 use crate::admin::view::service_map::{Durations, MapEdge};
@@ -165,11 +165,7 @@ fn since(now: Traffic, then: &Traffic) -> Traffic {
 }
 
 fn of(durations: &Durations) -> Histogram {
-    let mut histogram = Histogram { sum_ns: durations.sum_ns, ..Histogram::default() };
-    for (bucket, count) in durations.buckets.iter().take(HISTOGRAM_BUCKETS + 1).enumerate() {
-        histogram.buckets[bucket] = *count;
-    }
-    histogram
+    histogram::of_used(durations.sum_ns, &durations.buckets)
 }
 
 #[expect(clippy::cast_precision_loss, reason = "a rate among more than 2^53 connections may be off by one")]
