@@ -61,7 +61,30 @@ where
     move |source| ObserveError { what, source: Box::new(source) }
 }
 
+/// What was counted of connections and requests, of one reading.
+struct Counted {
+    /// Every edge, with its requests.
+    edges: Vec<EdgeView>,
+    /// Everybody's requests.
+    requests: Vec<RequestView>,
+    /// When it was read, by the monotonic clock.
+    at: Option<Duration>,
+}
+
 impl Observer {
+    fn counted(&self) -> Result<Counted, ObserveError> {
+        self.fold_edges().map_err(unreadable("edges"))?;
+        let state = lock(&self.edges);
+        let mut edges = state.accumulator.views();
+        let (requests, at) = (state.requests.views(), state.folded_at);
+        drop(state);
+        for edge in &mut edges {
+            let its = requests.iter().filter(|view| view.is_of(edge));
+            edge.requests = its.map(|view| view.requests.clone()).collect();
+        }
+        Ok(Counted { edges, requests, at })
+    }
+
     fn clients(&self) -> ClientsView {
         let left_alone = *lock(&self.left_alone);
         let cgroups = lock(&self.cgroups);
@@ -197,20 +220,12 @@ impl Observe for Observer {
     }
 
     fn edges(&self) -> Result<Vec<EdgeView>, ObserveError> {
-        Ok(self.counted_edges()?.0)
+        Ok(self.counted()?.edges)
     }
 
     fn counted_edges(&self) -> Result<(Vec<EdgeView>, Option<Duration>), ObserveError> {
-        self.fold_edges().map_err(unreadable("edges"))?;
-        let state = lock(&self.edges);
-        let mut edges = state.accumulator.views();
-        let (requests, counted_at) = (state.requests.views(), state.folded_at);
-        drop(state);
-        for edge in &mut edges {
-            let its = requests.iter().filter(|view| view.is_of(edge));
-            edge.requests = its.map(|view| view.requests.clone()).collect();
-        }
-        Ok((edges, counted_at))
+        let Counted { edges, at, .. } = self.counted()?;
+        Ok((edges, at))
     }
 
     fn requests(&self) -> Result<Vec<RequestView>, ObserveError> {
@@ -219,10 +234,11 @@ impl Observe for Observer {
     }
 
     fn map(&self) -> Result<ServiceMap, ObserveError> {
+        let Counted { edges, requests, .. } = self.counted()?;
         let parts = Parts {
-            edges: self.edges()?,
+            edges,
             services: self.services()?,
-            requests: self.requests()?,
+            requests,
             changes: self.changes.all(),
             counters: self.counters()?,
             hidden: &[canary::NAME],
