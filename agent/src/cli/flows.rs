@@ -209,10 +209,15 @@ fn one_line(value: &impl serde::Serialize) -> String {
 
 /// The namespace only where there is more than the host.
 pub(super) fn client_name(client: &Workload) -> String {
-    if *client.namespace == *crate::flows::identity::HOST_NAMESPACE {
-        client.name.to_string()
+    workload_name(&client.namespace, &client.name)
+}
+
+/// The same for the two parts of a name.
+pub(super) fn workload_name(namespace: &str, name: &str) -> String {
+    if namespace == crate::flows::identity::HOST_NAMESPACE {
+        name.to_owned()
     } else {
-        format!("{}/{}", client.namespace, client.name)
+        format!("{namespace}/{name}")
     }
 }
 

@@ -11,6 +11,7 @@ use std::time::Duration;
 use self::drawing::Drawing;
 use self::window::{Flow, Health};
 use super::client::{Client, ClientError, ConnectArgs};
+use super::flows::workload_name;
 use super::table::{BAD, Cell, DIM, GOOD, Table, WARN, duration, print, print_json};
 use crate::admin::view::ServiceMap;
 
@@ -99,11 +100,7 @@ fn table(map: &ServiceMap, flows: &[Flow]) -> String {
     let names: BTreeMap<&str, String> = map
         .workloads
         .iter()
-        .map(|workload| {
-            let is_host = *workload.namespace == *crate::flows::identity::HOST_NAMESPACE;
-            let name = if is_host { String::new() } else { format!("{}/", workload.namespace) };
-            (&*workload.id, name + &workload.name)
-        })
+        .map(|workload| (&*workload.id, workload_name(&workload.namespace, &workload.name)))
         .collect();
     for flow in flows {
         let traffic = &flow.traffic;

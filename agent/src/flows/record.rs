@@ -92,6 +92,11 @@ impl Happening {
         }
     }
 
+    /// A breaker changed its state.
+    pub const fn is_of_breaker(self) -> bool {
+        matches!(self, Self::BreakerOpened(_) | Self::BreakerHalfOpen(_) | Self::BreakerClosed(_))
+    }
+
     /// It is about a service and nobody's connection.
     pub const fn is_of_service(self) -> bool {
         match self {

@@ -6,6 +6,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use agent_ebpf::abi::{AppProtocol, Direction, Histogram, Method, RequestKey, Requests as Counted};
+use agent_ebpf::decide::breaker::answer::SERVER_ERROR;
 use serde::{Deserialize, Serialize};
 
 use super::accumulator::{NAMING, is_new_name};
@@ -48,7 +49,7 @@ impl Requests {
             *by_status.entry(row.status).or_default() += histogram::count(&row.duration);
         }
         let duration = Distribution::from(all);
-        let errors = by_status.range(500..).map(|(_, count)| count).sum();
+        let errors = by_status.range(SERVER_ERROR..).map(|(_, count)| count).sum();
         Self { protocol, count: duration.count, errors, by_status, duration, rows }
     }
 

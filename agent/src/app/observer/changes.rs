@@ -6,7 +6,6 @@ use std::sync::{Arc, Mutex};
 use super::lock;
 use crate::admin::view::service_map::KEPT_CHANGES;
 use crate::flows::Record;
-use crate::flows::record::Happening;
 
 /// At most [`KEPT_CHANGES`] of them, the oldest go first.
 #[derive(Default)]
@@ -15,11 +14,7 @@ pub(super) struct Changes(Mutex<VecDeque<Arc<Record>>>);
 impl Changes {
     /// Keeps it, unless it is about a single connection.
     pub(super) fn keep(&self, record: &Arc<Record>) {
-        let is_of_breaker = matches!(
-            record.happening,
-            Happening::BreakerOpened(_) | Happening::BreakerHalfOpen(_) | Happening::BreakerClosed(_)
-        );
-        if !is_of_breaker && !record.happening.is_of_service() {
+        if !record.happening.is_of_breaker() && !record.happening.is_of_service() {
             return;
         }
         let mut kept = lock(&self.0);
@@ -39,6 +34,7 @@ impl Changes {
 mod tests {
     use super::*;
     use crate::admin::specimen::Specimen;
+    use crate::flows::record::Happening;
 
     #[test]
     fn only_the_newest_changes_are_kept_and_no_connections() {

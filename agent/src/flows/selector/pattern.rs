@@ -143,7 +143,7 @@ impl Verdict {
         match self.0 {
             "established" => happening == Happening::Opened,
             "reset" => matches!(happening, Happening::Closed(reason) if by_reset(reason)),
-            "breaker" => happening.name().starts_with("breaker_"),
+            "breaker" => happening.is_of_breaker(),
             "rollout" => happening.is_of_service(),
             name => name == happening.name() || name == happening.reason(),
         }
