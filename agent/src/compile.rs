@@ -16,6 +16,7 @@ use std::sync::Arc;
 
 use agent_ebpf::abi::breaker::period_ticks;
 use agent_ebpf::abi::limits::MAX_SUBSETS;
+use agent_ebpf::abi::service::REQUESTS_UNREAD;
 use agent_ebpf::abi::{
     Algorithm, Backend, BackendStatus, BreakerMode, BreakerPolicy, Drain, Endpoint, FrontendKey, Policy,
     Slot, Subset, Verdict,
@@ -317,7 +318,7 @@ fn policy(
         zone,
         join_ticks: join_ticks(&spec.policy),
         breaker: spec.policy.breaker.unwrap_or(BREAKER_OFF),
-        limited: spec.policy.limits.scopes(),
+        marks: spec.policy.limits.scopes() | if spec.policy.reads_requests { 0 } else { REQUESTS_UNREAD },
         limits: spec.policy.limits,
         ..Policy::default()
     };

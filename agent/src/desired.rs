@@ -76,6 +76,8 @@ pub struct PolicySpec {
     pub limits: ServiceLimits,
     /// What becomes of the open connections of a backend that is out; `None`: they are kept.
     pub draining: Option<DrainingSpec>,
+    /// Whether requests on connections to it are read, where the agent reads any.
+    pub reads_requests: bool,
     /// The version of the split that is tried out, and when it must go; `None`: the split stays as it is.
     pub canary: Option<Arc<CanarySpec>>,
 }
@@ -174,7 +176,7 @@ pub struct VersionShare {
 }
 
 impl Default for PolicySpec {
-    /// `random`, no affinity, no split, no canary, no zone, no breaker, no fallback, no limits, EHOSTUNREACH (113 on every Linux architecture Segue
+    /// `random`, no affinity, no split, no canary, no zone, no breaker, no fallback, no limits, requests read, EHOSTUNREACH (113 on every Linux architecture Segue
     /// runs on).
     fn default() -> Self {
         Self {
@@ -189,6 +191,7 @@ impl Default for PolicySpec {
             connect_timeout: None,
             limits: ServiceLimits::default(),
             draining: None,
+            reads_requests: true,
             canary: None,
         }
     }

@@ -40,7 +40,7 @@ pub struct ServiceLimits {
 const _: () = assert!(size_of::<ServiceLimits>() == 48);
 
 impl ServiceLimits {
-    /// What [`Policy::limited`](super::Policy::limited) says of these limits.
+    /// What [`Policy::marks`](super::Policy::marks) says of these limits.
     pub fn scopes(&self) -> u8 {
         let bit = |limits: Limits, bit| if limits == Limits::default() { 0 } else { bit };
         bit(self.backend, PER_BACKEND) | bit(self.service, PER_SERVICE) | bit(self.client, PER_CLIENT)

@@ -85,8 +85,9 @@ pub struct Policy {
     pub subset_count: u8,
     /// The errno an application gets where nothing is usable.
     pub refuse_errno: u8,
-    /// Which of `limits` there are: a sum of [`PER_BACKEND`](super::admission::PER_BACKEND) and the like; 0: none.
-    pub limited: u8,
+    /// Which of `limits` there are: a sum of [`PER_BACKEND`](super::admission::PER_BACKEND) and the like; and
+    /// [`REQUESTS_UNREAD`].
+    pub marks: u8,
     /// The service that takes the connections where nothing of this one is usable. 0: none, refuse.
     pub fallback: u32,
     /// How long a handshake may take, in milliseconds. 0: as long as the kernel tries by itself.
@@ -107,7 +108,16 @@ pub struct Policy {
 
 const _: () = assert!(size_of::<Policy>() == 32 + 20 * MAX_SUBSETS + 56 + 48);
 
+/// In the marks of a policy: requests on connections to the service are not read.
+pub const REQUESTS_UNREAD: u8 = 128;
+
 impl Policy {
+    /// Whether requests on connections to the service are read.
+    #[inline(always)]
+    pub const fn reads_requests(&self) -> bool {
+        self.marks & REQUESTS_UNREAD == 0
+    }
+
     /// The algorithm, or `None` for a number this build does not know.
     #[inline(always)]
     pub const fn algorithm(&self) -> Option<Algorithm> {

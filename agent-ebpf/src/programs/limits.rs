@@ -91,13 +91,13 @@ pub(crate) const QUIET: u32 = 4;
 /// The client whose limits a connection is under; 0 where the service does not limit its clients.
 #[inline(always)]
 pub(crate) fn client_of(policy: &Policy, caller: u32) -> u64 {
-    if caller & DATAGRAM == 0 && policy.limited & PER_CLIENT != 0 { segue_client() } else { 0 }
+    if caller & DATAGRAM == 0 && policy.marks & PER_CLIENT != 0 { segue_client() } else { 0 }
 }
 
 /// Takes a place for a connection under the limits of its client and of the service, or none under either.
 #[inline(always)]
 pub(crate) fn enter(service: u32, policy: &Policy, client: u64, caller: u32, now: Moment) -> Place {
-    if caller & DATAGRAM != 0 || policy.limited & (PER_SERVICE | PER_CLIENT) == 0 {
+    if caller & DATAGRAM != 0 || policy.marks & (PER_SERVICE | PER_CLIENT) == 0 {
         return Place::NONE;
     }
     Place(segue_enter(service, client, now.ns, caller & HANDSHAKE))
@@ -112,7 +112,7 @@ extern "C" fn segue_enter(service: u32, client: u64, now_ns: u64, has_handshake:
     };
     let pending = has_handshake != 0;
     let mut scopes = 0;
-    if policy.limited & PER_CLIENT != 0 && client != 0 {
+    if policy.marks & PER_CLIENT != 0 && client != 0 {
         if let Some(usage) = maps::client_or_new(&ClientKey::new(client, service)) {
             let kind = take(
                 &mut usage.active,
@@ -128,7 +128,7 @@ extern "C" fn segue_enter(service: u32, client: u64, now_ns: u64, has_handshake:
             scopes = u32::from(PER_CLIENT);
         }
     }
-    if policy.limited & PER_SERVICE != 0 {
+    if policy.marks & PER_SERVICE != 0 {
         let usage = &mut state.usage;
         let kind = take(
             &mut usage.active,
@@ -216,7 +216,7 @@ pub(crate) fn established(connection: &Connection) {
 /// goes.
 #[inline(always)]
 pub(crate) fn counts_at_backend(policy: &Policy, caller: u32) -> bool {
-    caller & DATAGRAM == 0 && policy.limited & PER_BACKEND != 0
+    caller & DATAGRAM == 0 && policy.marks & PER_BACKEND != 0
 }
 
 /// Takes a place under the limits of a backend. Before its breaker is asked, so that no probe is spent on one that is

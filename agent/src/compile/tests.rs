@@ -193,6 +193,18 @@ fn the_policy_record_carries_the_breaker_and_the_connect_timeout() {
     assert_eq!((policy.breaker, policy.connect_timeout_ms), (breaker, 1_500));
 }
 
+#[test]
+fn the_policy_record_says_whether_requests_are_read_beside_which_limits_there_are() {
+    let mut spec = service(&["10.0.0.1:80"], vec![backend("10.1.0.1:80")]);
+    spec.policy.limits.client.max_connections = 5;
+    let limits = spec.policy.limits.scopes();
+    let policy = only(&spec, &mut ids()).policy;
+    assert!(policy.reads_requests() && policy.marks == limits);
+    spec.policy.reads_requests = false;
+    let policy = only(&spec, &mut ids()).policy;
+    assert!(!policy.reads_requests() && policy.marks & !REQUESTS_UNREAD == limits);
+}
+
 /// The endpoints from this one on, each by the `next` of the one before, until one comes again.
 fn ring(compiled: &CompiledService, from: &str) -> Vec<String> {
     let address = |backend: &CompiledBackend| SocketAddr::from(backend.record.endpoint).to_string();

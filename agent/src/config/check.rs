@@ -5,6 +5,7 @@ use std::net::SocketAddr;
 
 use agent_ebpf::abi::Protocol;
 use agent_ebpf::abi::limits::{MAX_BACKENDS, MAX_FRONTENDS, MAX_SERVICES, MAX_SUBSETS};
+use agent_ebpf::decide::breaker::answer;
 
 use super::problem::{Findings, Position};
 use super::service::{Mark, Service};
@@ -126,6 +127,12 @@ fn without_effect(findings: &mut Findings, service: &Service) {
         let message = "names ejected, and without a breaker only an operator's order ejects; add a `breaker`, or \
                        remove it";
         warn(at, "draining.on", message);
+    }
+    let judges = policy.breaker.is_some_and(|breaker| answer::is_judged(&breaker));
+    if judges && !policy.reads_requests {
+        let message = "keeps the breaker from seeing the answers it is to judge; it looks at connections only: remove it, \
+                       or the signals and times of answers";
+        warn(service.requests_at, "requests", message);
     }
     let Some((breaker, at)) = &service.breaker else { return };
     if is_udp && breaker.decides() {

@@ -64,6 +64,7 @@ pub fn policy() -> Value {
             &[],
         ),
         PolicyField::Locality => one_of(["any", "prefer_zone"].into_iter()),
+        PolicyField::Requests => one_of(["auto", "off"].into_iter()),
         PolicyField::SlowStart => duration(&SLOW_START),
         PolicyField::Breaker => breaker::schema(),
     };

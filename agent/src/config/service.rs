@@ -43,6 +43,7 @@ fields! {
         Draining = "draining": "Resets the open connections of a backend that is out, after a while; without it, they are kept.",
         Locality = "locality": "`prefer_zone` keeps connections in the node's own zone (`segue run --zone`) down to 72% healthy backends there; of fewer, as much as they can carry. `any` (default) does not look at zones.",
         SlowStart = "slow_start": "How long the share of a backend that joins a running service grows to the whole; 0s: the whole at once. Without it, as long as the breaker's `slow_start`; without a breaker, 0s.",
+        Requests = "requests": "`off` does not read requests on connections to it: they cost nothing, and nothing is known of them; a breaker then looks at connections only. `auto` (default) reads them where the agent does (`segue run --requests`).",
         Breaker = "breaker": "Takes backends out that fail, and brings them back. `{}` has the defaults; without it, none is taken out.",
     }
 }
@@ -96,6 +97,8 @@ pub(super) struct Service {
     pub(super) fallback_at: Position,
     /// Where the limits stand.
     pub(super) limits_at: Position,
+    /// Where it says whether requests are read.
+    pub(super) requests_at: Position,
     /// Where `draining.on` names `ejected`, if it does.
     pub(super) ejected_at: Option<Position>,
     /// The breaker, and where it stands.
@@ -127,6 +130,7 @@ impl Service {
             connect_timeout_at: at,
             fallback_at: at,
             limits_at: at,
+            requests_at: at,
             ejected_at: None,
             breaker: None,
             canary: None,
@@ -384,6 +388,11 @@ pub(super) fn policy<'a>(
             PolicyField::SlowStart => {
                 let time = one(reader, value, "a duration", value::slow_start)?;
                 service.spec.policy.slow_start = time;
+            }
+            PolicyField::Requests => {
+                service.requests_at = value.at;
+                let reads = one(reader, value, "auto or off", value::requests)?;
+                service.spec.policy.reads_requests = reads.unwrap_or(true);
             }
             PolicyField::Breaker => {
                 let at = value.at;

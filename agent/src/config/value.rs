@@ -100,6 +100,15 @@ pub(super) fn locality(text: &str) -> Result<bool, String> {
     }
 }
 
+/// Whether requests are read.
+pub(super) fn requests(text: &str) -> Result<bool, String> {
+    match text {
+        "auto" => Ok(true),
+        "off" => Ok(false),
+        _ => Err(format!("\"{text}\" is unknown; known are auto, off")),
+    }
+}
+
 /// How long a share grows.
 pub(super) fn slow_start(text: &str) -> Result<Duration, String> {
     duration_within(text, &SLOW_START, "10s")

@@ -56,7 +56,7 @@ fn limits(policy: &Policy) -> String {
         ("service", PER_SERVICE, policy.limits.service),
         ("client", PER_CLIENT, policy.limits.client),
     ];
-    let limited = scopes.iter().filter(|(_, bit, _)| policy.limited & bit != 0);
+    let limited = scopes.iter().filter(|(_, bit, _)| policy.marks & bit != 0);
     limited.fold(String::new(), |text, (scope, _, limits)| {
         let Limits { max_connections, max_pending, rate_per_second, rate_burst } = limits;
         format!("{text}, {scope} limits {max_connections}/{max_pending}/{rate_per_second}/{rate_burst}")

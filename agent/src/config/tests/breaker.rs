@@ -173,6 +173,21 @@ fn a_breaker_that_can_do_nothing_is_a_warning() {
 }
 
 #[test]
+fn requests_are_read_unless_it_says_otherwise_and_a_breaker_of_answers_wants_them() {
+    let reads = |policy: &str| parsed(&file(policy)).expect("a good file").services[0].policy.reads_requests;
+    assert!(reads("") && reads("requests: auto") && !reads("requests: off"));
+    assert_eq!(
+        refused(&file("requests: on")),
+        "f:5:23: services[0].policy.requests: \"on\" is unknown; known are auto, off"
+    );
+    let of_answers = "breaker: { signals: [refused, http_5xx] }";
+    assert_eq!(warned(&file(&format!("requests: auto, {of_answers}"))), "");
+    assert_eq!(warned(&file("requests: off, breaker: {}")), "");
+    let line = warned(&file(&format!("requests: off, {of_answers}")));
+    assert!(line.starts_with("f:5:23: services[0].policy.requests: keeps the breaker from seeing"), "{line}");
+}
+
+#[test]
 fn the_reference_names_the_defaults_as_people_write_them() {
     assert_eq!(duration_of(BreakerPolicy::DEFAULT.open_base_ticks), Duration::from_secs(5));
     assert_eq!(duration_of(BreakerPolicy::DEFAULT.open_cap_ticks), Duration::from_secs(300));

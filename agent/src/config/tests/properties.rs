@@ -169,6 +169,7 @@ fn any_service() -> impl Strategy<Value = ServiceSpec> {
                     connect_timeout,
                     limits,
                     draining,
+                    reads_requests: refuse != RefuseWith::ALL[0],
                     canary: None,
                 };
                 let frontends = frontends.into_iter().collect();
@@ -316,6 +317,10 @@ fn written(services: &[ServiceSpec], long: bool) -> String {
         if long || policy.prefers_zone {
             let locality = if policy.prefers_zone { "prefer_zone" } else { "any" };
             let _ = writeln!(yaml, "    locality: {locality}");
+        }
+        if long || !policy.reads_requests {
+            let requests = if policy.reads_requests { "auto" } else { "off" };
+            let _ = writeln!(yaml, "    requests: {requests}");
         }
         if let Some(time) = policy.slow_start {
             let _ = writeln!(yaml, "    slow_start: {}ms", time.as_millis());
