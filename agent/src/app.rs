@@ -6,6 +6,7 @@ mod draining;
 mod drift;
 mod duties;
 mod explanation;
+mod governing;
 mod guards;
 mod healing;
 mod journal;
@@ -39,6 +40,7 @@ use crate::{admin, canary, clock, otlp, shutdown};
 pub use confinement::Beginnings;
 use draining::Draining;
 use duties::Duties;
+pub use governing::Budget;
 use observer::Observer;
 use sources::Sources;
 
@@ -69,6 +71,8 @@ pub struct Options {
     pub map_origins: Vec<String>,
     /// Where metrics are sent, besides being served.
     pub otlp: Option<otlp::Options>,
+    /// What observing may cost; `None`: whatever it does.
+    pub overhead: Option<Budget>,
     /// No deletion is held back, however large.
     pub accept_mass_deletion: bool,
 }
@@ -215,6 +219,7 @@ impl Control {
                 }
                 () = observer.canaries().ordered() => Event::Ordered,
                 () = observer.guards().accepted() => Event::Accepted,
+                () = observer.governing().stepped() => Event::Stepped,
                 _ = compare.tick() => Event::Compare,
                 _ = tick.tick() => Event::Tick,
                 _ = check.tick() => Event::Check,
@@ -240,6 +245,7 @@ impl Control {
                 Event::Compare => tokio::task::block_in_place(|| self.compare()),
                 Event::Ordered => tokio::task::block_in_place(|| self.shift()),
                 Event::Accepted => tokio::task::block_in_place(|| self.release()),
+                Event::Stepped => tokio::task::block_in_place(|| self.step()),
                 Event::Tick => tokio::task::block_in_place(|| self.tick()),
                 Event::Check => self.check().await?,
                 Event::Leave(signal) => {
@@ -431,6 +437,13 @@ impl Control {
                 self.done(PROGRAMS);
             }
             Err(error) => tracing::error!("{error}"),
+        }
+    }
+
+    /// Puts a step of the governor into force, as far as it takes programs; the rest looks at it by itself.
+    fn step(&mut self) {
+        if self.observer.set_reading() && self.attached {
+            self.attach();
         }
     }
 

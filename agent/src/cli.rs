@@ -24,7 +24,9 @@ use tokio::signal::unix::{SignalKind, signal};
 pub use table::Output;
 
 use crate::admin::page;
+use crate::config::duration_within;
 use crate::discovery::kubernetes;
+use crate::governor::Share;
 use crate::{app, canary, kernel, otlp};
 
 /// The control socket's default place.
@@ -161,6 +163,14 @@ pub struct RunArgs {
     /// read it here: $SEGUE_OTLP_HEADERS takes them as well, one a line
     #[arg(long, value_name = "NAME=VALUE", value_parser = otlp::Header::parse, requires = "otlp")]
     otlp_header: Vec<otlp::Header>,
+    /// What observing may cost, as a part of the time of all processors, as in 2%: while Segue's programs and the agent take
+    /// more, single connections are not told, then requests not read, then open sockets walked over rarely. What
+    /// programs take is only known with CAP_SYS_ADMIN
+    #[arg(long, value_name = "PERCENT", env = "SEGUE_OVERHEAD_BUDGET", value_parser = Share::parse_budget)]
+    overhead_budget: Option<Share>,
+    /// How often that is looked at, for a second at most
+    #[arg(long, value_name = "TIME", default_value = "10s", value_parser = overhead_interval)]
+    overhead_interval: Duration,
     /// Hold no deletion back, however large: not when most services, or most backends of one, are gone all at once
     #[arg(long)]
     accept_mass_deletion: bool,
@@ -254,6 +264,7 @@ fn run(args: RunArgs) -> anyhow::Result<()> {
         state: args.state,
         map_origins: args.map_origin,
         otlp,
+        overhead: args.overhead_budget.map(|share| app::Budget { share, interval: args.overhead_interval }),
         accept_mass_deletion: args.accept_mass_deletion,
     };
     let beginnings = app::Beginnings::settle();
@@ -284,6 +295,11 @@ fn otlp_options(
     let trust =
         endpoint.is_secret().then(otlp::Trust::of_this_host).transpose().map_err(anyhow::Error::msg)?;
     Ok(otlp::Options { endpoint, interval, headers, trust })
+}
+
+/// How often the cost of observing is looked at.
+fn overhead_interval(text: &str) -> Result<Duration, String> {
+    duration_within(text, &(Duration::from_millis(200)..=Duration::from_secs(3_600)), "10s")
 }
 
 /// A page's origin, or `*`.

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use jiff::{SignedDuration, Timestamp};
 
-pub use crate::kernel::monotonic_ns;
+pub use crate::kernel::{monotonic_ns, process_cpu_ns};
 
 /// The monotonic clock as a duration since an arbitrary moment.
 pub fn monotonic() -> Duration {

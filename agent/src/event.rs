@@ -19,6 +19,8 @@ pub enum Event {
     Ordered,
     /// An operator accepted what was held back.
     Accepted,
+    /// More or less is to be observed, for what it costs.
+    Stepped,
     /// The operator, or the system, wants the agent to leave. The data plane stays.
     Leave(&'static str),
 }

@@ -39,7 +39,7 @@ pub use data_plane::{DataPlane, Repair};
 pub use events::EventReader;
 pub use heap::trim_heap;
 pub use layout::{Unloaded, unload};
-pub use monotonic::monotonic_ns;
+pub use monotonic::{monotonic_ns, process_cpu_ns};
 pub use neighbours::{Neighbour, Order};
 pub use privileges::{Capability, ReaderPrivileges, drop_capabilities, forbid_new_privileges};
 pub use probe::{Feature, Features};

@@ -23,6 +23,7 @@ pub mod discovery;
 pub mod draining;
 pub mod event;
 pub mod flows;
+pub mod governor;
 pub mod kernel;
 pub mod metrics;
 pub mod otlp;

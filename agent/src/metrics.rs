@@ -11,6 +11,7 @@ mod draining;
 mod kernel;
 mod kubernetes;
 mod limits;
+mod overhead;
 mod process;
 mod reference;
 mod requests;
@@ -43,6 +44,7 @@ const SUBJECTS: &[(&str, &[&Metric])] = &[
     ("Canaries", rollout::METRICS),
     ("Kubernetes", kubernetes::METRICS),
     ("Kernel side", kernel::METRICS),
+    ("Cost of observing", overhead::METRICS),
     ("Agent", agent::METRICS),
     ("Process", process::METRICS),
 ];
@@ -127,6 +129,7 @@ impl Scrape {
             kernel::write_status(sheet, &status)?;
             agent::write_status(sheet, &status)?;
             kubernetes::write(sheet, status.kubernetes.as_ref())?;
+            overhead::write(sheet, status.budget.as_ref())?;
         }
         if let Some(counters) = self.read(3, self.observe.counters()) {
             requests::write_unparsed(sheet, &counters.unparsed)?;

@@ -12,6 +12,7 @@ mod faults;
 mod kubernetes;
 mod load;
 mod matrix;
+mod observe;
 mod peers;
 mod probe;
 mod scale;
@@ -49,6 +50,8 @@ enum Subject {
     Breaker(breaker::Arguments),
     /// Requests and new connections beside iptables, nftables, HAProxy and Envoy.
     Peers(peers::Arguments),
+    /// What observing costs: nothing, connections, requests, single flows.
+    Observe(observe::Arguments),
     /// From 100 to 100 000 endpoints: loading, changing, connecting, memory.
     Scale(scale::Arguments),
     /// One slow backend of ten, through Segue's algorithms, HAProxy and Envoy.
@@ -73,6 +76,7 @@ pub(crate) fn run(arguments: &Arguments) -> anyhow::Result<()> {
         Subject::Kubernetes(arguments) => kubernetes::run(arguments),
         Subject::Breaker(arguments) => breaker::run(arguments),
         Subject::Peers(arguments) => peers::run(arguments),
+        Subject::Observe(arguments) => observe::run(arguments),
         Subject::Scale(arguments) => scale::run(arguments),
         Subject::Balance(arguments) => balance::run(arguments),
     }

@@ -94,7 +94,8 @@ const _: () = assert!(size_of::<Position>() == 12);
 /// needs no look at how much is there.
 pub const HEAD_BYTES: usize = 16;
 
-/// Value of `EXCHANGES`: what a socket remembers of its requests.
+/// Value of `EXCHANGES`: what a socket remembers of its requests. What each packet needs comes first: with the kernel's own
+/// word before it, that is one cache line, and the two programs of a socket mostly run on different CPUs.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Exchange {
@@ -102,8 +103,6 @@ pub struct Exchange {
     pub asked_at_ns: u64,
     /// The cgroup (leaf) of the client (outbound) or the server (inbound).
     pub cgroup: u64,
-    /// Beginning of a message that is not complete enough to be told, of whichever side is to speak; the rest zero.
-    pub head: [u64; HEAD_BYTES / 4],
     /// The service's id; 0 inbound.
     pub service: u32,
     /// The backend's version id.
@@ -112,10 +111,9 @@ pub struct Exchange {
     pub sent: Position,
     /// What it received.
     pub received: Position,
-    /// Length of a request that was found to be one and alone; the next of the same length is not looked through.
-    pub single_bytes: u32,
-    /// The server's port, in network byte order; 0 outbound, where the service names it.
-    pub port_be: u16,
+    /// Length of a request that was found to be one and alone; the next of the same length is not looked through. 0 for
+    /// one that is longer than this tells.
+    pub single_bytes: u16,
     /// An [`AppProtocol`] by number.
     pub protocol: u8,
     /// A [`Direction`] by number.
@@ -128,10 +126,17 @@ pub struct Exchange {
     pub marks: u8,
     /// Bytes in `head`.
     pub head_length: u8,
+    /// Beginning of a message that is not complete enough to be told, of whichever side is to speak; the rest zero.
+    pub head: [u64; HEAD_BYTES / 4],
     /// Times a client that was joined late said something that is no request.
     pub doubts: u32,
+    /// The server's port, in network byte order; 0 outbound, where the service names it.
+    pub port_be: u16,
+    /// Zero.
+    pub _pad: u16,
 }
 
+const _: () = assert!(core::mem::offset_of!(Exchange, head) <= 56);
 const _: () = assert!(size_of::<Exchange>() == 96);
 
 /// Something was read of what this side sent: `sent` holds.

@@ -1,6 +1,7 @@
 //! A packet at its socket, and what is read of it. Decides nothing.
 
 use core::ffi::c_void;
+use core::ptr;
 
 use agent_ebpf::abi::request::{HEAD_BYTES, SCAN_BYTES};
 use aya_ebpf::bindings::__sk_buff;
@@ -103,6 +104,31 @@ impl Packet {
             // A client's SYN counts as one byte that was acknowledged.
             !tcp.is_null() && ((*tcp).bytes_received > 0 || (*tcp).bytes_acked > 1)
         }
+    }
+
+    /// The number of the next byte that the socket sends (`is_sent`) or receives in order, as its TCP has it.
+    #[inline(always)]
+    pub(crate) fn next_sequence(&self, socket: Socket, is_sent: bool) -> Option<u32> {
+        // SAFETY: as for `is_joined_late`. Volatile: read here, as the verifier lets nobody reckon with the pointer.
+        unsafe {
+            let tcp = bpf_tcp_sock(socket.0.cast());
+            if tcp.is_null() {
+                return None;
+            }
+            Some(if is_sent {
+                ptr::read_volatile(&raw const (*tcp).snd_nxt)
+            } else {
+                ptr::read_volatile(&raw const (*tcp).rcv_nxt)
+            })
+        }
+    }
+
+    /// When TCP sent it, on the monotonic clock: it stamps every segment since Linux 4.20. 0 where nobody did, and of no
+    /// meaning for a packet that is received.
+    #[inline(always)]
+    pub(crate) fn sent_at_ns(&self) -> u64 {
+        // SAFETY: as above.
+        unsafe { (*self.raw).tstamp }
     }
 
     /// Copies up to [`HEAD_BYTES`] bytes of the packet behind the `filled` first ones of a head; gives how many. None where

@@ -10,15 +10,29 @@ use super::breaker::{self, Report};
 use crate::context::{Moment, Socket};
 use crate::maps;
 
-/// A request was understood: from now on the connection is judged by its answers, where the policy says so.
+/// Whether requests to a service are not read.
 #[inline(always)]
-pub(super) fn asked(socket: Socket, exchange: &Exchange) {
-    if policy_of(exchange).is_none() {
-        return;
+pub(super) fn is_unread(service: u32) -> bool {
+    maps::policy_of(service).is_some_and(|policy| !policy.reads_requests())
+}
+
+/// A request was understood: from now on the connection is judged by its answers, where the policy says so. Whether
+/// requests of this connection are to be read at all: its service's policy may have changed since it was opened.
+#[inline(always)]
+pub(super) fn asked(socket: Socket, exchange: &Exchange) -> bool {
+    if exchange.direction != Direction::Outbound as u8 {
+        return true;
     }
-    if let Some(connection) = established(socket) {
-        connection.marks |= JUDGED_BY_ANSWERS;
+    let Some(policy) = maps::policy_of(exchange.service) else { return true };
+    if !policy.reads_requests() {
+        return false;
     }
+    if answer::is_judged(&policy.breaker) {
+        if let Some(connection) = established(socket) {
+            connection.marks |= JUDGED_BY_ANSWERS;
+        }
+    }
+    true
 }
 
 /// An answer that counts began, `duration_ns` after its request.

@@ -45,16 +45,16 @@ pub(crate) fn read(packet: &Packet, way: Way) -> Outcome {
     if exchange.stage == Stage::Ended as u8 {
         return Outcome::Ignored;
     }
-    let fresh = take_in(exchange, &segment, way);
+    let fresh = take_in(packet, socket, exchange, &segment, way);
     if fresh.length == 0 {
         return Outcome::Ignored;
     }
     let at = segment.payload_at + fresh.skip;
     let asks = (way == Way::Sent) == (exchange.direction == Direction::Outbound as u8);
     if asks {
-        asked(packet, socket, exchange, at, fresh.length)
+        asked(packet, socket, exchange, at, fresh.length, way)
     } else {
-        answered(packet, socket, exchange, at, fresh.length)
+        answered(packet, socket, exchange, at, fresh.length, way)
     }
 }
 
@@ -78,12 +78,16 @@ fn begin(packet: &Packet, segment: &Segment, socket: Socket, way: Way) -> Option
         head_length: 0,
         head: [0; HEAD_BYTES / 4],
         doubts: 0,
+        _pad: 0,
     };
     match maps::connection(socket) {
         Some(connection) if connection.phase == Phase::Established as u8 => {
             exchange.cgroup = connection.cgroup;
             exchange.service = connection.service;
             exchange.version = connection.version;
+            if answers::is_unread(exchange.service) {
+                exchange.stage = Stage::Ended as u8;
+            }
         }
         _ if way == Way::Received => {
             exchange.direction = Direction::Inbound as u8;
@@ -102,26 +106,65 @@ fn begin(packet: &Packet, segment: &Segment, socket: Socket, way: Way) -> Option
 
 /// How much of a segment is new, by its place among what went the same way.
 #[inline(always)]
-fn take_in(exchange: &mut Exchange, segment: &Segment, way: Way) -> Fresh {
-    let (position, mark) = match way {
-        Way::Sent => (&mut exchange.sent, READ_SENT),
-        Way::Received => (&mut exchange.received, READ_RECEIVED),
-    };
-    if exchange.marks & mark == 0 {
+fn take_in(packet: &Packet, socket: Socket, exchange: &mut Exchange, segment: &Segment, way: Way) -> Fresh {
+    let is_sent = way == Way::Sent;
+    let mark = if is_sent { READ_SENT } else { READ_RECEIVED };
+    let position = if is_sent { &exchange.sent } else { &exchange.received };
+    let mut is_first = exchange.marks & mark == 0;
+    if !is_first
+        && position::is_before(position, segment.sequence)
+        && packet.next_sequence(socket, is_sent).is_some_and(|next| position::is_before(position, next))
+    {
+        begin_anew(exchange);
+        is_first = true;
+    }
+    let position = if is_sent { &mut exchange.sent } else { &mut exchange.received };
+    if is_first {
         exchange.marks |= mark;
         *position = position::start(segment.sequence);
     }
     position::advance(position, segment.sequence, segment.payload_bytes)
 }
 
+/// Something passed while nobody looked, as reading may be switched off and on: what is kept says nothing any more, and the
+/// connection is one that was joined late.
+#[inline(always)]
+fn begin_anew(exchange: &mut Exchange) {
+    exchange.protocol = AppProtocol::Unknown as u8;
+    exchange.stage = Stage::Idle as u8;
+    exchange.marks = JOINED_LATE;
+    exchange.head_length = 0;
+    exchange.doubts = 0;
+    maps::unparsed(Unparsed::Joined);
+}
+
+/// Whether TCP sent or received something that nobody looked at.
+#[inline(always)]
+fn has_missed(packet: &Packet, socket: Socket, exchange: &Exchange) -> bool {
+    let missed = |mark, position, is_sent| {
+        exchange.marks & mark != 0
+            && packet.next_sequence(socket, is_sent).is_some_and(|next| position::is_before(position, next))
+    };
+    missed(READ_SENT, &exchange.sent, true) || missed(READ_RECEIVED, &exchange.received, false)
+}
+
+/// When a packet passes. TCP read the clock when it sent it; reading it again is a third of what a request costs.
+#[inline(always)]
+fn moment(packet: &Packet, way: Way) -> Moment {
+    match (way, packet.sent_at_ns()) {
+        (Way::Received, _) | (Way::Sent, 0) => Moment::now(),
+        (Way::Sent, ns) => Moment { ns },
+    }
+}
+
 /// The client said something.
 #[inline(always)]
-fn asked(packet: &Packet, socket: Socket, exchange: &mut Exchange, at: u32, bytes: u32) -> Outcome {
+fn asked(packet: &Packet, socket: Socket, exchange: &mut Exchange, at: u32, bytes: u32, way: Way) -> Outcome {
     let begins = exchange.head_length == 0;
     let length = fill(packet, exchange, at, bytes);
     let Told { protocol, heard } = hear(REQUEST, exchange, length);
     if begins && matches!(heard, Heard::Request(_) | Heard::More) {
-        exchange.asked_at_ns = Moment::now().ns;
+        exchange.asked_at_ns = moment(packet, way).ns;
     }
     match heard {
         Heard::More => more(exchange, length),
@@ -130,22 +173,24 @@ fn asked(packet: &Packet, socket: Socket, exchange: &mut Exchange, at: u32, byte
             exchange.protocol = protocol as u8;
             exchange.operation = operation;
             exchange.stage = Stage::Asked as u8;
-            if begins && bytes != exchange.single_bytes {
+            if begins && bytes != u32::from(exchange.single_bytes) {
                 if is_followed_by_another(packet, at, bytes, operation) {
-                    return lose(exchange, Unparsed::Pipelined);
+                    return lose(packet, socket, exchange, Unparsed::Pipelined);
                 }
-                exchange.single_bytes = bytes;
+                exchange.single_bytes = if bytes > u32::from(u16::MAX) { 0 } else { bytes as u16 };
             }
-            answers::asked(socket, exchange);
+            if !answers::asked(socket, exchange) {
+                exchange.stage = Stage::Ended as u8;
+            }
             Outcome::Asked
         }
-        Heard::Lost(reason) => lose(exchange, reason),
+        Heard::Lost(reason) => lose(packet, socket, exchange, reason),
         _ => {
             exchange.head_length = 0;
             if exchange.marks & UNDERSTOOD == 0 && exchange.stage == Stage::Idle as u8 {
                 exchange.doubts += 1;
                 if exchange.doubts > MAX_DOUBTS {
-                    return lose(exchange, Unparsed::OtherProtocol);
+                    return lose(packet, socket, exchange, Unparsed::OtherProtocol);
                 }
             }
             Outcome::Ignored
@@ -155,7 +200,14 @@ fn asked(packet: &Packet, socket: Socket, exchange: &mut Exchange, at: u32, byte
 
 /// The server said something. An interim answer (1xx) may have the one that counts behind it.
 #[inline(always)]
-fn answered(packet: &Packet, socket: Socket, exchange: &mut Exchange, at: u32, bytes: u32) -> Outcome {
+fn answered(
+    packet: &Packet,
+    socket: Socket,
+    exchange: &mut Exchange,
+    at: u32,
+    bytes: u32,
+    way: Way,
+) -> Outcome {
     let (mut at, mut bytes) = (at, bytes);
     let mut turn = 0;
     while turn <= MAX_INTERIMS {
@@ -175,14 +227,14 @@ fn answered(packet: &Packet, socket: Socket, exchange: &mut Exchange, at: u32, b
             Heard::Answer(status) => {
                 exchange.head_length = 0;
                 exchange.stage = Stage::Answered as u8;
-                return count(socket, exchange, status);
+                return count(socket, exchange, status, moment(packet, way));
             }
             Heard::LastAnswer(status) => {
                 exchange.stage = Stage::Ended as u8;
                 maps::unparsed(Unparsed::Upgraded);
-                return count(socket, exchange, status);
+                return count(socket, exchange, status, moment(packet, way));
             }
-            Heard::Lost(reason) => return lose(exchange, reason),
+            Heard::Lost(reason) => return lose(packet, socket, exchange, reason),
             _ => {
                 exchange.head_length = 0;
                 return Outcome::Ignored;
@@ -289,9 +341,13 @@ fn more(exchange: &mut Exchange, length: u32) -> Outcome {
     Outcome::Ignored
 }
 
-/// Learns nothing more from this connection.
+/// Learns nothing more from this connection, unless what was not understood is for something that passed unseen.
 #[inline(always)]
-fn lose(exchange: &mut Exchange, reason: Unparsed) -> Outcome {
+fn lose(packet: &Packet, socket: Socket, exchange: &mut Exchange, reason: Unparsed) -> Outcome {
+    if has_missed(packet, socket, exchange) {
+        begin_anew(exchange);
+        return Outcome::Unparsed;
+    }
     exchange.stage = Stage::Ended as u8;
     maps::unparsed(reason);
     Outcome::Unparsed
@@ -299,9 +355,8 @@ fn lose(exchange: &mut Exchange, reason: Unparsed) -> Outcome {
 
 /// Counts a request that was answered.
 #[inline(always)]
-fn count(socket: Socket, exchange: &mut Exchange, status: u16) -> Outcome {
+fn count(socket: Socket, exchange: &mut Exchange, status: u16, now: Moment) -> Outcome {
     exchange.marks |= UNDERSTOOD;
-    let now = Moment::now();
     let duration_ns = now.ns.saturating_sub(exchange.asked_at_ns);
     answers::answered(socket, exchange, status, duration_ns, now);
     let key = RequestKey {

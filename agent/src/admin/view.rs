@@ -32,7 +32,7 @@ pub use kubernetes::{KindView, KubernetesView, NoteView};
 pub use limits::LimitView;
 pub use neighbours::NeighbourView;
 pub use otlp::OtlpView;
-pub use overhead::{ConfinementView, OverheadView, ProgramCost};
+pub use overhead::{BudgetView, ConfinementView, OverheadView, ProgramCost};
 pub use rollout::{RolloutError, RolloutRequest, RolloutView, Rollouts, SampleView};
 pub use service_map::ServiceMap;
 
@@ -80,6 +80,9 @@ pub struct Status {
     pub confinement: ConfinementView,
     /// For how long the agent had program runs timed since it started, in milliseconds.
     pub timed_ms: u64,
+    /// What observing may cost; null where no budget was given.
+    #[serde(default)]
+    pub budget: Option<BudgetView>,
     /// The canaries of all services.
     pub rollouts: Vec<RolloutView>,
     /// Why rollouts do not outlive the agent, in words; null where they do.
@@ -217,6 +220,7 @@ impl Status {
         }
         problems.extend(self.rollouts_error.clone());
         problems.extend(self.kubernetes.iter().flat_map(KubernetesView::problems));
+        problems.extend(self.budget.iter().filter_map(BudgetView::problem));
         for map in self.maps.iter().filter(|map| map.usage() >= MAP_ALMOST_FULL) {
             problems.push(format!("map {} holds {} of {} entries", map.name, map.entries, map.max_entries));
         }
@@ -475,9 +479,10 @@ mod tests {
         status.readiness = Readiness { ready: false, waiting_for: vec!["kubernetes".to_owned()] };
         status.held = vec![crate::admin::specimen::held()];
         status.maps[0].entries = status.maps[0].max_entries;
+        status.budget = status.budget.map(|budget| BudgetView { missing: Some("it".to_owned()), ..budget });
         status.data_plane.heartbeat_age_ms = Some(31_000);
         let problems = status.problems();
-        assert_eq!(problems.len(), 7, "{problems:?}");
+        assert_eq!(problems.len(), 8, "{problems:?}");
         assert!(problems[0].contains("is not attached to cgroup/connect4"));
         assert!(problems[2].contains("70000"));
     }

@@ -3,8 +3,6 @@
 use std::sync::Arc;
 
 use super::observer::Observer;
-use super::overhead;
-use crate::admin::Observe;
 use crate::kernel::{Arrivals, EventReader};
 
 /// Events taken from the ring at a time.
@@ -34,7 +32,8 @@ impl Duties {
                 tracing::warn!("{error}");
             }
         }
-        if self.ticks % HEAL_EVERY == HEAL_EVERY - 1 {
+        let heal_every = HEAL_EVERY * self.observer.governing().rarer();
+        if self.ticks % heal_every == heal_every - 1 {
             self.observer.heal_drift();
         }
         self.observer.rest();
@@ -62,12 +61,12 @@ pub(super) async fn read_events(observer: Arc<Observer>, mut events: EventReader
 
 /// Has program runs timed for a moment now and then, until the agent leaves.
 pub(super) async fn time_programs(observer: Arc<Observer>) {
-    let mut due = super::every(overhead::EVERY);
+    let mut due = super::every(observer.timing_period());
     loop {
         due.tick().await;
         let observer = Arc::clone(&observer);
         // Blocks for the length of a window.
-        let timed = tokio::task::spawn_blocking(move || observer.overhead()).await;
+        let timed = tokio::task::spawn_blocking(move || observer.weigh()).await;
         let Ok(timed) = timed else { return };
         if let Some(reason) = timed.reason {
             tracing::debug!("{reason}");

@@ -20,6 +20,8 @@ use super::Options;
 use super::confinement::Confinement;
 use super::draining::Resets;
 use super::drift::Drift;
+use super::governing::Governing;
+use super::governing::InUse;
 use super::guards::Guards;
 use super::healing;
 use super::journal::Journal;
@@ -30,6 +32,7 @@ use super::rollouts::Rollouts;
 use crate::admin::view::CanaryState;
 use crate::admin::view::CanaryView;
 use crate::admin::view::MapView;
+use crate::admin::view::OverheadView;
 use crate::canary;
 use crate::clock;
 use crate::discovery::kubernetes::Standing;
@@ -96,6 +99,7 @@ pub(super) struct Observer {
     kubernetes: Option<Standing>,
     exports: Option<Arc<Exports>>,
     guards: Guards,
+    governing: Governing,
     facts: Facts,
 }
 
@@ -184,12 +188,13 @@ impl Observer {
             left_alone: Mutex::default(),
             heartbeat_ns: AtomicU64::new(0),
             untidy: AtomicBool::new(false),
-            overhead: Overhead::new(stopwatch),
+            overhead: Overhead::new(stopwatch, options.overhead.map(|budget| budget.interval)),
             neighbours: Mutex::default(),
             rollouts: Rollouts::restored(&options.state),
             kubernetes,
             exports: options.otlp.as_ref().map(|otlp| Arc::new(Exports::new(otlp))),
             guards: Guards::new(options.accept_mass_deletion),
+            governing: Governing::new(options.overhead),
         })
     }
 
@@ -267,11 +272,34 @@ impl Observer {
         self.heartbeat_ns.store(now_ns, Ordering::Relaxed);
         let counters = lock(&self.counters);
         counters.heartbeat(now_ns);
-        let is_recording = self.facts.records_flows || self.followers.receiver_count() > 0;
+        let is_recording = self.is_followed() && self.governing.allows_events();
         lock(&self.memory).recording(Timestamp::now(), is_recording);
         if is_recording {
             counters.follow_until(now_ns + u64::try_from(FOLLOW.as_nanos()).unwrap_or(u64::MAX));
         }
+    }
+
+    /// Whether somebody wants to be told of single connections.
+    fn is_followed(&self) -> bool {
+        self.facts.records_flows || self.followers.receiver_count() > 0
+    }
+
+    /// Has requests read, or not, as the governor says; whether that changes anything.
+    pub(super) fn set_reading(&self) -> bool {
+        lock(&self.data_plane).set_reading(self.governing.allows_requests())
+    }
+
+    /// Has program runs timed for a moment, and what comes of it looked at by the governor. Blocks for as long.
+    pub(super) fn weigh(&self) -> OverheadView {
+        let view = self.overhead.measure(|| self.programs());
+        let requests = lock(&self.data_plane).features().requests;
+        self.governing.sample(&view, InUse { events: self.is_followed(), requests });
+        view
+    }
+
+    /// How often program runs are timed unasked.
+    pub(super) fn timing_period(&self) -> Duration {
+        self.overhead.period()
     }
 
     /// Remembers that something large was made, and is or will be dropped.
@@ -360,6 +388,11 @@ impl Observer {
     /// The canaries.
     pub(super) fn canaries(&self) -> &Rollouts {
         &self.rollouts
+    }
+
+    /// What keeps the cost of observing within its budget.
+    pub(super) fn governing(&self) -> &Governing {
+        &self.governing
     }
 
     /// The guards against mass deletion.

@@ -12,8 +12,8 @@ use crate::kernel::{ProgramStatus, Stopwatch, StopwatchError};
 /// For how long runs are timed at a time.
 const WINDOW: Duration = Duration::from_secs(1);
 
-/// Runs are timed so often. With [`WINDOW`], a sixtieth of the time.
-pub(super) const EVERY: Duration = Duration::from_secs(60);
+/// Runs are timed so often where nobody needs it more often. With [`WINDOW`], a sixtieth of the time.
+const EVERY: Duration = Duration::from_secs(60);
 
 /// Where the kernel says whether somebody else has it time every run.
 const ALWAYS: &str = "/proc/sys/kernel/bpf_stats_enabled";
@@ -21,18 +21,29 @@ const ALWAYS: &str = "/proc/sys/kernel/bpf_stats_enabled";
 /// Has runs timed and reads what came of it.
 pub(super) struct Overhead {
     stopwatch: Mutex<Watch>,
+    period: Duration,
     timed_ns: AtomicU64,
 }
 
 struct Watch {
     stopwatch: Option<Stopwatch>,
+    window: Duration,
     /// What came of the last window, and when that began.
     last: Option<(Duration, OverheadView)>,
 }
 
 impl Overhead {
-    pub(super) fn new(stopwatch: Option<Stopwatch>) -> Self {
-        Self { stopwatch: Mutex::new(Watch { stopwatch, last: None }), timed_ns: AtomicU64::new(0) }
+    /// `period`: how often runs are timed, where that matters to somebody.
+    pub(super) fn new(stopwatch: Option<Stopwatch>, period: Option<Duration>) -> Self {
+        let period = period.unwrap_or(EVERY);
+        // At least half of the time runs are not timed.
+        let watch = Watch { stopwatch, window: WINDOW.min(period / 2), last: None };
+        Self { stopwatch: Mutex::new(watch), period, timed_ns: AtomicU64::new(0) }
+    }
+
+    /// How often runs are timed unasked.
+    pub(super) fn period(&self) -> Duration {
+        self.period
     }
 
     /// Whether runs can be timed when somebody asks.
@@ -45,7 +56,7 @@ impl Overhead {
         self.timed_ns.load(Ordering::Relaxed) / 1_000_000
     }
 
-    /// Has runs timed for [`WINDOW`], or waits for a window that began after the call. Blocks for as long.
+    /// Has runs timed for [`WINDOW`] at most, or waits for a window that began after the call. Blocks for as long.
     pub(super) fn measure(&self, read: impl Fn() -> Vec<ProgramStatus>) -> OverheadView {
         let asked = clock::monotonic();
         let mut watch = self.lock();
@@ -77,14 +88,14 @@ impl Overhead {
 impl Watch {
     fn time(&mut self) -> Result<(), String> {
         if let Some(stopwatch) = &mut self.stopwatch {
-            let timed = stopwatch.time(WINDOW);
+            let timed = stopwatch.time(self.window);
             if matches!(timed, Err(StopwatchError::Gone(_))) {
                 self.stopwatch = None;
             }
             return timed.map_err(|error| error.to_string());
         }
         if always() {
-            std::thread::sleep(WINDOW);
+            std::thread::sleep(self.window);
             return Ok(());
         }
         Err("program runs are not timed: the agent was started without CAP_SYS_ADMIN, and kernel.bpf_stats_enabled is 0"
@@ -148,7 +159,7 @@ mod tests {
 
     #[test]
     fn without_the_right_to_time_the_reason_is_told_and_nothing_is_measured() {
-        let overhead = Overhead::new(None);
+        let overhead = Overhead::new(None, None);
         if always() {
             return assert!(overhead.is_timed());
         }

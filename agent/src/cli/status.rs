@@ -7,7 +7,9 @@ use jiff::Timestamp;
 
 use super::client::{Client, ConnectArgs};
 use super::table::{BAD, Cell, DIM, GOOD, HEADING, Output, Table, WARN, bytes, duration, print, print_json};
-use crate::admin::view::{CanaryState, ClientsView, MAP_ALMOST_FULL, OtlpView, OverheadView, Status};
+use crate::admin::view::{
+    BudgetView, CanaryState, ClientsView, MAP_ALMOST_FULL, OtlpView, OverheadView, Status,
+};
 
 /// Exit code where the agent answers and something needs a look.
 pub const EXIT_PROBLEMS: u8 = 3;
@@ -152,6 +154,9 @@ fn summary(status: &Status, now: Timestamp) -> String {
         );
         line("", &format!("{known}; {} with notes", view.noted));
     }
+    if let Some(view) = &status.budget {
+        line("cost", &budget(view, now));
+    }
     if let Some(view) = &status.otlp {
         line("otlp", &otlp(view, now));
     }
@@ -179,6 +184,17 @@ fn summary(status: &Status, now: Timestamp) -> String {
     line("may use", &format!("{capabilities}; {filter}"));
     line("heartbeat", &format!("{heartbeat}{following}"));
     text
+}
+
+fn budget(view: &BudgetView, now: Timestamp) -> String {
+    let took =
+        view.share.map_or_else(|| "not known yet".to_owned(), |share| format!("{:.2} %", share * 100.0));
+    let whose = if view.untimed.is_some() { " (the agent alone)" } else { "" };
+    let detail = view.missing.as_ref().map_or_else(
+        || "everything is observed".to_owned(),
+        |missing| format!("{WARN}{missing}, for {}{WARN:#}", since(view.since, now)),
+    );
+    format!("{took}{whose} of the processors, budget {:.2} %; {detail}", view.budget * 100.0)
 }
 
 fn otlp(view: &OtlpView, now: Timestamp) -> String {
@@ -325,6 +341,7 @@ Segue 0.1.0  pid 4711, up 2 h 3 min, map layouts of version 1
   config     /etc/segue/segue.yaml; generation 7, applied 95 s ago
   kubernetes https://10.96.0.1; in sync for 1 h; node node-1, zone eu-1a
              40 Services, 310 endpoints, 3 policies, 1 routes, 31 pods here; 1 with notes
+  cost       0.34 % of the processors, budget 2.00 %; everything is observed
   otlp       http://collector:4318/v1/metrics; taken 15 s ago; 480 ok, 1 rejected, 3 failed
   clients    44 workloads, 2 pods left alone, 1 pods named by their UID, 6 cgroups gone unnamed
   test call  reached its backend, 12 s ago

@@ -34,6 +34,10 @@ pub struct DataPlane {
     layout: Layout,
     cgroup: Cgroup,
     features: Features,
+    /// Requests are read now, where they can be at all.
+    reading: bool,
+    /// Reading was switched off meanwhile: that its programs are not attached says nothing.
+    rested: bool,
     adopted: bool,
     ebpf: Ebpf,
     /// The kernel's ids of the maps, in the order of `MAPS`; 0 where it did not say.
@@ -90,7 +94,17 @@ impl DataPlane {
             bpf::map_id(pin.as_fd()).ok().flatten()
         };
         let map_ids = MAPS.map(|map| id(map).unwrap_or_default());
-        Ok(Self { layout, cgroup, features, adopted, ebpf, map_ids, lock: Mutex::new(lock) })
+        Ok(Self {
+            layout,
+            cgroup,
+            features,
+            reading: true,
+            rested: false,
+            adopted,
+            ebpf,
+            map_ids,
+            lock: Mutex::new(lock),
+        })
     }
 
     /// What the programs log. There is one reader; the next call finds nothing.
@@ -208,9 +222,15 @@ impl DataPlane {
         Ok(repairs)
     }
 
+    /// Has requests read or not, from the next [`DataPlane::attach`] on; whether that is a change.
+    pub fn set_reading(&mut self, reading: bool) -> bool {
+        self.rested |= !reading;
+        std::mem::replace(&mut self.reading, reading) != reading && self.features.requests
+    }
+
     /// Whether a program is to be attached.
     fn wants(&self, attachment: &Attachment) -> bool {
-        self.features.requests || !attachment.is_optional()
+        self.features.requests && self.reading || !attachment.is_optional()
     }
 
     /// Pins the maps again where somebody removed their pins, or put something else there: the next agent would begin anew
@@ -259,7 +279,7 @@ impl DataPlane {
                 _ => repair = Some(Repair { hook, found: "a link to something else" }),
             }
             remove_pin(&pin)?;
-        } else if self.adopted {
+        } else if self.adopted && !(self.rested && attachment.is_optional()) {
             repair = Some(Repair { hook, found: "no link" });
             // Something that is not a link may sit in its place.
             let _ = std::fs::remove_file(&pin);

@@ -28,6 +28,7 @@ mod metrics;
 mod neighbours;
 mod node_faults;
 mod node_resources;
+mod observing;
 mod otlp;
 mod pods;
 mod programs_nobody_here_wrote;

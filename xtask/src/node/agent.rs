@@ -29,6 +29,16 @@ impl<'n> Agent<'n> {
     pub(crate) fn start(
         node: &'n Node,
         binary: &Path,
+        meanwhile: impl FnMut() -> anyhow::Result<()>,
+    ) -> anyhow::Result<Self> {
+        Self::start_with(node, binary, &[], meanwhile)
+    }
+
+    /// The same with more arguments.
+    pub(crate) fn start_with(
+        node: &'n Node,
+        binary: &Path,
+        more: &[&str],
         mut meanwhile: impl FnMut() -> anyhow::Result<()>,
     ) -> anyhow::Result<Self> {
         let mut command = node.command(binary, Place::Beside)?;
@@ -39,6 +49,7 @@ impl<'n> Agent<'n> {
             .args(["--listen", &LISTEN.to_string()])
             .args([Path::new("--socket"), &socket_path(node)])
             .args([Path::new("--bpffs"), &node.bpffs()])
+            .args(more)
             .stdout(Stdio::null());
         let process = Process::start("segue run", &mut command, &node.directory().join("agent.log"))?;
         let mut agent = Self { node, binary: binary.to_path_buf(), process };

@@ -21,6 +21,12 @@ pub const fn start(sequence: u32) -> Position {
     Position { next: sequence, ahead_start: 0, ahead_end: 0 }
 }
 
+/// Whether this place comes after the next byte that is awaited: there is a gap between them.
+#[inline(always)]
+pub const fn is_before(position: &Position, sequence: u32) -> bool {
+    sequence.wrapping_sub(position.next).cast_signed() > 0
+}
+
 /// Takes in a segment of `length` bytes, and tells which of them are the next ones.
 ///
 /// A segment that comes before its turn is not read: the kernel hands it on later without asking again. It is
@@ -80,6 +86,13 @@ mod tests {
         assert_eq!(advance(&mut position, 120, 10), Fresh::NONE);
         assert_eq!(advance(&mut position, 140, 30), fresh(10, 20));
         assert_eq!(position.next, 170);
+    }
+
+    #[test]
+    fn a_place_behind_a_gap_is_told_from_the_next_one_also_across_the_end_of_the_numbers() {
+        let position = start(u32::MAX - 1);
+        assert!(!is_before(&position, u32::MAX - 1) && !is_before(&position, u32::MAX - 100));
+        assert!(is_before(&position, u32::MAX) && is_before(&position, 5));
     }
 
     #[test]

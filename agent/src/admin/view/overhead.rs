@@ -1,5 +1,6 @@
 //! What the data plane costs, as JSON.
 
+use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
 /// The answer of `/v1/overhead`: program runs of a window of about a second.
@@ -11,6 +12,39 @@ pub struct OverheadView {
     pub programs: Vec<ProgramCost>,
     /// Why runs were not timed, in words; null where they were.
     pub reason: Option<String>,
+}
+
+/// What observing may cost, and what comes of that.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct BudgetView {
+    /// The part of the time of all processors of the host that programs and agent may take; 1 is the whole.
+    pub budget: f64,
+    /// The part they took last; null before the second sample.
+    pub share: Option<f64>,
+    /// How much is observed: `full`, `no_events`, `no_requests` or `rare_walks`, each leaving out more.
+    pub detail: String,
+    /// What is left out, in words; null where nothing is.
+    pub missing: Option<String>,
+    /// Since when it is observed as it is.
+    pub since: Timestamp,
+    /// Times less was observed from then on.
+    pub steps_down: u64,
+    /// Times more was.
+    pub steps_up: u64,
+    /// Why only the agent's part is known and not the programs', in words; null where both are.
+    pub untimed: Option<String>,
+}
+
+impl BudgetView {
+    /// What an operator should look at; `None` where everything is observed.
+    pub fn problem(&self) -> Option<String> {
+        let missing = self.missing.as_ref()?;
+        Some(format!(
+            "observing costs more than its budget of {:.2} % of the processors, and {missing}; allow more \
+             (--overhead-budget), or ask for less",
+            self.budget * 100.0
+        ))
+    }
 }
 
 /// Runs of one program.

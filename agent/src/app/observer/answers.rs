@@ -166,13 +166,14 @@ impl Observe for Observer {
             data_plane: DataPlaneView {
                 heartbeat_age_ms: (heartbeat_ns != 0)
                     .then(|| now_ns.saturating_sub(heartbeat_ns) / 1_000_000),
-                following: self.facts.records_flows || self.followers.receiver_count() > 0,
+                following: self.is_followed() && self.governing.allows_events(),
             },
             confinement: ConfinementView {
                 capabilities: self.facts.confinement.capabilities.iter().map(ToString::to_string).collect(),
                 filtered: self.facts.confinement.filtered,
             },
             timed_ms: self.overhead.timed_ms(),
+            budget: self.governing.view(),
             rollouts: self.rollouts.views(),
             rollouts_error: self.rollouts.problem(),
             kubernetes: self.kubernetes.as_ref().map(super::cluster::view),

@@ -15,6 +15,8 @@ use crate::rollout::{Reading, evidence};
 
 /// How fresh the edges are that a reader gets. Two scrapers in the same moment cost one reading.
 const EDGES_AGE: Duration = Duration::from_millis(500);
+/// The same where observing costs more than it may.
+const RARE_EDGES_AGE: Duration = Duration::from_secs(30);
 
 impl Observer {
     /// What the kernel counts now for each of these services, whatever its address families.
@@ -34,7 +36,7 @@ impl Observer {
         Ok(services.iter().map(of_one).collect())
     }
 
-    /// Reads the kernel's edges and folds them, at most once per [`EDGES_AGE`].
+    /// Reads the kernel's edges and folds them, at most once per [`EDGES_AGE`], or [`RARE_EDGES_AGE`].
     ///
     /// Not before a configuration is in force: until then no id has a name, and what is counted under none would
     /// stay there.
@@ -44,7 +46,8 @@ impl Observer {
         }
         let now = clock::monotonic();
         let mut state = lock(&self.edges);
-        if state.folded_at.is_some_and(|at| now.saturating_sub(at) < EDGES_AGE) {
+        let age = if self.governing.rarer() > 1 { RARE_EDGES_AGE } else { EDGES_AGE };
+        if state.folded_at.is_some_and(|at| now.saturating_sub(at) < age) {
             return Ok(());
         }
         let mut counters = lock(&self.counters);

@@ -1,0 +1,331 @@
+//! `cargo xtask bench observe`: what observing costs. The same server through the same data plane, with more and more of it
+//! switched on, in turn; beside it, asked past everything. A mode is a line of [`MODES`], and its switch what an operator
+//! would type.
+
+use std::fmt::Write;
+use std::net::{Ipv4Addr, SocketAddrV4};
+use std::time::Duration;
+
+use anyhow::{Context, bail};
+
+use super::client::{self, Answers, Mode as Manner, Turn};
+use super::matrix::Matrix;
+use super::probe::Range;
+use super::spread::Spread;
+use super::{Output, affinity, print_with, stage};
+use crate::node::{self, Agent, Node, Place};
+use crate::{backends, build, setup};
+
+/// Something that can be observed, and how it is switched on.
+struct Mode {
+    /// What tables call it.
+    name: &'static str,
+    /// The agent's arguments, beside the usual ones; `None`: nothing is between client and server.
+    arguments: Option<&'static [&'static str]>,
+    /// The policy of the service that is asked.
+    policy: &'static str,
+    /// The part of direct's requests that is aimed at.
+    aim: Option<f64>,
+}
+
+/// From nothing to everything. The first is what the others are compared with.
+const MODES: [Mode; 5] = [
+    Mode { name: "direct", arguments: None, policy: "", aim: None },
+    Mode {
+        name: "L4 (--requests off)",
+        arguments: Some(&["--requests", "off"]),
+        policy: "",
+        aim: Some(0.99),
+    },
+    Mode {
+        name: "L4 (policy requests: off)",
+        arguments: Some(&[]),
+        policy: "requests: off",
+        aim: Some(0.99),
+    },
+    Mode { name: "HTTP/1", arguments: Some(&[]), policy: "", aim: Some(0.97) },
+    Mode {
+        name: "HTTP/1, flows (--record-flows)",
+        arguments: Some(&["--record-flows"]),
+        policy: "",
+        aim: None,
+    },
+];
+
+/// Connections side by side.
+const CONNECTIONS: usize = 32;
+/// The part of direct's maximum at which times are measured.
+const LOAD: f64 = 0.7;
+/// Before a turn is measured, caches warm up.
+const WARM_UP: Duration = Duration::from_millis(200);
+/// What the server answers, but for the line's end.
+const NAME: &str = "payment-0123456789abcdefghijklmnopqrstuvwxyz-0123456789abcdefghijklmnopqrstuvwxyz";
+
+const COLUMNS: [&str; 10] =
+    ["1/s", "min", "max", "× direct", "× min", "× max", "aim", "CPU, µs each", "p50, µs", "p99, µs"];
+
+/// How much to measure.
+#[derive(clap::Args)]
+pub(crate) struct Arguments {
+    /// How often each mode has its turn; the order is another one each time.
+    #[arg(long, default_value_t = 7, value_parser = clap::value_parser!(u32).range(1..=100))]
+    rounds: u32,
+    /// Seconds of each measurement.
+    #[arg(long, default_value_t = 2, value_parser = clap::value_parser!(u64).range(1..=60))]
+    seconds: u64,
+    /// Only modes whose names contain this, and direct; may be given again.
+    #[arg(long)]
+    only: Vec<String>,
+    /// Two short rounds, to see whether all of it works.
+    #[arg(long)]
+    quick: bool,
+    /// How to print.
+    #[arg(short, long, value_enum, default_value_t)]
+    output: Output,
+}
+
+/// Measures and prints.
+pub(crate) fn run(arguments: &Arguments) -> anyhow::Result<()> {
+    setup::programs(&[("nginx", "nginx-light")])?;
+    let (_, node) = stage::comparison(false)?;
+    client::build()?;
+    // Only now: what was built needs no precedence.
+    let _precedence = affinity::Precedence::take_or_warn();
+    let _servers = backends::start(&node, &[NAME])?;
+    for id in node.processes(Place::Beside) {
+        // Where that is not allowed, the scheduler decides, for all modes alike.
+        let _ = affinity::pin(id, 0);
+    }
+    let port = backends::address(0).port();
+    node::write_config(&node, &config(port))?;
+    let bench = Bench { node: &node, arguments, port, bodies: vec![format!("{NAME}\n")] };
+    let [keepalive, connect] =
+        bench.rounds("as fast as it goes", [(Manner::Keepalive, 0), (Manner::Connect, 0)])?;
+    let direct = keepalive.spread(0, per_second).context("direct has no turn")?;
+    let rate = round_down(LOAD * direct.median);
+    let [at_rate] = bench.rounds(&format!("at {rate} requests/s"), [(Manner::Rate, rate)])?;
+    let matrices = [
+        keepalive.matrix("requests on open connections"),
+        connect.matrix("new connections, a request on each"),
+        at_rate.matrix(&format!("at {rate} requests/s on open connections")),
+    ];
+    print_with(&[], &matrices, &bench.note(), arguments.output);
+    Ok(())
+}
+
+struct Bench<'n> {
+    node: &'n Node,
+    arguments: &'n Arguments,
+    port: u16,
+    bodies: Vec<String>,
+}
+
+impl Bench<'_> {
+    /// The modes that are wanted, by their number in [`MODES`].
+    fn modes(&self) -> Vec<usize> {
+        let only = &self.arguments.only;
+        let wanted =
+            |mode: &Mode| only.is_empty() || only.iter().any(|part| mode.name.contains(part.as_str()));
+        (0..MODES.len()).filter(|&number| number == 0 || wanted(&MODES[number])).collect()
+    }
+
+    fn measure(&self) -> Duration {
+        if self.arguments.quick {
+            Duration::from_millis(400)
+        } else {
+            Duration::from_secs(self.arguments.seconds)
+        }
+    }
+
+    fn count(&self) -> usize {
+        if self.arguments.quick { 2 } else { self.arguments.rounds as usize }
+    }
+
+    /// The tasks of each mode, round by round, in another order each time.
+    fn rounds<const TASKS: usize>(
+        &self,
+        title: &str,
+        tasks: [(Manner, u64); TASKS],
+    ) -> anyhow::Result<[Series; TASKS]> {
+        let modes = self.modes();
+        let mut series: [Series; TASKS] = std::array::from_fn(|_| Series::default());
+        for round in 0..self.count() {
+            for place in 0..modes.len() {
+                let number = modes[(place + round) % modes.len()];
+                let mode = &MODES[number];
+                // Programs outlive their agent: one that ends leaves what the next replaces.
+                let agent = mode
+                    .arguments
+                    .map(|more| Agent::start_with(self.node, &build::binary(true), more, || Ok(())))
+                    .transpose()?;
+                let mut told = Vec::new();
+                for ((manner, rate), series) in tasks.iter().zip(&mut series) {
+                    let answers = self
+                        .turn(number, *manner, *rate)
+                        .with_context(|| format!("{} {title}", mode.name))?;
+                    told.push(format!("{:.0}/s", per_second(&answers)));
+                    series.0[number].push(answers);
+                }
+                agent.map(Agent::kill).transpose()?;
+                eprintln!("measuring: {title}: round {}: {}: {}", round + 1, mode.name, told.join(", "));
+            }
+        }
+        Ok(series)
+    }
+
+    fn turn(&self, number: usize, manner: Manner, rate: u64) -> anyhow::Result<Answers> {
+        let is_direct = MODES[number].arguments.is_none();
+        let first = if is_direct { backend(number, self.port) } else { frontend(number) };
+        let turn = Turn {
+            mode: manner,
+            place: if is_direct { Place::Beside } else { Place::Managed },
+            target: Range::of_one(first),
+            connections: CONNECTIONS,
+            rate,
+            warm_up: WARM_UP,
+            measure: self.measure(),
+            bodies: &self.bodies,
+        };
+        let answers = turn.run(self.node)?;
+        if answers.count == 0 {
+            bail!("no answers at all");
+        }
+        Ok(answers)
+    }
+
+    fn note(&self) -> String {
+        format!(
+            "{} rounds of {} s each, in turn and in another order each round; {CONNECTIONS} connections, one client thread on the last \
+             CPU, nginx with one worker on the first, everything in one network namespace and at nice −20. The client is \
+             managed and the server is not: where both are, reading costs twice. Ratios are of the same round; × min and \
+             × max are the worst and the best round. CPU: cpu.stat of the cgroup that has client, server and agent, with \
+             what the kernel does in their names. Times at a rate count from when a request was due.",
+            self.count(),
+            self.measure().as_secs_f64(),
+        )
+    }
+}
+
+/// The rounds of each mode at one task, by its number in [`MODES`].
+#[derive(Default)]
+struct Series([Vec<Answers>; MODES.len()]);
+
+impl Series {
+    fn spread(&self, number: usize, figure: impl Fn(&Answers) -> f64) -> Option<Spread> {
+        Spread::of(&self.0[number].iter().map(figure).collect::<Vec<_>>())
+    }
+
+    /// Answers a second, divided by direct's of the same round.
+    fn ratio(&self, number: usize) -> Option<Spread> {
+        let pairs = self.0[number].iter().zip(&self.0[0]);
+        Spread::of(&pairs.map(|(this, direct)| per_second(this) / per_second(direct)).collect::<Vec<_>>())
+    }
+
+    fn matrix(&self, title: &str) -> Matrix {
+        let mut matrix = Matrix::new(title, &COLUMNS);
+        for (number, mode) in MODES.iter().enumerate().filter(|(number, _)| !self.0[*number].is_empty()) {
+            let (reached, ratio) = (self.spread(number, per_second), self.ratio(number));
+            let median = |spread: Option<Spread>| spread.map(|spread| spread.median);
+            let figures = vec![
+                reached.map(|spread| spread.median.round()),
+                reached.map(|spread| spread.min.round()),
+                reached.map(|spread| spread.max.round()),
+                median(ratio),
+                ratio.map(|ratio| ratio.min),
+                ratio.map(|ratio| ratio.max),
+                mode.aim,
+                median(self.spread(number, cpu_us)),
+                median(self.spread(number, |answers| time_us(answers, 0.5))),
+                median(self.spread(number, |answers| time_us(answers, 0.99))),
+            ];
+            matrix.rows.push((mode.name.to_owned(), figures));
+        }
+        matrix
+    }
+}
+
+#[expect(clippy::cast_precision_loss, reason = "no turn has 2^52 answers")]
+fn per_second(answers: &Answers) -> f64 {
+    answers.count as f64 / answers.seconds
+}
+
+#[expect(clippy::cast_precision_loss, reason = "no turn has 2^52 answers")]
+fn cpu_us(answers: &Answers) -> f64 {
+    answers.cpu_us / answers.count as f64
+}
+
+#[expect(clippy::cast_precision_loss, reason = "no turn lasts 2^52 ns")]
+fn time_us(answers: &Answers, quantile: f64) -> f64 {
+    answers.times.value_at_quantile(quantile) as f64 / 1000.0
+}
+
+/// A rate that people can read.
+#[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "a rate is positive and small")]
+fn round_down(rate: f64) -> u64 {
+    (rate as u64 / 100 * 100).max(100)
+}
+
+/// The address of a mode's service. Each mode has its own, and a backend of its own: where a connection of one has just
+/// ended, the server takes no other client's from the same port for a minute.
+fn frontend(number: usize) -> SocketAddrV4 {
+    SocketAddrV4::new(Ipv4Addr::new(198, 18, 0, 1 + octet(number)), 80)
+}
+
+fn backend(number: usize, port: u16) -> SocketAddrV4 {
+    SocketAddrV4::new(Ipv4Addr::new(127, 1, 0, 1 + octet(number)), port)
+}
+
+fn octet(number: usize) -> u8 {
+    const { assert!(MODES.len() < 200) };
+    u8::try_from(number).unwrap_or_default()
+}
+
+/// Segue's file: a service for each mode.
+fn config(port: u16) -> String {
+    let mut text = String::from("services:\n");
+    for (number, mode) in MODES.iter().enumerate().filter(|(_, mode)| mode.arguments.is_some()) {
+        // Writing to a String cannot fail.
+        let _ = write!(
+            text,
+            "  - name: bench/mode-{number}\n    frontends: [\"{}\"]\n    backends: [\"{}\"]\n    policy: {{ {} }}\n",
+            frontend(number),
+            backend(number, port),
+            mode.policy,
+        );
+    }
+    text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn each_mode_has_a_name_and_a_service_of_its_own_and_the_first_has_nothing_in_between() {
+        let text = config(8081);
+        assert!(MODES[0].arguments.is_none());
+        for (number, mode) in MODES.iter().enumerate().skip(1) {
+            assert!(mode.arguments.is_some(), "{}", mode.name);
+            assert!(text.contains(&format!("frontends: [\"{}\"]", frontend(number))));
+            assert_eq!(MODES.iter().filter(|other| other.name == mode.name).count(), 1);
+        }
+        assert!(text.contains("policy: { requests: off }"));
+    }
+
+    #[test]
+    fn ratios_are_of_the_same_round() {
+        let turn = |count| Answers {
+            count,
+            failed: 0,
+            seconds: 1.0,
+            cpu_us: 1.0,
+            times: hdrhistogram::Histogram::new(3).expect("three digits"),
+        };
+        let mut series = Series::default();
+        series.0[0] = vec![turn(100), turn(200)];
+        series.0[1] = vec![turn(50), turn(200)];
+        let ratio = series.ratio(1).expect("two rounds");
+        assert_eq!((ratio.min, ratio.max), (0.5, 1.0));
+        assert_eq!(series.matrix("x").rows.len(), 2, "modes without a turn have no row");
+    }
+}
