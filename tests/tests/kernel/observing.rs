@@ -6,7 +6,7 @@ use std::time::Duration;
 use segue_tests::agent::{Agent, SOON};
 use segue_tests::program::Program;
 use segue_tests::service::{Service, config};
-use segue_tests::wait::eventually;
+use segue_tests::wait::{eventually, let_pass};
 use segue_tests::world::World;
 
 const CLIENT: &str = "http_client_request_duration_seconds_count";
@@ -92,7 +92,11 @@ fn count(agent: &Agent<'_>, metric: &str) -> u64 {
 fn await_count(agent: &Agent<'_>, metric: &str, expected: u64) {
     eventually(&format!("{metric} to be {expected}"), SOON, || match count(agent, metric) {
         seen if seen == expected => Ok(()),
-        seen => Err(seen),
+        seen => {
+            // To be asked costs the agent something, which here matters.
+            let_pass(Duration::from_millis(250));
+            Err(seen)
+        }
     });
 }
 
@@ -134,7 +138,7 @@ fn a_load_over_the_budget_is_observed_less_and_again_in_full_when_it_is_over() {
     let world = World::new();
     let mut agent = world.agent(&[web()]);
     // An idle agent takes a fifth of this, also one that was not optimised.
-    agent.restart_with(&["--overhead-budget", "1%", "--overhead-interval", "200ms"]);
+    agent.restart_with(&["--overhead-budget", "1%", "--overhead-interval", "400ms"]);
     let _nginx = nginx(&world);
     let mut asker = Asker::start(&world, 3);
     asker.ask();
@@ -146,25 +150,26 @@ fn a_load_over_the_budget_is_observed_less_and_again_in_full_when_it_is_over() {
         let log = agent.log();
         if log.contains("to=\"no_requests\"") { Ok(()) } else { Err(log) }
     });
-    let status = agent.status();
     let is_read = |status: &serde_json::Value| {
         let programs = status["programs"].as_array().expect("programs");
         programs.iter().any(|program| program["hook"] == "ingress")
     };
-    assert!(!is_read(&status), "no program looks at packets: {status:#}");
-    let seen = agent.metrics();
-    let full = seen
-        .matching("segue_observation_detail", &[("detail", "full")])
-        .map(|sample| sample.value)
-        .sum::<f64>();
-    assert_eq!(full, 0.0);
-    // What passes now is not seen, also on a connection that was followed before.
+    // It tries now and then whether it can be afforded again, so that a look may come too late.
+    eventually("no program to look at packets, and everybody to be told", SOON, || {
+        let (status, seen) = (agent.status(), agent.metrics());
+        let full = seen.matching("segue_observation_detail", &[("detail", "full")]);
+        let told = full.map(|sample| sample.value).sum::<f64>() == 0.0
+            && status["budget"]["missing"].as_str().is_some_and(|missing| missing.contains("requests"));
+        if told && !is_read(&status) { Ok(()) } else { Err(status) }
+    });
+    // What passes now is not seen, or not all of it, also on a connection that was followed before.
     asker.ask();
 
     load.signal(libc::SIGTERM);
     eventually("all of it to be observed", Duration::from_secs(60), || {
         let log = agent.log();
-        if log.contains("to=\"full\"") { Ok(()) } else { Err(log) }
+        let last = log.lines().rfind(|line| line.contains("of the processors"));
+        if last.is_some_and(|line| line.contains("to=\"full\"")) { Ok(()) } else { Err(log) }
     });
     eventually("the programs to be back", SOON, || {
         let status = agent.status();
@@ -173,6 +178,4 @@ fn a_load_over_the_budget_is_observed_less_and_again_in_full_when_it_is_over() {
     let before = count(&agent, CLIENT);
     asker.ask();
     await_count(&agent, CLIENT, before + 10);
-    let problems = agent.status()["budget"]["missing"].clone();
-    assert_eq!(problems, serde_json::Value::Null);
 }
