@@ -14,6 +14,7 @@ pub mod event;
 pub mod hook;
 pub mod limits;
 pub mod load;
+pub mod lookup;
 pub mod outcome;
 pub mod request;
 pub mod sample;
@@ -30,6 +31,7 @@ pub use edge::{CloseReason, ConnectFailure, Edge, EdgeKey, HISTOGRAM_BUCKETS, Hi
 pub use event::{Event, EventKind};
 pub use hook::Hook;
 pub use load::LatencyWord;
+pub use lookup::{Lookup, LookupRoom, LookupStatus, LookupStream, Lookups, RecordType, ServedLookups};
 pub use outcome::{Loss, Outcome};
 pub use request::{AppProtocol, Direction, Exchange, Method, RequestKey, Requests, Scratch, Stage, Unparsed};
 pub use sample::Sample;

@@ -4,6 +4,7 @@
 //! of what one side said and how far the exchange is, and tell what that means. They see no packet: [`position`] has put the
 //! bytes into their order before.
 
+pub mod dns;
 pub mod http1;
 pub mod position;
 
