@@ -121,6 +121,20 @@ pub const STREAM: Reading = Reading {
     _pad: [0; 3],
 };
 
+/// Passes over what does not matter of so many bytes that come next; gives how many that are.
+#[inline(always)]
+pub const fn pass_over(reading: &mut Reading, bytes: u32) -> u32 {
+    let skip = reading.skip as u32;
+    if skip > bytes {
+        #[allow(clippy::cast_possible_truncation, reason = "no more than it was before")]
+        let left = (skip - bytes) as u16;
+        reading.skip = left;
+        return bytes;
+    }
+    reading.skip = 0;
+    skip
+}
+
 /// Reads on in the first `length` bytes until a message says something; gives what, and how many bytes were read or passed
 /// over. Behind a message on a connection comes the next: to be called again with what was left.
 #[inline(always)]

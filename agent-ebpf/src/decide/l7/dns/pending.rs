@@ -128,7 +128,8 @@ mod tests {
         for by in [key(1, &peer("10.0.0.1:1")), key(1, &peer("10.0.0.2:1")), key(1, &peer("10.0.0.1:2"))] {
             assert!(set_of(by) < SETS);
         }
-        let sets = |keys: Vec<u64>| keys.into_iter().map(set_of).collect::<std::collections::BTreeSet<_>>().len();
+        let sets =
+            |keys: Vec<u64>| keys.into_iter().map(set_of).collect::<std::collections::BTreeSet<_>>().len();
         assert_eq!(sets((0..64).map(|id| key(id, &peer("10.0.0.1:999"))).collect()), SETS);
         let of_port = |port: u16| key(9, &Endpoint::new(peer("10.0.0.1:1").address, port));
         assert_eq!(sets((0..64).map(of_port).collect()), SETS);

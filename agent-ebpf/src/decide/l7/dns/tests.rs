@@ -80,7 +80,8 @@ fn a_lookup_has_a_number_and_a_type() {
 #[test]
 fn an_answer_has_a_number_and_a_status() {
     for code in 0..16 {
-        let status = LookupStatus::from_raw(u8::try_from(code).expect("small")).unwrap_or(LookupStatus::Other);
+        let status =
+            LookupStatus::from_raw(u8::try_from(code).expect("small")).unwrap_or(LookupStatus::Other);
         assert_eq!(of_datagram(Side::Server, &answer(0x1234, code)), answered(0x1234, status), "{code}");
     }
     // A server that could not read the question does not repeat it.
