@@ -323,7 +323,7 @@ fn count(lookup: &Lookup, status: LookupStatus, now_ns: u64) {
         status: status as u16,
         protocol: AppProtocol::Dns as u8,
         direction: lookup.direction,
-        method: lookup.record_type,
+        operation: lookup.record_type,
         _pad: 0,
     };
     let Some(requests) = maps::requests(&key) else {

@@ -5,8 +5,10 @@ use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 use std::time::Duration;
 
-use agent_ebpf::abi::{AppProtocol, Direction, Histogram, Method, RequestKey, Requests as Counted};
-use agent_ebpf::decide::breaker::answer::SERVER_ERROR;
+use agent_ebpf::abi::{
+    AppProtocol, Direction, Histogram, RequestKey, Requests as Counted, StatusName, operation_name,
+};
+use agent_ebpf::decide::l7::is_server_error;
 use serde::{Deserialize, Serialize};
 
 use super::accumulator::{NAMING, is_new_name};
@@ -21,6 +23,9 @@ use super::{Names, ServiceLabel};
 /// counts at a time.
 pub const DEFAULT_ROW_LIMIT: usize = 16_384;
 
+/// What is asked where no service is: servers of names, on their port. No service can be called so.
+pub const NAME_SERVERS: &str = "dns:53";
+
 /// Requests of one protocol, from one workload to one version of one service, or to one port of one workload.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Requests {
@@ -29,10 +34,10 @@ pub struct Requests {
     pub protocol: AppProtocol,
     /// Requests that were answered.
     pub count: u64,
-    /// Of these, those whose answer was the server's fault (a status of 500 or more).
+    /// Of these, those whose answer was the server's fault (of HTTP: a status of 500 or more).
     pub errors: u64,
-    /// The answers by status.
-    pub by_status: BTreeMap<u16, u64>,
+    /// The answers by status, as users of the protocol write it.
+    pub by_status: BTreeMap<String, u64>,
     /// Time from the first byte of a request to the first byte of its answer.
     pub duration: Distribution,
     /// The counts behind these, for metrics. Not in JSON.
@@ -43,13 +48,14 @@ pub struct Requests {
 impl Requests {
     /// What these rows come to.
     fn of(protocol: AppProtocol, rows: Vec<RequestRow>) -> Self {
-        let (mut all, mut by_status) = (Histogram::default(), BTreeMap::<u16, u64>::new());
+        let (mut all, mut by_status, mut errors) = (Histogram::default(), BTreeMap::new(), 0);
         for row in &rows {
+            let count = histogram::count(&row.duration);
             histogram::add(&mut all, &row.duration);
-            *by_status.entry(row.status).or_default() += histogram::count(&row.duration);
+            *by_status.entry(row.status_name(protocol)).or_default() += count;
+            errors += if is_server_error(protocol, row.status) { count } else { 0 };
         }
         let duration = Distribution::from(all);
-        let errors = by_status.range(SERVER_ERROR..).map(|(_, count)| count).sum();
         Self { protocol, count: duration.count, errors, by_status, duration, rows }
     }
 
@@ -59,15 +65,27 @@ impl Requests {
     }
 }
 
-/// Requests of one method that were answered with one status.
+/// Requests for one operation that were answered with one status; the protocol says what the numbers mean.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct RequestRow {
-    /// The method.
-    pub method: Method,
-    /// The status, 100 to 599.
+    /// What was asked for: of HTTP, the method.
+    pub operation: u8,
+    /// What was answered.
     pub status: u16,
     /// How long they took.
     pub duration: Histogram,
+}
+
+impl RequestRow {
+    /// The operation, as metrics have it.
+    pub const fn operation_name(&self, protocol: AppProtocol) -> &'static str {
+        operation_name(protocol, self.operation)
+    }
+
+    /// The status, as users of the protocol write it.
+    pub fn status_name(&self, protocol: AppProtocol) -> String {
+        StatusName { protocol, status: self.status }.to_string()
+    }
 }
 
 /// Whose requests they are.
@@ -78,7 +96,7 @@ pub struct RequestView {
     pub direction: Direction,
     /// The client (outbound) or the server (inbound).
     pub workload: Arc<Workload>,
-    /// The service's full name; empty where the workload is the server.
+    /// The service's full name; empty where the workload is the server, [`NAME_SERVERS`] where no service is asked.
     pub service: Arc<str>,
     /// The port of the service's first frontend, or the one the server listens on.
     pub port: u16,
@@ -93,6 +111,8 @@ pub struct RequestView {
 
 impl RequestView {
     /// Whether these were made on the connections of an edge.
+    ///
+    /// Where nothing else was counted for these two ends, they have an edge of their own: [`EdgeView::without_connections`].
     pub fn is_of(&self, edge: &EdgeView) -> bool {
         self.direction == Direction::Outbound
             && !self.overflow
@@ -114,7 +134,7 @@ struct Who {
 
 #[derive(Debug, Default)]
 struct Group {
-    rows: BTreeMap<(Method, u16), Histogram>,
+    rows: BTreeMap<(u8, u16), Histogram>,
     /// Id under which the service was last seen; 0 inbound.
     service: u32,
     alive_at: Duration,
@@ -173,7 +193,7 @@ impl RequestAccumulator {
             self.seen.insert(key, seen);
         }
         self.groups.retain(|who, group| {
-            let has_service = who.direction == Direction::Inbound
+            let has_service = is_of_no_service(who.direction, group.service)
                 || names.service(group.service).is_some_and(|label| label.name == who.service);
             if has_service && names.is_live(&who.workload) {
                 group.alive_at = now;
@@ -195,7 +215,7 @@ impl RequestAccumulator {
         let client = names.client(key.cgroup);
         let direction = Direction::from_raw(key.direction).unwrap_or(Direction::Outbound);
         let label = (direction == Direction::Outbound).then(|| names.service(key.service)).flatten();
-        let alive = client.live && (label.is_some() || direction == Direction::Inbound);
+        let alive = client.live && (label.is_some() || is_of_no_service(direction, key.service));
         seen.dead_since = if alive { None } else { Some(seen.dead_since.unwrap_or(now)) };
         seen.unnamed_since = client.is_provisional.then(|| seen.unnamed_since.unwrap_or(now));
         if seen.unnamed_since.is_some_and(|since| now.saturating_sub(since) < NAMING) {
@@ -215,7 +235,7 @@ impl RequestAccumulator {
             return seen;
         }
         let who = who(client.workload, direction, seen.label.as_ref(), key, names);
-        let row = (Method::from_raw(key.method).unwrap_or(Method::Other), key.status);
+        let row = (key.operation, key.status);
         let is_new = !self.groups.get(&who).is_some_and(|group| group.rows.contains_key(&row));
         if is_new && self.held >= self.limit {
             self.overflowed += u64::from(!std::mem::replace(&mut seen.overflowed, true));
@@ -245,8 +265,8 @@ impl RequestAccumulator {
     /// Everybody's requests, in the order of direction, workload, service and version; the overflow last.
     pub fn views(&self) -> Vec<RequestView> {
         let groups = self.groups.iter().map(|(who, group)| {
-            let rows = group.rows.iter().map(|(&(method, status), &duration)| RequestRow {
-                method,
+            let rows = group.rows.iter().map(|(&(operation, status), &duration)| RequestRow {
+                operation,
                 status,
                 duration,
             });
@@ -261,7 +281,7 @@ impl RequestAccumulator {
                 version: None,
                 protocol: AppProtocol::Unknown,
             };
-            view(nobody, vec![RequestRow { method: Method::Other, status: 0, duration }], true)
+            view(nobody, vec![RequestRow { operation: 0, status: 0, duration }], true)
         });
         groups.chain(overflow).collect()
     }
@@ -275,6 +295,11 @@ impl RequestAccumulator {
 /// What was counted since `before`; all of it where the entry was made anew in between.
 fn since(now: &Histogram, before: &Histogram) -> Histogram {
     if histogram::count(now) < histogram::count(before) { *now } else { histogram::since(now, before) }
+}
+
+/// Whether no service is asked: a server answers, or a server of names is asked that belongs to none.
+fn is_of_no_service(direction: Direction, service: u32) -> bool {
+    direction == Direction::Inbound || service == 0
 }
 
 fn who(
@@ -291,6 +316,7 @@ fn who(
     }
     let (service, port) = match label {
         Some(label) => (Arc::clone(&label.name), label.port),
+        None if is_of_no_service(direction, key.service) => (NAME_SERVERS.into(), u16::from_be(key.port_be)),
         None => (UNKNOWN.into(), 0),
     };
     let version = match key.version {
@@ -308,6 +334,8 @@ fn view(who: Who, rows: Vec<RequestRow>, overflow: bool) -> RequestView {
 
 #[cfg(test)]
 mod tests {
+    use agent_ebpf::abi::Method;
+
     use super::*;
     use crate::flows::{Client, identity};
 
@@ -348,7 +376,7 @@ mod tests {
             service: 7,
             status,
             protocol: AppProtocol::Http1 as u8,
-            method: Method::Get as u8,
+            operation: Method::Get as u8,
             ..RequestKey::default()
         }
     }
@@ -373,7 +401,7 @@ mod tests {
         let RequestView { workload, service, port, requests, .. } = &views[0];
         assert_eq!((&*workload.name, &**service, *port), ("unit1", "shop/svc7", 80));
         assert_eq!((requests.count, requests.errors, requests.duration.count), (8, 1, 8));
-        assert_eq!(requests.by_status, [(200, 5), (404, 2), (503, 1)].into());
+        assert_eq!(requests.by_status, [("200".into(), 5), ("404".into(), 2), ("503".into(), 1)].into());
         assert_eq!(requests.rows.len(), 3);
     }
 

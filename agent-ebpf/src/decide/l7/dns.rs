@@ -89,6 +89,15 @@ const RESPONSE_CODE: u16 = 0b1111;
 /// More bytes than one message has that matter: 2 of the length, 6 of the header, 128 labels, 2 of the type.
 const MAX_STEPS: u32 = 144;
 
+/// Whether a lookup that ended so says that the server failed: it could not or would not answer, or did not.
+#[inline(always)]
+pub const fn is_server_error(status: u16) -> bool {
+    const SERVER_FAILED: u16 = LookupStatus::ServFail as u16;
+    const REFUSED: u16 = LookupStatus::Refused as u16;
+    const NO_ANSWER: u16 = LookupStatus::NoAnswer as u16;
+    matches!(status, SERVER_FAILED | REFUSED | NO_ANSWER)
+}
+
 /// Before the first byte of a datagram of so many bytes. `None` where that cannot be a message.
 #[inline(always)]
 pub const fn datagram(bytes: u32) -> Option<Reading> {
