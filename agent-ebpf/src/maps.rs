@@ -25,7 +25,7 @@ pub(crate) use exchanges::{
     exchange, forget_exchange, keep_head, load_head, new_exchange, requests, scratch, unparsed,
 };
 pub(crate) use lookups::{
-    lookup_room, lookup_stream, lookups, lookups_or_new, new_lookup_stream, served_lookups,
+    load_waiting, lookup_room, lookup_stream, lookups, lookups_or_new, new_lookup_stream, served_lookups,
     served_lookups_or_new,
 };
 pub(crate) use workloads::{some_are_left_alone, workload};

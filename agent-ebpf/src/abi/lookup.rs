@@ -85,14 +85,24 @@ pub const SETS: usize = 8;
 /// After so long a lookup has no answer: twice the time after which a resolver asks again by default (`RES_TIMEOUT`).
 pub const PATIENCE_NS: u64 = 10_000_000_000;
 
+/// What a lookup is told by while it waits for its answer.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Waiting {
+    /// When it was asked, on the monotonic clock; 0: nobody is here.
+    pub asked_at_ns: u64,
+    /// Its number and the other side, as `decide::l7::dns::pending::key` packs them.
+    pub key: u64,
+}
+
+const _: () = assert!(size_of::<Waiting>() == 16);
+
 /// One lookup that waits for its answer.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Lookup {
-    /// When it was asked, on the monotonic clock; 0: nobody is here.
-    pub asked_at_ns: u64,
-    /// Its number and the other side, as `decide::l7::dns::key` packs them.
-    pub key: u64,
+    /// What it is told by.
+    pub waiting: Waiting,
     /// The cgroup (leaf) of the client (outbound) or the server (inbound).
     pub cgroup: u64,
     /// The service's id; 0 inbound, and where the server belongs to none.
@@ -217,12 +227,14 @@ pub struct LookupRoom {
     pub reading: Reading,
     /// Bytes that were read or passed over.
     pub read: u64,
+    /// Who waits, for a function to choose among.
+    pub waiting: [Waiting; PLACES],
     /// What there is of it.
     pub bytes: [u8; ROOM_BYTES],
 }
 
-const _: () = assert!(size_of::<LookupRoom>() == 24 + ROOM_BYTES);
+const _: () = assert!(size_of::<LookupRoom>() == 24 + 16 * PLACES + ROOM_BYTES);
 
 /// Messages that are looked at in one segment of a connection. A client asks two at a time; a segment with more is that of
 /// somebody who asks for many, and the connection is not followed any further.
-pub const MAX_MESSAGES: u32 = 8;
+pub const MAX_MESSAGES: u32 = 4;

@@ -2,6 +2,7 @@
 
 use core::ptr;
 
+use agent_ebpf::abi::lookup::PLACES;
 use agent_ebpf::abi::{LookupRoom, LookupStream, Lookups, ServedLookups};
 use aya_ebpf::bindings::BPF_SK_STORAGE_GET_F_CREATE;
 use aya_ebpf::btf_maps::SkStorage;
@@ -81,4 +82,17 @@ pub(crate) fn lookup_room(is_sent: bool) -> Option<&'static mut LookupRoom> {
     // SAFETY: the kernel gave a pointer to this CPU's room; what is received is not interrupted by more of it, and of
     // what is sent only what a process sends is about names.
     LOOKUP_ROOM.get_ptr_mut(u32::from(is_sent)).map(|room| unsafe { &mut *room })
+}
+
+/// Puts what lookups are told by into a room, for a function that takes numbers to choose among. `false`: there is none.
+#[inline(always)]
+pub(crate) fn load_waiting(lookups: &Lookups, is_sent: bool) -> bool {
+    let Some(room) = lookup_room(is_sent) else { return false };
+    let mut at = 0;
+    while at < PLACES {
+        room.waiting[at].asked_at_ns = lookups.places[at].waiting.asked_at_ns;
+        room.waiting[at].key = lookups.places[at].waiting.key;
+        at += 1;
+    }
+    true
 }

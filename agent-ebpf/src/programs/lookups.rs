@@ -2,14 +2,14 @@
 //!
 //! Only the port tells that it is DNS. Two programs share what waits on a socket, as those of requests do.
 
-use agent_ebpf::abi::lookup::{DNS_PORT, LookupStatus, LookupStream, MAX_MESSAGES, PLACES, SETS};
+use agent_ebpf::abi::lookup::{DNS_PORT, LookupStatus, LookupStream, MAX_MESSAGES, PLACES, Reading, SETS};
 use agent_ebpf::abi::request::{READ_RECEIVED, READ_SENT};
 use agent_ebpf::abi::{
     AppProtocol, Direction, Endpoint, Lookup, Lookups, Outcome, Phase, RecordType, RequestKey, Unparsed,
 };
 use agent_ebpf::decide::histogram;
 use agent_ebpf::decide::l7::dns::pending::{self, Gone};
-use agent_ebpf::decide::l7::dns::{self, Message, Side};
+use agent_ebpf::decide::l7::dns::{self, Kept, Message, Side};
 use agent_ebpf::decide::l7::position;
 
 use super::requests::Way;
@@ -32,6 +32,12 @@ impl Talk {
     fn new(asks: bool, way: Way, is_stream: bool) -> Self {
         Self { asks, is_outbound: asks == (way == Way::Sent), is_stream }
     }
+
+    /// It is this socket that speaks.
+    #[inline(always)]
+    fn is_sent(self) -> bool {
+        self.asks == self.is_outbound
+    }
 }
 
 /// Reads what is no segment of TCP: one look at the ports, for all but DNS. Not a part of its caller, whose stack is short.
@@ -44,7 +50,7 @@ pub(super) fn datagram(packet: Packet, way: Way) -> Outcome {
     let Some(reading) = dns::datagram(datagram.payload_bytes) else { return lost(Unparsed::Malformed) };
     room.reading = reading;
     let length = packet.copy_message(datagram.payload_at, datagram.payload_bytes, &mut room.bytes);
-    let said = segue_read_lookup(room_of(way), u32::from(talk.asks), length as u32);
+    let said = segue_read_lookup(u32::from(talk.is_sent()), u32::from(talk.asks), length as u32);
     let port_be = if talk.is_outbound { DNS_PORT.to_be() } else { datagram.client_port_be };
     let peer = packet.endpoint(way == Way::Received, port_be);
     said_by(packet, socket, talk, &peer, Message::from_raw(said))
@@ -115,8 +121,7 @@ fn messages(
     at: u32,
     bytes: u32,
 ) -> Outcome {
-    let way = if talk.asks == talk.is_outbound { Way::Sent } else { Way::Received };
-    let Some(room) = maps::lookup_room(way == Way::Sent) else { return Outcome::Ignored };
+    let Some(room) = maps::lookup_room(talk.is_sent()) else { return Outcome::Ignored };
     let (mut at, mut bytes) = (at, bytes);
     let mut outcome = Outcome::Ignored;
     let mut turn = 0;
@@ -133,7 +138,8 @@ fn messages(
         }
         room.reading = *reading;
         let length = packet.copy_message(at, bytes, &mut room.bytes) as u32;
-        let said = Message::from_raw(segue_read_lookup(room_of(way), u32::from(talk.asks), length));
+        let said =
+            Message::from_raw(segue_read_lookup(u32::from(talk.is_sent()), u32::from(talk.asks), length));
         *reading = room.reading;
         let read = room.read as u32;
         if let Message::Lost(reason) = said {
@@ -155,16 +161,44 @@ fn messages(
 #[unsafe(no_mangle)]
 #[inline(never)]
 extern "C" fn segue_read_lookup(room: u32, asks: u32, length: u32) -> u32 {
-    let Some(room) = maps::lookup_room(room != 0) else { return 0 };
-    let side = if asks != 0 { Side::Client } else { Side::Server };
-    let (said, read) = dns::read(&mut room.reading, side, &room.bytes, length as usize);
-    room.read = read as u64;
+    let Some(place) = maps::lookup_room(room != 0) else { return 0 };
+    let (said, read) =
+        dns::read(&mut InRoom(room, &mut place.reading), side(asks), &place.bytes, length as usize);
+    place.read = read as u64;
     said.to_raw()
 }
 
+/// How far the message is read that is in this room.
+struct InRoom<'r>(u32, &'r mut Reading);
+
+impl Kept for InRoom<'_> {
+    #[inline(always)]
+    fn skip(&self) -> u16 {
+        self.1.skip
+    }
+
+    #[inline(always)]
+    fn set_skip(&mut self, skip: u16) {
+        self.1.skip = skip;
+    }
+
+    #[inline(always)]
+    fn take(&mut self, side: Side, byte: u8) -> Message {
+        Message::from_raw(segue_take_lookup(self.0, u32::from(side == Side::Client), byte.into()))
+    }
+}
+
+/// Takes in the next byte that matters of the message in a room, likewise.
+#[unsafe(no_mangle)]
+#[inline(never)]
+extern "C" fn segue_take_lookup(room: u32, asks: u32, byte: u32) -> u32 {
+    let Some(room) = maps::lookup_room(room != 0) else { return 0 };
+    dns::take(&mut room.reading, side(asks), byte as u8).to_raw()
+}
+
 #[inline(always)]
-fn room_of(way: Way) -> u32 {
-    u32::from(way == Way::Sent)
+fn side(asks: u32) -> Side {
+    if asks != 0 { Side::Client } else { Side::Server }
 }
 
 /// Something was said. Not a part of its callers, whose stack is short.
@@ -192,15 +226,18 @@ fn asked(
     let now_ns = context::now_ns();
     let key = pending::key(id, peer);
     let Some(lookups) = waiting_or_new(socket, talk, key) else { return lost(Unparsed::NoMemory) };
-    let at = pending::place_for(&lookups.places, key, now_ns);
-    let place = &mut lookups.places[maps::unproven(at) & (PLACES - 1)];
-    match pending::gone(place, key, now_ns) {
+    if !maps::load_waiting(lookups, talk.is_sent()) {
+        return Outcome::Ignored;
+    }
+    let at = segue_place_for(u32::from(talk.is_sent()), key, now_ns);
+    let place = &mut lookups.places[maps::unproven(at as usize) & (PLACES - 1)];
+    match pending::gone(&place.waiting, key, now_ns) {
         Gone::Nobody => {}
         Gone::Unanswered => count(place, LookupStatus::NoAnswer, now_ns),
         Gone::Crowded => maps::unparsed(Unparsed::Crowded),
     }
-    place.asked_at_ns = now_ns;
-    place.key = key;
+    place.waiting.asked_at_ns = now_ns;
+    place.waiting.key = key;
     place.record_type = record_type as u8;
     place.direction = Direction::Inbound as u8;
     place.service = 0;
@@ -211,6 +248,22 @@ fn asked(
         name_service(socket, peer, place);
     }
     Outcome::Asked
+}
+
+/// The place for a lookup among those in a room. A global function, which the verifier reads once.
+#[unsafe(no_mangle)]
+#[inline(never)]
+extern "C" fn segue_place_for(room: u32, key: u64, now_ns: u64) -> u32 {
+    let Some(room) = maps::lookup_room(room != 0) else { return 0 };
+    pending::place_for(&room.waiting, key, now_ns) as u32
+}
+
+/// Where the lookup waits that an answer is to, likewise.
+#[unsafe(no_mangle)]
+#[inline(never)]
+extern "C" fn segue_place_of(room: u32, key: u64) -> u32 {
+    let Some(room) = maps::lookup_room(room != 0) else { return PLACES as u32 };
+    pending::place_of(&room.waiting, key) as u32
 }
 
 /// Notes which service is asked, if it is one.
@@ -242,18 +295,21 @@ fn name_service(socket: Socket, server: &Endpoint, lookup: &mut Lookup) {
 #[inline(always)]
 fn answered(socket: Socket, talk: Talk, key: u64, status: LookupStatus) -> Outcome {
     let Some(lookups) = waiting(socket, talk, key) else { return lost(Unparsed::Unasked) };
-    let at = pending::place_of(&lookups.places, key);
+    if !maps::load_waiting(lookups, talk.is_sent()) {
+        return Outcome::Ignored;
+    }
+    let at = segue_place_of(u32::from(talk.is_sent()), key) as usize;
     if at >= PLACES {
         return lost(Unparsed::Unasked);
     }
     let place = &mut lookups.places[maps::unproven(at) & (PLACES - 1)];
     count(place, status, context::now_ns());
-    place.asked_at_ns = 0;
+    place.waiting.asked_at_ns = 0;
     if talk.is_outbound {
         // Who asks several servers the same at once, with one number, takes the first answer.
         for other in &mut lookups.places {
-            if pending::is_same_number(other.key, key) {
-                other.asked_at_ns = 0;
+            if pending::is_same_number(other.waiting.key, key) {
+                other.waiting.asked_at_ns = 0;
             }
         }
     }
@@ -290,9 +346,9 @@ pub(super) fn left(socket: Socket) {
 fn give_up(lookups: &mut Lookups) {
     let now_ns = context::now_ns();
     for lookup in &mut lookups.places {
-        if lookup.asked_at_ns != 0 && lookup.direction == Direction::Outbound as u8 {
+        if lookup.waiting.asked_at_ns != 0 && lookup.direction == Direction::Outbound as u8 {
             count(lookup, LookupStatus::NoAnswer, now_ns);
-            lookup.asked_at_ns = 0;
+            lookup.waiting.asked_at_ns = 0;
         }
     }
 }
@@ -310,28 +366,40 @@ fn lost(reason: Unparsed) -> Outcome {
     Outcome::Unparsed
 }
 
-/// Counts a lookup that ended. Not a part of its callers, whose stack is short.
-#[inline(never)]
+/// Counts a lookup that ended.
+#[inline(always)]
 fn count(lookup: &Lookup, status: LookupStatus, now_ns: u64) {
-    let duration_ns = now_ns.saturating_sub(lookup.asked_at_ns);
+    let of_whom = u64::from(lookup.service) << 32 | u64::from(lookup.version);
+    let what = (status as u32) << 16 | u32::from(lookup.record_type) << 8 | u32::from(lookup.direction);
+    let duration_ns = now_ns.saturating_sub(lookup.waiting.asked_at_ns);
+    segue_count_lookup(lookup.cgroup, of_whom, what, duration_ns);
+}
+
+/// Counts a lookup: of a cgroup, to a service and its version, with a status, a type and a direction. A global function,
+/// which the verifier reads once.
+#[unsafe(no_mangle)]
+#[inline(never)]
+extern "C" fn segue_count_lookup(cgroup: u64, of_whom: u64, what: u32, duration_ns: u64) -> u32 {
+    let service = (of_whom >> 32) as u32;
     let key = RequestKey {
-        cgroup: lookup.cgroup,
-        service: lookup.service,
-        version: lookup.version,
+        cgroup,
+        service,
+        version: of_whom as u32,
         // A service has a port of its own.
-        port_be: if lookup.service == 0 { DNS_PORT.to_be() } else { 0 },
-        status: status as u16,
+        port_be: if service == 0 { DNS_PORT.to_be() } else { 0 },
+        status: (what >> 16) as u16,
         protocol: AppProtocol::Dns as u8,
-        direction: lookup.direction,
-        operation: lookup.record_type,
+        direction: what as u8,
+        operation: (what >> 8) as u8,
         _pad: 0,
     };
     let Some(requests) = maps::requests(&key) else {
         maps::unparsed(Unparsed::TableFull);
-        return;
+        return 0;
     };
     maps::add(&mut requests.0.sum_ns, duration_ns);
     if let Some(counter) = requests.0.buckets.get_mut(histogram::bucket(duration_ns)) {
         maps::add(counter, 1);
     }
+    1
 }

@@ -144,29 +144,36 @@ pub const fn pass_over(reading: &mut Reading, bytes: u32) -> u32 {
     skip
 }
 
+/// Where it is kept how far a message is read.
+///
+/// The kernel keeps it in a map and takes in bytes by a function of its own: of what is in a register its verifier follows
+/// each value that is possible through every turn of the loop in [`read`].
+pub trait Kept {
+    /// Bytes to pass over before the next that matters.
+    fn skip(&self) -> u16;
+    /// Now so many.
+    fn set_skip(&mut self, skip: u16);
+    /// Takes in the byte that matters, as [`take`] does.
+    fn take(&mut self, side: Side, byte: u8) -> Message;
+}
+
 /// Reads on in the first `length` bytes until a message says something; gives what, and how many bytes were read or passed
 /// over. Behind a message on a connection comes the next: to be called again with what was left.
 #[inline(always)]
-pub const fn read(
-    reading: &mut Reading,
-    side: Side,
-    bytes: &[u8; ROOM_BYTES],
-    length: usize,
-) -> (Message, usize) {
+pub fn read(kept: &mut impl Kept, side: Side, bytes: &[u8; ROOM_BYTES], length: usize) -> (Message, usize) {
     let mut at = 0;
     let mut turn = 0;
     while turn < MAX_STEPS {
         turn += 1;
-        let next = at + reading.skip as usize;
+        let next = at + kept.skip() as usize;
         if next >= length {
             #[allow(clippy::cast_possible_truncation, reason = "no more than it was before")]
-            let skip = (next - length) as u16;
-            reading.skip = skip;
+            kept.set_skip((next - length) as u16);
             return (Message::More, length);
         }
         at = next + 1;
         // The mask is for the verifier: no more than `bytes` has were said to be there.
-        match take(reading, side, bytes[next & (ROOM_BYTES - 1)]) {
+        match kept.take(side, bytes[next & (ROOM_BYTES - 1)]) {
             Message::More => {}
             said => return (said, at),
         }
@@ -176,7 +183,7 @@ pub const fn read(
 
 /// Takes in the next byte that matters.
 #[inline(always)]
-const fn take(reading: &mut Reading, side: Side, byte: u8) -> Message {
+pub const fn take(reading: &mut Reading, side: Side, byte: u8) -> Message {
     let byte = byte as u16;
     let Some(step) = ReadingStep::from_raw(reading.step) else { return Message::Lost(Unparsed::Malformed) };
     match step {

@@ -1,7 +1,7 @@
 //! Which lookups wait for their answer on a socket, and which of them have waited in vain.
 
 use crate::abi::Endpoint;
-use crate::abi::lookup::{Lookup, PATIENCE_NS, PLACES, SETS};
+use crate::abi::lookup::{PATIENCE_NS, PLACES, SETS, Waiting};
 
 /// The number of a lookup together with the other side: what its answer is told by.
 ///
@@ -41,20 +41,20 @@ pub enum Gone {
 /// How much a place is to be taken: the least is. The same lookup's first, since it is asked again; then of one that waited
 /// too long; then an empty one; then of the one that waited longest.
 #[inline(always)]
-pub const fn claim(lookup: &Lookup, key: u64, now_ns: u64) -> u64 {
-    if lookup.asked_at_ns == 0 {
+pub const fn claim(waiting: &Waiting, key: u64, now_ns: u64) -> u64 {
+    if waiting.asked_at_ns == 0 {
         return 2 * overdue_since(now_ns) - 1;
     }
     // Twice, so that an empty place has one between two moments.
-    if lookup.key == key { 0 } else { 2 * lookup.asked_at_ns }
+    if waiting.key == key { 0 } else { 2 * waiting.asked_at_ns }
 }
 
 /// What becomes of the lookup whose place is taken by that of `key`.
 #[inline(always)]
-pub const fn gone(lookup: &Lookup, key: u64, now_ns: u64) -> Gone {
-    if lookup.asked_at_ns == 0 {
+pub const fn gone(waiting: &Waiting, key: u64, now_ns: u64) -> Gone {
+    if waiting.asked_at_ns == 0 {
         Gone::Nobody
-    } else if lookup.key == key || lookup.asked_at_ns < overdue_since(now_ns) {
+    } else if waiting.key == key || waiting.asked_at_ns < overdue_since(now_ns) {
         Gone::Unanswered
     } else {
         Gone::Crowded
@@ -63,7 +63,7 @@ pub const fn gone(lookup: &Lookup, key: u64, now_ns: u64) -> Gone {
 
 /// The place for a lookup.
 #[inline(always)]
-pub const fn place_for(places: &[Lookup; PLACES], key: u64, now_ns: u64) -> usize {
+pub const fn place_for(places: &[Waiting; PLACES], key: u64, now_ns: u64) -> usize {
     let mut place = 0;
     let mut least = u64::MAX;
     let mut at = 0;
@@ -80,7 +80,7 @@ pub const fn place_for(places: &[Lookup; PLACES], key: u64, now_ns: u64) -> usiz
 
 /// Where the lookup waits that an answer is to; [`PLACES`]: nowhere.
 #[inline(always)]
-pub const fn place_of(places: &[Lookup; PLACES], key: u64) -> usize {
+pub const fn place_of(places: &[Waiting; PLACES], key: u64) -> usize {
     let mut at = 0;
     while at < PLACES {
         if places[at].asked_at_ns != 0 && places[at].key == key {
@@ -173,7 +173,7 @@ mod tests {
             steps in prop::collection::vec((0_u16..12, any::<bool>(), 1_u64..PATIENCE_NS / 3), 1..120),
         ) {
             let server = peer("10.0.0.53:53");
-            let mut places = [Lookup::default(); PLACES];
+            let mut places = [Waiting::default(); PLACES];
             let mut model = Model::default();
             let mut now_ns = 3 * PATIENCE_NS;
             for (id, asks, pause_ns) in steps {
@@ -182,7 +182,7 @@ mod tests {
                 if asks {
                     let at = place_for(&places, key, now_ns);
                     let gone = gone(&places[at], key, now_ns);
-                    places[at] = Lookup { asked_at_ns: now_ns, key, ..Lookup::default() };
+                    places[at] = Waiting { asked_at_ns: now_ns, key };
                     prop_assert_eq!(gone, model.ask(key, now_ns));
                 } else {
                     let at = place_of(&places, key);

@@ -2,6 +2,18 @@ use proptest::prelude::*;
 
 use super::*;
 
+impl Kept for Reading {
+    fn skip(&self) -> u16 {
+        self.skip
+    }
+    fn set_skip(&mut self, skip: u16) {
+        self.skip = skip;
+    }
+    fn take(&mut self, side: Side, byte: u8) -> Message {
+        take(self, side, byte)
+    }
+}
+
 /// A message with this header and this behind it.
 fn message(id: u16, flags: u16, questions: u16, rest: &[u8]) -> Vec<u8> {
     let mut bytes = Vec::new();
