@@ -14,6 +14,7 @@ pub mod event;
 pub mod hook;
 pub mod limits;
 pub mod load;
+pub mod lookup;
 pub mod operation;
 pub mod outcome;
 pub mod request;
@@ -31,6 +32,9 @@ pub use edge::{CloseReason, ConnectFailure, Edge, EdgeKey, HISTOGRAM_BUCKETS, Hi
 pub use event::{Event, EventKind};
 pub use hook::Hook;
 pub use load::LatencyWord;
+pub use lookup::{
+    Lookup, LookupRoom, LookupStatus, LookupStream, Lookups, RecordType, ServedLookups, Waiting,
+};
 pub use operation::{Method, StatusName, operation_name};
 pub use outcome::{Loss, Outcome};
 pub use request::{AppProtocol, Direction, Exchange, RequestKey, Requests, Scratch, Stage, Unparsed};

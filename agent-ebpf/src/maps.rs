@@ -1,6 +1,7 @@
 //! Every map, with the one side that writes it, behind accessors that are safe to call.
 
 mod exchanges;
+mod lookups;
 mod workloads;
 
 use core::ffi::c_void;
@@ -22,6 +23,10 @@ use crate::context::Socket;
 
 pub(crate) use exchanges::{
     exchange, forget_exchange, keep_head, load_head, new_exchange, requests, scratch, unparsed,
+};
+pub(crate) use lookups::{
+    load_waiting, lookup_room, lookup_stream, lookups, lookups_or_new, new_lookup_stream, served_lookups,
+    served_lookups_or_new,
 };
 pub(crate) use workloads::{some_are_left_alone, workload};
 

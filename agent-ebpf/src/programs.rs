@@ -9,6 +9,7 @@ mod drain;
 mod getpeername;
 mod latency;
 mod limits;
+mod lookups;
 mod packets;
 mod recvmsg;
 mod requests;

@@ -3,6 +3,7 @@
 
 use core::fmt;
 
+use super::lookup::{LookupStatus, RecordType};
 use super::named_enum;
 use super::request::AppProtocol;
 
@@ -42,6 +43,10 @@ pub const fn operation_name(protocol: AppProtocol, operation: u8) -> &'static st
             Some(method) => method.name(),
             None => OTHER,
         },
+        AppProtocol::Dns => match RecordType::from_raw(operation) {
+            Some(record_type) => record_type.name(),
+            None => OTHER,
+        },
         _ => OTHER,
     }
 }
@@ -57,6 +62,12 @@ pub struct StatusName {
 
 impl fmt::Display for StatusName {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        fmt::Display::fmt(&self.status, f)
+        match self.protocol {
+            AppProtocol::Dns => {
+                let status = u8::try_from(self.status).ok().and_then(LookupStatus::from_raw);
+                fmt::Display::fmt(status.map_or(OTHER, LookupStatus::name), f)
+            }
+            _ => fmt::Display::fmt(&self.status, f),
+        }
     }
 }

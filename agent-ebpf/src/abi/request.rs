@@ -72,6 +72,12 @@ named_enum! {
         TableFull = 5 => "table_full",
         /// The socket could not remember its exchange.
         NoMemory = 6 => "no_memory",
+        /// More lookups waited on one socket than are remembered: one was forgotten.
+        Crowded = 7 => "crowded",
+        /// The answer to a lookup that nobody waited for any more.
+        Unasked = 8 => "unasked",
+        /// Segments came out of order, and a part of what was said was not read.
+        Gap = 9 => "gap",
     }
 }
 

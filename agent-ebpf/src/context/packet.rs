@@ -3,7 +3,9 @@
 use core::ffi::c_void;
 use core::ptr;
 
+use agent_ebpf::abi::lookup::{DNS_PORT, ROOM_BYTES};
 use agent_ebpf::abi::request::{HEAD_BYTES, SCAN_BYTES};
+use agent_ebpf::abi::{Address, Endpoint};
 use aya_ebpf::bindings::__sk_buff;
 use aya_ebpf::helpers::generated::{bpf_sk_cgroup_id, bpf_skb_load_bytes, bpf_tcp_sock};
 use aya_ebpf::programs::SkBuffContext;
@@ -11,6 +13,7 @@ use aya_ebpf::programs::SkBuffContext;
 use super::Socket;
 
 /// The context of `cgroup_skb`. Its data begins with the IP header.
+#[derive(Clone, Copy)]
 pub(crate) struct Packet {
     raw: *mut __sk_buff,
 }
@@ -26,8 +29,34 @@ pub(crate) struct Segment {
     pub(crate) payload_bytes: u32,
     /// The port it goes to, in network byte order.
     pub(crate) destination_port_be: u16,
+    /// The port it comes from, likewise.
+    pub(crate) source_port_be: u16,
 }
 
+impl Segment {
+    /// Whether one side is a server of names.
+    #[inline(always)]
+    pub(crate) fn is_of_dns(&self) -> bool {
+        self.destination_port_be == DNS_PORT_BE || self.source_port_be == DNS_PORT_BE
+    }
+}
+
+/// A datagram from or to a server of names.
+#[derive(Clone, Copy)]
+pub(crate) struct Datagram {
+    /// Where its payload begins in the packet.
+    pub(crate) payload_at: u32,
+    /// Bytes of payload.
+    pub(crate) payload_bytes: u32,
+    /// It goes to the server.
+    pub(crate) asks: bool,
+    /// The port of the client, in network byte order.
+    pub(crate) client_port_be: u16,
+}
+
+const DNS_PORT_BE: u16 = DNS_PORT.to_be();
+const IPPROTO_UDP: u8 = 17;
+const UDP_HEADER: usize = 8;
 const IPPROTO_TCP: u8 = 6;
 const IPV4_HEADER: usize = 20;
 const IPV6_HEADER: usize = 40;
@@ -76,8 +105,70 @@ impl Packet {
                 payload_at,
                 payload_bytes: length - payload_at,
                 destination_port_be: *((tcp + 2) as *const u16),
+                source_port_be: *(tcp as *const u16),
             })
         }
+    }
+
+    /// The datagram, if it is from or to a server of names. IPv6 with extension headers is not read.
+    #[inline(always)]
+    pub(crate) fn datagram(&self) -> Option<Datagram> {
+        // SAFETY: as in `segment`. UDP too has its header in the linear part.
+        unsafe {
+            let (data, end) = ((*self.raw).data as usize, (*self.raw).data_end as usize);
+            let length = (*self.raw).len;
+            if data + IPV4_HEADER + UDP_HEADER > end {
+                return None;
+            }
+            let first = *(data as *const u8);
+            let header = match first >> 4 {
+                4 if *((data + 9) as *const u8) == IPPROTO_UDP => (first & 0xf) as usize * 4,
+                6 if *((data + 6) as *const u8) == IPPROTO_UDP => IPV6_HEADER,
+                _ => return None,
+            };
+            let udp = data + header;
+            if udp + UDP_HEADER > end {
+                return None;
+            }
+            let (source_port_be, destination_port_be) = (*(udp as *const u16), *((udp + 2) as *const u16));
+            let asks = destination_port_be == DNS_PORT_BE;
+            if !asks && source_port_be != DNS_PORT_BE {
+                return None;
+            }
+            let payload_at = (header + UDP_HEADER) as u32;
+            Some(Datagram {
+                payload_at,
+                payload_bytes: length.saturating_sub(payload_at),
+                asks,
+                client_port_be: if asks { source_port_be } else { destination_port_be },
+            })
+        }
+    }
+
+    /// The address it comes from, or else goes to.
+    #[inline(always)]
+    pub(crate) fn address(&self, is_source: bool) -> Address {
+        // SAFETY: as in `segment`.
+        unsafe {
+            let (data, end) = ((*self.raw).data as usize, (*self.raw).data_end as usize);
+            let at = |offset: usize| *((data + offset) as *const u32);
+            if data + IPV4_HEADER <= end && *(data as *const u8) >> 4 == 4 {
+                return Address::from_v4_be(if is_source { at(12) } else { at(16) });
+            }
+            if data + IPV6_HEADER > end {
+                return Address::default();
+            }
+            match is_source {
+                true => Address::from_v6_be([at(8), at(12), at(16), at(20)]),
+                false => Address::from_v6_be([at(24), at(28), at(32), at(36)]),
+            }
+        }
+    }
+
+    /// Where it comes from, or else goes to.
+    #[inline(always)]
+    pub(crate) fn endpoint(&self, is_source: bool, port_be: u16) -> Endpoint {
+        Endpoint::new(self.address(is_source), port_be)
     }
 
     /// The socket.
@@ -153,6 +244,18 @@ impl Packet {
     pub(crate) fn copy(&self, at: u32, bytes: u32, room: &mut [u8; SCAN_BYTES]) -> usize {
         const MASK: usize = SCAN_BYTES - 1;
         let wanted = if bytes as usize >= SCAN_BYTES { SCAN_BYTES } else { bytes as usize };
+        let count = crate::maps::unproven(wanted.wrapping_sub(1)) & MASK;
+        // SAFETY: `count` + 1 is at most the size of the room.
+        let copied =
+            unsafe { bpf_skb_load_bytes(self.raw.cast(), at, room.as_mut_ptr().cast(), count as u32 + 1) };
+        if copied == 0 { count + 1 } else { 0 }
+    }
+
+    /// Copies the packet's bytes from `at` on into the room of a message, as many as there are and fit; gives how many.
+    #[inline(always)]
+    pub(crate) fn copy_message(&self, at: u32, bytes: u32, room: &mut [u8; ROOM_BYTES]) -> usize {
+        const MASK: usize = ROOM_BYTES - 1;
+        let wanted = if bytes as usize >= ROOM_BYTES { ROOM_BYTES } else { bytes as usize };
         let count = crate::maps::unproven(wanted.wrapping_sub(1)) & MASK;
         // SAFETY: `count` + 1 is at most the size of the room.
         let copied =

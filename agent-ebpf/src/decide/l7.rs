@@ -4,6 +4,7 @@
 //! of what one side said and how far the exchange is, and tell what that means. They see no packet: [`position`] has put the
 //! bytes into their order before.
 
+pub mod dns;
 pub mod http1;
 pub mod position;
 
@@ -21,6 +22,7 @@ const HTTP_SERVER_ERROR: u16 = 500;
 pub const fn is_server_error(protocol: AppProtocol, status: u16) -> bool {
     match protocol {
         AppProtocol::Unknown | AppProtocol::Http1 | AppProtocol::Http2 => status >= HTTP_SERVER_ERROR,
+        AppProtocol::Dns => dns::is_server_error(status),
         _ => status != 0,
     }
 }
@@ -154,6 +156,7 @@ pub const fn answer(known: Known, head: &Head, length: usize) -> Told {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::abi::LookupStatus;
 
     #[test]
     fn what_was_told_reads_back_from_its_number() {
@@ -167,6 +170,10 @@ mod tests {
     fn errors_of_a_server_are_no_errors_of_a_client() {
         let is_error = |status| is_server_error(AppProtocol::Http1, status);
         assert_eq!([200, 404, 499, 500, 599].map(is_error), [false, false, false, true, true]);
+        let errors =
+            LookupStatus::ALL.iter().filter(|&&status| is_server_error(AppProtocol::Dns, status as u16));
+        let expected = [LookupStatus::ServFail, LookupStatus::Refused, LookupStatus::NoAnswer];
+        assert!(errors.copied().eq(expected), "a name that is not there is none");
     }
 
     #[test]

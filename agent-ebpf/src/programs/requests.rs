@@ -11,7 +11,7 @@ use agent_ebpf::decide::histogram;
 use agent_ebpf::decide::l7::position::{self, Fresh};
 use agent_ebpf::decide::l7::{self, Heard, Known, Told, http1};
 
-use super::answers;
+use super::{answers, lookups};
 use crate::context::{Moment, Packet, Segment, Socket};
 use crate::maps;
 
@@ -30,7 +30,10 @@ const MAX_INTERIMS: u32 = 2;
 /// Reads a packet.
 #[inline(always)]
 pub(crate) fn read(packet: &Packet, way: Way) -> Outcome {
-    let Some(segment) = packet.segment() else { return Outcome::Ignored };
+    let Some(segment) = packet.segment() else { return lookups::datagram(*packet, way) };
+    if segment.is_of_dns() {
+        return lookups::segment(*packet, &segment, way);
+    }
     let Some(socket) = packet.socket() else { return Outcome::Unsupported };
     let exchange = match maps::exchange(socket) {
         Some(exchange) => exchange,

@@ -6,7 +6,7 @@ use aya_ebpf::macros::cgroup_sock;
 use aya_ebpf::programs::SockContext;
 
 use super::sock_ops::release;
-use super::{ALLOW, answers};
+use super::{ALLOW, answers, lookups};
 use crate::context::{self, ClosingSocket, TcpCounts};
 use crate::{emit, maps};
 
@@ -20,6 +20,7 @@ fn segue_sock_release(context: SockContext) -> i32 {
 
 #[inline(always)]
 fn close(socket: &ClosingSocket) -> Outcome {
+    lookups::left(socket.socket());
     let Some(connection) = maps::connection(socket.socket()) else { return Outcome::Unmanaged };
     connection.marks |= CLOSED_BY_APPLICATION;
     connection.state_at_close = socket.state();

@@ -2,12 +2,12 @@
 
 use std::sync::Arc;
 
-use agent_ebpf::abi::{CloseReason, ConnectFailure, Edge};
+use agent_ebpf::abi::{CloseReason, ConnectFailure, Edge, Histogram};
 use serde::{Deserialize, Serialize};
 
 use super::histogram::{self, Distribution};
 use super::identity::Workload;
-use super::requests::Requests;
+use super::requests::{RequestView, Requests};
 use super::tally::Tally;
 
 /// What one workload's connections to one version of one service did, since the edge was first seen.
@@ -46,6 +46,35 @@ pub struct EdgeView {
     /// What was asked for on these connections, by protocol; empty where nothing was understood.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub requests: Vec<Requests>,
+}
+
+impl EdgeView {
+    /// An edge of which only requests are known: datagrams make no connections.
+    pub fn without_connections(view: &RequestView) -> Self {
+        Self {
+            client: Arc::clone(&view.workload),
+            service: Arc::clone(&view.service),
+            port: view.port,
+            version: view.version.clone(),
+            overflow: view.overflow,
+            opened: 0,
+            active: 0,
+            closed: Tally::default(),
+            failed: Tally::default(),
+            sent_bytes: 0,
+            received_bytes: 0,
+            retransmits: 0,
+            connect: Histogram::default().into(),
+            connect_failed: Histogram::default().into(),
+            rtt: Histogram::default().into(),
+            requests: Vec::new(),
+        }
+    }
+
+    /// Whether connections were made on it, or tried.
+    pub fn has_connections(&self) -> bool {
+        self.opened + self.failed.total() + self.closed.total() > 0
+    }
 }
 
 /// Connections that are open according to one kernel entry.

@@ -23,6 +23,9 @@ use super::{Names, ServiceLabel};
 /// counts at a time.
 pub const DEFAULT_ROW_LIMIT: usize = 16_384;
 
+/// What is asked where no service is: servers of names, on their port. No service can be called so.
+pub const NAME_SERVERS: &str = "dns:53";
+
 /// Requests of one protocol, from one workload to one version of one service, or to one port of one workload.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Requests {
@@ -93,7 +96,7 @@ pub struct RequestView {
     pub direction: Direction,
     /// The client (outbound) or the server (inbound).
     pub workload: Arc<Workload>,
-    /// The service's full name; empty where the workload is the server.
+    /// The service's full name; empty where the workload is the server, [`NAME_SERVERS`] where no service is asked.
     pub service: Arc<str>,
     /// The port of the service's first frontend, or the one the server listens on.
     pub port: u16,
@@ -108,6 +111,8 @@ pub struct RequestView {
 
 impl RequestView {
     /// Whether these were made on the connections of an edge.
+    ///
+    /// Where nothing else was counted for these two ends, they have an edge of their own: [`EdgeView::without_connections`].
     pub fn is_of(&self, edge: &EdgeView) -> bool {
         self.direction == Direction::Outbound
             && !self.overflow
@@ -188,7 +193,7 @@ impl RequestAccumulator {
             self.seen.insert(key, seen);
         }
         self.groups.retain(|who, group| {
-            let has_service = who.direction == Direction::Inbound
+            let has_service = is_of_no_service(who.direction, group.service)
                 || names.service(group.service).is_some_and(|label| label.name == who.service);
             if has_service && names.is_live(&who.workload) {
                 group.alive_at = now;
@@ -210,7 +215,7 @@ impl RequestAccumulator {
         let client = names.client(key.cgroup);
         let direction = Direction::from_raw(key.direction).unwrap_or(Direction::Outbound);
         let label = (direction == Direction::Outbound).then(|| names.service(key.service)).flatten();
-        let alive = client.live && (label.is_some() || direction == Direction::Inbound);
+        let alive = client.live && (label.is_some() || is_of_no_service(direction, key.service));
         seen.dead_since = if alive { None } else { Some(seen.dead_since.unwrap_or(now)) };
         seen.unnamed_since = client.is_provisional.then(|| seen.unnamed_since.unwrap_or(now));
         if seen.unnamed_since.is_some_and(|since| now.saturating_sub(since) < NAMING) {
@@ -292,6 +297,11 @@ fn since(now: &Histogram, before: &Histogram) -> Histogram {
     if histogram::count(now) < histogram::count(before) { *now } else { histogram::since(now, before) }
 }
 
+/// Whether no service is asked: a server answers, or a server of names is asked that belongs to none.
+fn is_of_no_service(direction: Direction, service: u32) -> bool {
+    direction == Direction::Inbound || service == 0
+}
+
 fn who(
     workload: Arc<Workload>,
     direction: Direction,
@@ -306,6 +316,7 @@ fn who(
     }
     let (service, port) = match label {
         Some(label) => (Arc::clone(&label.name), label.port),
+        None if is_of_no_service(direction, key.service) => (NAME_SERVERS.into(), u16::from_be(key.port_be)),
         None => (UNKNOWN.into(), 0),
     };
     let version = match key.version {

@@ -98,7 +98,7 @@ impl<'a> Row<'a> {
 
 /// Writes every metric of this subject.
 pub(super) fn write(sheet: &mut Sheet<'_>, edges: &[EdgeView]) -> fmt::Result {
-    let rows: Vec<Row<'_>> = edges.iter().map(Row::new).collect();
+    let rows: Vec<Row<'_>> = edges.iter().filter(|edge| edge.has_connections()).map(Row::new).collect();
     let each =
         |value: fn(&EdgeView) -> u64| rows.iter().map(move |row| (row.labels.clone(), value(row.edge)));
     sheet.counter(&OPENED, each(|edge| edge.opened))?;

@@ -3,9 +3,10 @@
 use std::borrow::Cow;
 use std::fmt;
 
-use agent_ebpf::abi::{AppProtocol, Direction};
+use agent_ebpf::abi::{AppProtocol, Direction, LookupStatus};
 
 use super::sheet::{Label, Metric, Sheet, label};
+use crate::flows::requests::RequestRow;
 use crate::flows::{Distribution, RequestView, split_service_name};
 
 const CLIENT: Metric = Metric::histogram(
@@ -37,16 +38,36 @@ const SERVER: Metric = Metric::histogram(
     ],
     "Requests that workloads of this node answered: time from the first byte of a request to the first byte of its answer.",
 );
+const LOOKUPS: Metric = Metric::histogram(
+    "dns_lookup_duration_seconds",
+    &[
+        "src_namespace",
+        "src_workload",
+        "dst_namespace",
+        "dst_service",
+        "dst_port",
+        "dst_version",
+        "qtype",
+        "rcode",
+        "error_type",
+    ],
+    "DNS lookups of workloads of this node, by type and outcome: time from the question to its answer, or until it was repeated or given up (rcode no_answer). Where the server is no service, dst_service is dns:53.",
+);
+const LOOKUPS_SERVED: Metric = Metric::histogram(
+    "segue_dns_server_lookup_duration_seconds",
+    &["dst_namespace", "dst_workload", "dst_port", "qtype", "rcode", "error_type"],
+    "DNS lookups that workloads of this node answered on port 53, by type and outcome: time from the question to its answer.",
+);
 const UNPARSED: Metric = Metric::counter(
     "segue_l7_unparsed_total",
     &["reason"],
-    "Connections on which something was not counted as a request, by reason: other_protocol, joined (followed from the next request on), pipelined, malformed, upgraded, table_full, no_memory.",
+    "Connections on which something was not counted as a request, by reason: other_protocol, joined (followed from the next request on), pipelined, malformed, upgraded, gap, table_full, no_memory. Of DNS by UDP, datagrams; and crowded, unasked.",
 );
 
 /// The metrics of this subject.
-pub(super) const METRICS: &[&Metric] = &[&CLIENT, &SERVER, &UNPARSED];
+pub(super) const METRICS: &[&Metric] = &[&CLIENT, &SERVER, &LOOKUPS, &LOOKUPS_SERVED, &UNPARSED];
 /// Those of them that say how long requests took.
-const DURATIONS: &[&Metric] = &[&CLIENT, &SERVER];
+const DURATIONS: &[&Metric] = &[&CLIENT, &SERVER, &LOOKUPS, &LOOKUPS_SERVED];
 
 /// Whose requests they are, as labels.
 fn labels(view: &RequestView) -> Vec<Label<'_>> {
@@ -84,14 +105,33 @@ struct Family {
 }
 
 /// One for each protocol that is understood. Several may write the same metrics; then something constant tells them apart.
-const FAMILIES: &[Family] = &[Family {
-    protocol: AppProtocol::Http1,
-    client: &CLIENT,
-    server: &SERVER,
-    operation: "http_request_method",
-    status: "http_response_status_code",
-    constant: &[("network_protocol_name", "http"), ("network_protocol_version", "1")],
-}];
+const FAMILIES: &[Family] = &[
+    Family {
+        protocol: AppProtocol::Http1,
+        client: &CLIENT,
+        server: &SERVER,
+        operation: "http_request_method",
+        status: "http_response_status_code",
+        constant: &[("network_protocol_name", "http"), ("network_protocol_version", "1")],
+    },
+    Family {
+        protocol: AppProtocol::Dns,
+        client: &LOOKUPS,
+        server: &LOOKUPS_SERVED,
+        operation: "qtype",
+        status: "rcode",
+        constant: &[],
+    },
+];
+
+/// What OpenTelemetry calls the error of a request, in the protocols whose metrics have it; empty where there was none.
+fn error_type(protocol: AppProtocol, row: &RequestRow) -> Option<Cow<'static, str>> {
+    let is_fine = row.status == LookupStatus::NoError as u16;
+    (protocol == AppProtocol::Dns).then(|| match is_fine {
+        true => Cow::Borrowed(""),
+        false => Cow::Owned(row.status_name(protocol)),
+    })
+}
 
 impl Family {
     /// Whether these are told here. The sum beyond the limit, which is of no protocol, is told with the first.
@@ -105,6 +145,7 @@ impl Family {
             if !view.overflow {
                 labels.push(label(self.operation, row.operation_name(self.protocol)));
                 labels.push((self.status, Cow::Owned(row.status_name(self.protocol))));
+                labels.extend(error_type(self.protocol, row).map(|error| ("error_type", error)));
                 labels.extend(self.constant.iter().map(|(name, value)| label(name, value)));
             }
             (labels, Distribution::from(row.duration))

@@ -184,6 +184,12 @@ fn requests(world: &World) {
     world.run("curl", &[&quietly[..], &["-d", "x=1", &web]].concat()).expect_success();
 }
 
+/// Names that are looked up, and one that the server refuses.
+fn lookups(world: &World) {
+    let questions = ["@127.0.0.53", "+tries=1", "www.example.test", "A", "example.org", "AAAA"];
+    world.run("dig", &questions).expect_success();
+}
+
 /// Opens a connection to each backend of the drained service, takes one away, and gives it back.
 fn drain(node: &Node, agent: &Agent<'_>, client: &mut Client) {
     let held: Vec<_> = (0..16).filter_map(|_| client.connect_tcp(&address(DRAINED)).ok()).collect();
@@ -209,6 +215,11 @@ fn every_query_of_every_dashboard_gives_data() {
     let prometheus = Prometheus::start(&world, "127.0.0.1:9464");
     let web = world.start("python3", &["-m", "http.server", "--bind", "127.0.0.1", "8090"]);
     world.await_listener(HTTP, &web);
+    let names = ["--keep-in-foreground", "--conf-file=/dev/null", "--no-resolv", "--no-hosts", "--user=root"];
+    let here = ["--pid-file=", "--bind-interfaces", "--listen-address=127.0.0.53"];
+    let record = ["--host-record=www.example.test,192.0.2.7"];
+    let names = world.start("dnsmasq", &[&names[..], &here, &record].concat());
+    world.await_listener("127.0.0.53:53", &names);
     let mut client = world.client();
     // Stays open throughout.
     let open = client.open(Family::V4, Kind::Stream);
@@ -230,6 +241,7 @@ fn every_query_of_every_dashboard_gives_data() {
         }
         round(&mut client);
         requests(&world);
+        lookups(&world);
         client.send(&open, "still here\n").and_then(|()| client.read_line(&open)).expect("an echo");
         // Twice: a count that begins with its first event rises at its second.
         if rounds == 3 || rounds == 6 {

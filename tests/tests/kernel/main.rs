@@ -22,6 +22,7 @@ mod getpeername;
 mod harness;
 mod kubernetes;
 mod limits;
+mod lookups;
 mod mass_deletion;
 mod memory;
 mod metrics;

@@ -108,6 +108,47 @@ pub(super) const DASHBOARD: Dashboard = Dashboard {
             ],
         },
         Row {
+            title: "Names",
+            panels: &[
+                Panel {
+                    title: "DNS lookups",
+                    says: "Lookups a second by how they ended. dns:53 stands for servers of names that are no service.",
+                    view: View::Lines,
+                    unit: Unit::PerSecond,
+                    width: 8,
+                    queries: &[query(
+                        "sum by (dst_service, rcode) (rate(dns_lookup_duration_seconds_count{@edge}[$__rate_interval]))",
+                        "{{dst_service}} {{rcode}}",
+                    )],
+                    marks: &[],
+                },
+                Panel {
+                    title: "DNS lookup time, 99th percentile",
+                    says: "From the question to its answer, or until it was repeated or given up, by type.",
+                    view: View::Lines,
+                    unit: Unit::Seconds,
+                    width: 8,
+                    queries: &[query(
+                        "histogram_quantile(0.99, sum by (le, qtype) (rate(dns_lookup_duration_seconds_bucket{@edge}[$__rate_interval])))",
+                        "{{qtype}}",
+                    )],
+                    marks: &[],
+                },
+                Panel {
+                    title: "DNS answers of servers here",
+                    says: "Lookups a second that workloads of these nodes answered, by how they ended.",
+                    view: View::Lines,
+                    unit: Unit::PerSecond,
+                    width: 8,
+                    queries: &[query(
+                        "sum by (dst_workload, rcode) (rate(segue_dns_server_lookup_duration_seconds_count{@node}[$__rate_interval]))",
+                        "{{dst_workload}} {{rcode}}",
+                    )],
+                    marks: &[],
+                },
+            ],
+        },
+        Row {
             title: "On the wire",
             panels: &[
                 Panel {

@@ -2,11 +2,14 @@
 
 use std::sync::Arc;
 
-use agent_ebpf::abi::{AppProtocol, Direction, Histogram, Method, TransitionReason};
+use agent_ebpf::abi::lookup::DNS_PORT;
+use agent_ebpf::abi::{
+    AppProtocol, Direction, Histogram, LookupStatus, Method, RecordType, TransitionReason,
+};
 
 use super::{Specimen, histogram, workload};
 use crate::flows::record::Happening;
-use crate::flows::requests::RequestRow;
+use crate::flows::requests::{NAME_SERVERS, RequestRow};
 use crate::flows::{EdgeView, Record, RequestView, Requests, Tally, Workload, identity};
 
 /// Two edges, and the sum of those beyond the limit.
@@ -81,7 +84,44 @@ pub(super) fn requests() -> Vec<RequestView> {
     };
     let mut overflow = RequestView { overflow: true, service: identity::UNKNOWN.into(), ..client.clone() };
     overflow.requests.rows.truncate(1);
-    vec![client, server, overflow]
+    [vec![client, server, overflow], lookups()].concat()
+}
+
+/// Lookups of names, asked of a server that is no service and answered by one.
+fn lookups() -> Vec<RequestView> {
+    let row = |record_type, status, counts: &[u64]| RequestRow {
+        operation: record_type as u8,
+        status: status as u16,
+        duration: histogram(2, counts),
+    };
+    let rows = vec![
+        row(RecordType::A, LookupStatus::NoError, &[300, 20]),
+        row(RecordType::Aaaa, LookupStatus::NxDomain, &[40]),
+        row(RecordType::A, LookupStatus::ServFail, &[0, 0, 0, 3]),
+    ];
+    let asked = RequestView {
+        direction: Direction::Outbound,
+        workload: workload("/system.slice/nginx.service"),
+        service: NAME_SERVERS.into(),
+        port: DNS_PORT,
+        version: None,
+        overflow: false,
+        requests: Requests {
+            protocol: AppProtocol::Dns,
+            count: 363,
+            errors: 3,
+            by_status: [("NOERROR".into(), 320), ("NXDOMAIN".into(), 40), ("SERVFAIL".into(), 3)].into(),
+            duration: histogram(2, &[340, 20, 0, 3]).into(),
+            rows,
+        },
+    };
+    let answered = RequestView {
+        direction: Direction::Inbound,
+        workload: workload("/system.slice/resolver.service"),
+        service: "".into(),
+        ..asked.clone()
+    };
+    vec![asked, answered]
 }
 
 /// A breaker that opened.

@@ -13,6 +13,7 @@ use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
 use super::{BackendView, Counters, ServiceCounters, ServiceView, ShareView};
+use crate::flows::requests::NAME_SERVERS;
 use crate::flows::{
     Distribution, EdgeView, Record, RequestView, Requests, Tally, Workload, WorkloadKind, histogram, named,
 };
@@ -237,7 +238,7 @@ impl ServiceMap {
         let mut services: BTreeMap<_, _> =
             parts.services.iter().map(|view| (Arc::clone(&view.name), service(view, &servers))).collect();
         for edge in &parts.edges {
-            services.entry(Arc::clone(&edge.service)).or_insert_with(|| gone(&edge.service));
+            services.entry(Arc::clone(&edge.service)).or_insert_with(|| unlisted(&edge.service));
         }
         let text = |counts: &[(&'static str, u64)]| {
             let raised = counts.iter().filter(|(_, count)| *count > 0);
@@ -333,12 +334,13 @@ fn service(view: &ServiceView, servers: &Servers) -> ServiceNode {
     }
 }
 
-/// A service of which only its last connections are known.
-fn gone(name: &Arc<str>) -> ServiceNode {
+/// A service of which only its last connections are known, or the servers of names that belong to none.
+fn unlisted(name: &Arc<str>) -> ServiceNode {
+    let are_of_none = **name == *NAME_SERVERS;
     ServiceNode {
         name: Arc::clone(name),
-        gone: true,
-        protocol: Protocol::Tcp,
+        gone: !are_of_none,
+        protocol: if are_of_none { Protocol::Udp } else { Protocol::Tcp },
         frontends: Vec::new(),
         breaker_mode: BreakerMode::Off,
         split: Vec::new(),

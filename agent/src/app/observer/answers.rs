@@ -7,7 +7,7 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
-use agent_ebpf::abi::Loss;
+use agent_ebpf::abi::{Direction, Loss};
 use jiff::Timestamp;
 
 use super::super::explanation;
@@ -83,6 +83,11 @@ impl Observer {
         let mut edges = state.accumulator.views();
         let (requests, at) = (state.requests.views(), state.folded_at);
         drop(state);
+        for view in requests.iter().filter(|view| view.direction == Direction::Outbound && !view.overflow) {
+            if !edges.iter().any(|edge| view.is_of(edge)) {
+                edges.push(EdgeView::without_connections(view));
+            }
+        }
         for edge in &mut edges {
             let its = requests.iter().filter(|view| view.is_of(edge));
             edge.requests = its.map(|view| view.requests.clone()).collect();
