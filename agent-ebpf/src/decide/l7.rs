@@ -5,6 +5,7 @@
 //! bytes into their order before.
 
 pub mod http1;
+pub mod http2;
 pub mod position;
 
 use crate::abi::{Method, Unparsed};
