@@ -15,6 +15,7 @@ pub mod hook;
 pub mod http2;
 pub mod limits;
 pub mod load;
+pub mod operation;
 pub mod outcome;
 pub mod request;
 pub mod sample;
@@ -32,8 +33,9 @@ pub use event::{Event, EventKind};
 pub use hook::Hook;
 pub use http2::{Http2, Stream, Walk, Walker};
 pub use load::LatencyWord;
+pub use operation::{Method, StatusName, operation_name};
 pub use outcome::{Loss, Outcome};
-pub use request::{AppProtocol, Direction, Exchange, Method, RequestKey, Requests, Scratch, Stage, Unparsed};
+pub use request::{AppProtocol, Direction, Exchange, RequestKey, Requests, Scratch, Stage, Unparsed};
 pub use sample::Sample;
 pub use service::{
     Algorithm, Backend, BackendState, BackendStatus, Policy, ServiceState, ServiceWord, Slot, Subset, Verdict,
