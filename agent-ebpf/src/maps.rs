@@ -1,6 +1,7 @@
 //! Every map, with the one side that writes it, behind accessors that are safe to call.
 
 mod exchanges;
+mod walkers;
 mod workloads;
 
 use core::ffi::c_void;
@@ -22,6 +23,9 @@ use crate::context::Socket;
 
 pub(crate) use exchanges::{
     exchange, forget_exchange, keep_head, load_head, new_exchange, requests, scratch, unparsed,
+};
+pub(crate) use walkers::{
+    copy_connection, copy_stream, copy_walk, forget_http2, http2, new_http2, take_walker, walker,
 };
 pub(crate) use workloads::{some_are_left_alone, workload};
 

@@ -206,6 +206,10 @@ pub struct Walker {
     pub way: u32,
     /// 1: it is the client who speaks.
     pub asks: u32,
+    /// 1: something behind this segment is not seen.
+    pub skips: u32,
+    /// Zero.
+    pub _pad: u32,
     /// 1: answers are told to the breaker.
     pub is_judged: u32,
     /// Where in `window` the walk is. May be past its end, where something is passed over.
@@ -216,8 +220,16 @@ pub struct Walker {
     pub end: u32,
     /// 1 while a program uses it.
     pub is_taken: u32,
-    /// Zero.
-    pub _pad: u32,
+    /// Which walker of its CPU it is.
+    pub number: u32,
+    /// Where in the packet what is new begins.
+    pub said_at: u32,
+    /// Bytes of what is new.
+    pub said_bytes: u32,
+    /// Bytes of it before `window`.
+    pub done: u32,
+    /// Frames that were found where a walk was astray, the first of them shifted above; see `decide::l7::http2::sync`.
+    pub found: u32,
     /// Bytes of the segment.
     pub window: [u8; WINDOW_BYTES],
 }

@@ -5,6 +5,8 @@ use core::fmt;
 
 use super::named_enum;
 use super::request::AppProtocol;
+use crate::decide::l7::http2::grpc;
+use crate::decide::l7::http2::streams::UNSEEN;
 
 /// The operation of every protocol that is none of those with a name.
 pub const OTHER: &str = "_OTHER";
@@ -57,6 +59,12 @@ pub struct StatusName {
 
 impl fmt::Display for StatusName {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if matches!(self.protocol, AppProtocol::Http2 | AppProtocol::Grpc) && self.status == UNSEEN {
+            return f.pad("unseen");
+        }
+        if self.protocol == AppProtocol::Grpc && !grpc::name(self.status).is_empty() {
+            return f.pad(grpc::name(self.status));
+        }
         fmt::Display::fmt(&self.status, f)
     }
 }

@@ -72,6 +72,11 @@ named_enum! {
         TableFull = 5 => "table_full",
         /// The socket could not remember its exchange.
         NoMemory = 6 => "no_memory",
+        /// More streams of one connection were under way than are followed. Counted for each such stream.
+        TooManyStreams = 7 => "too_many_streams",
+        /// Part of what was said was not seen, or there was no time to look at it; the connection is followed from its next frame
+        /// on. Counted each time.
+        Gap = 8 => "gap",
     }
 }
 

@@ -12,6 +12,7 @@ use agent_ebpf::decide::l7::position::{self, Fresh};
 use agent_ebpf::decide::l7::{self, Heard, Known, Told, http1};
 
 use super::answers;
+use super::http2::{self, Said};
 use crate::context::{Moment, Packet, Segment, Socket};
 use crate::maps;
 
@@ -51,11 +52,19 @@ pub(crate) fn read(packet: &Packet, way: Way) -> Outcome {
     }
     let at = segment.payload_at + fresh.skip;
     let asks = (way == Way::Sent) == (exchange.direction == Direction::Outbound as u8);
-    if asks {
-        asked(packet, socket, exchange, at, fresh.length)
-    } else {
-        answered(packet, socket, exchange, at, fresh.length)
+    if exchange.protocol != AppProtocol::Http2 as u8 {
+        let outcome = if asks {
+            asked(packet, socket, exchange, at, fresh.length)
+        } else {
+            answered(packet, socket, exchange, at, fresh.length)
+        };
+        // What was said may have shown that it is HTTP/2.
+        if exchange.protocol != AppProtocol::Http2 as u8 || exchange.stage == Stage::Ended as u8 {
+            return outcome;
+        }
     }
+    let skips = skips(exchange, &segment, way);
+    http2::read(packet, socket, exchange, Said { at, bytes: fresh.length, asks, skips })
 }
 
 /// The exchange of a socket that none was kept of.
@@ -114,12 +123,23 @@ fn take_in(exchange: &mut Exchange, segment: &Segment, way: Way) -> Fresh {
     position::advance(position, segment.sequence, segment.payload_bytes)
 }
 
+/// Whether what came before its turn, behind this segment, is passed over.
+#[inline(always)]
+fn skips(exchange: &Exchange, segment: &Segment, way: Way) -> bool {
+    let position = if way == Way::Sent { &exchange.sent } else { &exchange.received };
+    position.next != segment.sequence.wrapping_add(segment.payload_bytes)
+}
+
 /// The client said something.
 #[inline(always)]
 fn asked(packet: &Packet, socket: Socket, exchange: &mut Exchange, at: u32, bytes: u32) -> Outcome {
-    let begins = exchange.head_length == 0;
+    let filled = exchange.head_length;
+    let begins = filled == 0;
     let length = fill(packet, exchange, at, bytes);
     let Told { protocol, heard } = hear(REQUEST, exchange, length);
+    if protocol == AppProtocol::Http2 && matches!(heard, Heard::Request(_)) {
+        return http2::begin(socket, exchange, filled);
+    }
     if begins && matches!(heard, Heard::Request(_) | Heard::More) {
         exchange.asked_at_ns = Moment::now().ns;
     }
@@ -143,6 +163,7 @@ fn asked(packet: &Packet, socket: Socket, exchange: &mut Exchange, at: u32, byte
         _ => {
             exchange.head_length = 0;
             if exchange.marks & UNDERSTOOD == 0 && exchange.stage == Stage::Idle as u8 {
+                http2::join(packet, socket, exchange, Said { at, bytes, asks: true, skips: false });
                 exchange.doubts += 1;
                 if exchange.doubts > MAX_DOUBTS {
                     return lose(exchange, Unparsed::OtherProtocol);
@@ -160,7 +181,11 @@ fn answered(packet: &Packet, socket: Socket, exchange: &mut Exchange, at: u32, b
     let mut turn = 0;
     while turn <= MAX_INTERIMS {
         let length = fill(packet, exchange, at, bytes);
-        match hear(0, exchange, length).heard {
+        let Told { protocol, heard } = hear(0, exchange, length);
+        if protocol == AppProtocol::Http2 {
+            return http2::begin(socket, exchange, 0);
+        }
+        match heard {
             Heard::More => return more(exchange, length),
             Heard::Interim => {
                 exchange.head_length = 0;
@@ -291,7 +316,7 @@ fn more(exchange: &mut Exchange, length: u32) -> Outcome {
 
 /// Learns nothing more from this connection.
 #[inline(always)]
-fn lose(exchange: &mut Exchange, reason: Unparsed) -> Outcome {
+pub(super) fn lose(exchange: &mut Exchange, reason: Unparsed) -> Outcome {
     exchange.stage = Stage::Ended as u8;
     maps::unparsed(reason);
     Outcome::Unparsed

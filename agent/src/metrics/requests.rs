@@ -37,16 +37,35 @@ const SERVER: Metric = Metric::histogram(
     ],
     "Requests that workloads of this node answered: time from the first byte of a request to the first byte of its answer.",
 );
+const CALLS: Metric = Metric::histogram(
+    "rpc_client_call_duration_seconds",
+    &[
+        "src_namespace",
+        "src_workload",
+        "dst_namespace",
+        "dst_service",
+        "dst_port",
+        "dst_version",
+        "rpc_response_status_code",
+        "rpc_system_name",
+    ],
+    "Calls of gRPC that workloads of this node made to services: time from the first byte of a call to the first byte of its trailers.",
+);
+const CALLS_ANSWERED: Metric = Metric::histogram(
+    "rpc_server_call_duration_seconds",
+    &["dst_namespace", "dst_workload", "dst_port", "rpc_response_status_code", "rpc_system_name"],
+    "Calls of gRPC that workloads of this node answered: time from the first byte of a call to the first byte of its trailers.",
+);
 const UNPARSED: Metric = Metric::counter(
     "segue_l7_unparsed_total",
     &["reason"],
-    "Connections on which something was not counted as a request, by reason: other_protocol, joined (followed from the next request on), pipelined, malformed, upgraded, table_full, no_memory.",
+    "Connections on which something was not counted as a request, by reason: other_protocol, joined (followed from the next request on), pipelined, malformed, upgraded, table_full, no_memory, too_many_streams (each one), gap (each time something was not seen).",
 );
 
 /// The metrics of this subject.
-pub(super) const METRICS: &[&Metric] = &[&CLIENT, &SERVER, &UNPARSED];
+pub(super) const METRICS: &[&Metric] = &[&CLIENT, &SERVER, &CALLS, &CALLS_ANSWERED, &UNPARSED];
 /// Those of them that say how long requests took.
-const DURATIONS: &[&Metric] = &[&CLIENT, &SERVER];
+const DURATIONS: &[&Metric] = &[&CLIENT, &SERVER, &CALLS, &CALLS_ANSWERED];
 
 /// Whose requests they are, as labels.
 fn labels(view: &RequestView) -> Vec<Label<'_>> {
@@ -77,21 +96,41 @@ struct Family {
     protocol: AppProtocol,
     client: &'static Metric,
     server: &'static Metric,
-    operation: &'static str,
+    /// The label that says what was asked for, where the metric has one.
+    operation: Option<&'static str>,
     status: &'static str,
     /// What is the same for all of them.
     constant: &'static [(&'static str, &'static str)],
 }
 
 /// One for each protocol that is understood. Several may write the same metrics; then something constant tells them apart.
-const FAMILIES: &[Family] = &[Family {
-    protocol: AppProtocol::Http1,
-    client: &CLIENT,
-    server: &SERVER,
-    operation: "http_request_method",
-    status: "http_response_status_code",
-    constant: &[("network_protocol_name", "http"), ("network_protocol_version", "1")],
-}];
+const FAMILIES: &[Family] = &[
+    Family {
+        protocol: AppProtocol::Http1,
+        client: &CLIENT,
+        server: &SERVER,
+        operation: Some("http_request_method"),
+        status: "http_response_status_code",
+        constant: &[("network_protocol_name", "http"), ("network_protocol_version", "1")],
+    },
+    Family {
+        protocol: AppProtocol::Http2,
+        client: &CLIENT,
+        server: &SERVER,
+        operation: Some("http_request_method"),
+        status: "http_response_status_code",
+        constant: &[("network_protocol_name", "http"), ("network_protocol_version", "2")],
+    },
+    Family {
+        protocol: AppProtocol::Grpc,
+        client: &CALLS,
+        server: &CALLS_ANSWERED,
+        // Each call is a POST.
+        operation: None,
+        status: "rpc_response_status_code",
+        constant: &[("rpc_system_name", "grpc")],
+    },
+];
 
 impl Family {
     /// Whether these are told here. The sum beyond the limit, which is of no protocol, is told with the first.
@@ -103,7 +142,8 @@ impl Family {
         view.requests.rows.iter().map(move |row| {
             let mut labels = labels(view);
             if !view.overflow {
-                labels.push(label(self.operation, row.operation_name(self.protocol)));
+                let operation = row.operation_name(self.protocol);
+                labels.extend(self.operation.map(|name| label(name, operation)));
                 labels.push((self.status, Cow::Owned(row.status_name(self.protocol))));
                 labels.extend(self.constant.iter().map(|(name, value)| label(name, value)));
             }

@@ -18,8 +18,10 @@ pub mod sync;
 
 pub use frames::step;
 
+use super::{Head, Heard};
 use crate::abi::http2::{ASTRAY, FramePart, REMEMBERED_FIELDS, SETTLED};
-use crate::abi::{Stream, Walk};
+use crate::abi::request::HEAD_BYTES;
+use crate::abi::{Method, Stream, Walk};
 
 /// What a client says first (RFC 9113, section 3.4).
 pub const PREFACE: [u8; 24] = *b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
@@ -58,6 +60,50 @@ impl Step {
             _ => Self::Malformed,
         }
     }
+}
+
+/// Whether a client's first bytes are the preface: [`Heard::Request`] once so much of it is there that it can be nothing
+/// else.
+#[inline(always)]
+pub const fn preface(head: &Head, length: usize) -> Heard {
+    const WORDS: [u64; 2] = [word(&PREFACE, 0), word(&PREFACE, 8)];
+    let known = if length >= HEAD_BYTES { HEAD_BYTES } else { length };
+    let low = word(head, 0) ^ WORDS[0];
+    let high = word(head, 8) ^ WORDS[1];
+    if known == HEAD_BYTES {
+        return if low | high == 0 { Heard::Request(Method::Other as u8) } else { Heard::Nothing };
+    }
+    let (low_mask, high_mask) = if known >= 8 {
+        (u64::MAX, !(u64::MAX << (8 * (known & 7))))
+    } else {
+        (!(u64::MAX << (8 * known)), 0)
+    };
+    if known > 0 && low & low_mask | high & high_mask == 0 { Heard::More } else { Heard::Nothing }
+}
+
+/// Whether a server's first bytes, said before its client's were seen, are the SETTINGS that HTTP/2 begins with.
+#[inline(always)]
+pub const fn is_greeting(head: &Head, length: usize) -> bool {
+    // Length (at most 40 settings, six bytes each), type, flags, stream.
+    length >= 9
+        && head[0] == 0
+        && head[1] == 0
+        && head[2] <= 240
+        && head[2] % 6 == 0
+        && head[3] == 4
+        && head[4] == 0
+        && head[5] | head[6] | head[7] | head[8] == 0
+}
+
+/// Eight bytes as one word, the first lowest.
+#[inline(always)]
+const fn word<const BYTES: usize>(bytes: &[u8; BYTES], at: usize) -> u64 {
+    let (mut word, mut turn) = (0, 0);
+    while turn < 8 {
+        word |= (bytes[at + turn] as u64) << (8 * turn);
+        turn += 1;
+    }
+    word
 }
 
 impl Walk {

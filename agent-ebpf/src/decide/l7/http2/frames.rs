@@ -2,9 +2,7 @@
 //! [`fields`](super::fields)' business, and what becomes of a stream [`streams`](super::streams)'.
 
 use super::{PREFACE, Step, fields};
-use crate::abi::http2::{
-    BLOCK_ENDS_STREAM, BLOCK_IS_PROMISE, FieldPart, FramePart, SETTLED, WINDOW_BYTES,
-};
+use crate::abi::http2::{BLOCK_ENDS_STREAM, BLOCK_IS_PROMISE, FieldPart, FramePart, SETTLED, WINDOW_BYTES};
 use crate::abi::{Method, Walk, Walker};
 
 // Types of frames, section 6.
@@ -59,9 +57,7 @@ impl Head {
             DATA | HEADERS | PUSH_PROMISE | CONTINUATION => !of_connection,
             PRIORITY => !of_connection && self.length == 5,
             RST_STREAM => !of_connection && self.length == 4,
-            SETTINGS => {
-                of_connection && self.length % 6 == 0 && (self.flags & ACK == 0 || self.length == 0)
-            }
+            SETTINGS => of_connection && self.length % 6 == 0 && (self.flags & ACK == 0 || self.length == 0),
             PING => of_connection && self.length == 8,
             GOAWAY => of_connection && self.length >= 8,
             WINDOW_UPDATE => self.length == 4,

@@ -7,12 +7,53 @@ pub const MAX_STATUS: u16 = 16;
 pub const CANCELLED: u16 = 1;
 /// Nobody knows.
 pub const UNKNOWN: u16 = 2;
+/// The time it had is over.
+pub const DEADLINE_EXCEEDED: u16 = 4;
 /// A bound was reached.
 pub const RESOURCE_EXHAUSTED: u16 = 8;
 /// Something is broken.
 pub const INTERNAL: u16 = 13;
 /// Nobody is there to answer.
 pub const UNAVAILABLE: u16 = 14;
+/// Data is gone.
+pub const DATA_LOSS: u16 = 15;
+
+/// Whether a status blames the server, as field practice has it: UNKNOWN, DEADLINE_EXCEEDED, RESOURCE_EXHAUSTED, INTERNAL,
+/// UNAVAILABLE, DATA_LOSS.
+#[inline(always)]
+pub const fn is_server_error(status: u16) -> bool {
+    const ERRORS: u32 = 1 << UNKNOWN
+        | 1 << DEADLINE_EXCEEDED
+        | 1 << RESOURCE_EXHAUSTED
+        | 1 << INTERNAL
+        | 1 << UNAVAILABLE
+        | 1 << DATA_LOSS;
+    status <= MAX_STATUS && ERRORS >> status & 1 != 0
+}
+
+/// The name of a status, as OpenTelemetry has it in `rpc.response.status_code`; empty for a number that is none.
+pub const fn name(status: u16) -> &'static str {
+    match status {
+        0 => "OK",
+        CANCELLED => "CANCELLED",
+        UNKNOWN => "UNKNOWN",
+        3 => "INVALID_ARGUMENT",
+        DEADLINE_EXCEEDED => "DEADLINE_EXCEEDED",
+        5 => "NOT_FOUND",
+        6 => "ALREADY_EXISTS",
+        7 => "PERMISSION_DENIED",
+        RESOURCE_EXHAUSTED => "RESOURCE_EXHAUSTED",
+        9 => "FAILED_PRECONDITION",
+        10 => "ABORTED",
+        11 => "OUT_OF_RANGE",
+        12 => "UNIMPLEMENTED",
+        INTERNAL => "INTERNAL",
+        UNAVAILABLE => "UNAVAILABLE",
+        DATA_LOSS => "DATA_LOSS",
+        MAX_STATUS => "UNAUTHENTICATED",
+        _ => "",
+    }
+}
 
 /// The status of a call whose server sent none, by the HTTP status of its answer (gRPC's `http-grpc-status-mapping.md`).
 #[inline(always)]

@@ -64,6 +64,12 @@ pub const fn asked(walk: &Walk) -> Stream {
     }
 }
 
+/// Whether somebody waits for its answer: the first fields of one of HTTP, the end of a call of gRPC.
+#[inline(always)]
+pub const fn is_unanswered(stream: &Stream) -> bool {
+    stream.number != 0 && stream.marks & IS_COUNTED == 0
+}
+
 /// A block of the server, on this stream.
 #[inline(always)]
 pub const fn answered(stream: &mut Stream, walk: &Walk) -> Option<Answer> {

@@ -5,48 +5,51 @@
 //! flags, lengths and streams as RFC 9113 has them. One that does not is passed over.
 
 use super::frames::{HEAD_BYTES, Head};
+use crate::abi::Walker;
 use crate::abi::http2::WINDOW_BYTES;
 
 /// Frames of a segment that are looked at.
-const MAX_FRAMES: u32 = 16;
+pub const MAX_FRAMES: u32 = 16;
 
 /// Frames that must be in order where a segment is longer than what is looked at of it.
 const FRAMES_IN_A_ROW: u32 = 4;
 
+/// In `found`: the first frame is one of a request.
+const REQUEST: u32 = 1 << 16;
+
 /// What a segment turns out to begin with.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(u32)]
 pub enum Begin {
     /// Nothing that could be told.
-    Unknown,
+    Unknown = 0,
     /// A frame.
-    Frame,
+    Frame = 1,
     /// The first frame of a request.
-    Request,
+    Request = 2,
 }
 
-/// What a segment of `end` bytes begins with, of which `window` holds the first `length`.
+/// Looks at the next frame of a window that begins with a segment, from `at` 0 and `found` 0 on; `None` until it can be told.
 #[inline(always)]
-pub const fn begin(window: &[u8; WINDOW_BYTES], length: u32, end: u32) -> Begin {
-    let (mut at, mut frames) = (0_u32, 0);
-    let mut is_request = false;
-    while frames < MAX_FRAMES {
-        if at == end && frames > 0 || at.saturating_add(HEAD_BYTES as u32) > length && frames >= FRAMES_IN_A_ROW {
-            return if is_request { Begin::Request } else { Begin::Frame };
-        }
-        if at.saturating_add(HEAD_BYTES as u32) > length {
-            return Begin::Unknown;
-        }
-        let head = head_at(window, at as usize);
-        if !head.is_plain() {
-            return Begin::Unknown;
-        }
-        if frames == 0 {
-            is_request = head.begins_block() && head.stream & 1 == 1;
-        }
-        at = at.saturating_add(HEAD_BYTES as u32 + head.length);
-        frames += 1;
+pub const fn look_on(walker: &mut Walker) -> Option<Begin> {
+    let frames = walker.found & (REQUEST - 1);
+    let is_past = walker.at.saturating_add(HEAD_BYTES as u32) > walker.length;
+    if walker.at == walker.end && frames > 0 || is_past && frames >= FRAMES_IN_A_ROW || frames >= MAX_FRAMES {
+        return Some(if walker.found & REQUEST != 0 { Begin::Request } else { Begin::Frame });
     }
-    if is_request { Begin::Request } else { Begin::Frame }
+    if is_past {
+        return Some(Begin::Unknown);
+    }
+    let head = head_at(&walker.window, walker.at as usize);
+    if !head.is_plain() {
+        return Some(Begin::Unknown);
+    }
+    if frames == 0 && head.begins_block() && head.stream & 1 == 1 {
+        walker.found |= REQUEST;
+    }
+    walker.at = walker.at.saturating_add(HEAD_BYTES as u32 + head.length);
+    walker.found += 1;
+    None
 }
 
 #[inline(always)]

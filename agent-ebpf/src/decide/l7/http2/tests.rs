@@ -139,24 +139,35 @@ fn block(stream: u32, fields: &[(Vec<u8>, Vec<u8>, u8)], ends: bool, promise: bo
     Told::Block { stream, ends, status, grpc_status, method: method as u8, is_grpc, promise }
 }
 
-/// Walks `bytes` in segments of these lengths, then the rest; what was told, and how it ended.
-fn walk(walk: Walk, bytes: &[u8], segments: &[usize]) -> (Vec<Told>, Step, Walk) {
-    let mut walker = Walker {
-        walk,
+/// One that knows nothing.
+fn walker() -> Walker {
+    Walker {
+        walk: Walk::NEW,
         set: [Stream::NONE; 4],
         connection: Connection::default(),
         key: RequestKey::default(),
         now_ns: 1,
         way: 0,
         asks: 0,
+        skips: 0,
+        _pad: 0,
         is_judged: 0,
         at: 0,
         length: 0,
         end: 0,
         is_taken: 1,
-        _pad: 0,
+        number: 0,
+        said_at: 0,
+        said_bytes: 0,
+        done: 0,
+        found: 0,
         window: [0; WINDOW_BYTES],
-    };
+    }
+}
+
+/// Walks `bytes` in segments of these lengths, then the rest; what was told, and how it ended.
+fn walk(walk: Walk, bytes: &[u8], segments: &[usize]) -> (Vec<Told>, Step, Walk) {
+    let mut walker = Walker { walk, ..walker() };
     let mut told = Vec::new();
     let (mut from, mut segments) = (0, segments.iter().copied());
     while from < bytes.len() {
@@ -198,35 +209,51 @@ fn walk(walk: Walk, bytes: &[u8], segments: &[usize]) -> (Vec<Told>, Step, Walk)
 
 fn field() -> impl Strategy<Value = (Vec<u8>, Vec<u8>, u8)> {
     let known = prop_oneof![
-        (Just(":status"), prop_oneof![
-            (100_u16..600).prop_map(|status| status.to_string()),
-            prop::sample::select(vec!["200", "503", "404", "1", "9999", "x", ""]).prop_map(str::to_owned)
-        ]),
-        (Just("grpc-status"), prop_oneof![
-            (0_u16..18).prop_map(|status| status.to_string()),
-            prop::sample::select(vec!["1000", "", "ok"]).prop_map(str::to_owned)
-        ]),
-        (Just(":method"), prop::sample::select(Method::ALL.to_vec()).prop_map(|method| method.name().to_owned())),
-        (Just("content-type"), prop::sample::select(vec![
-            "application/grpc",
-            "application/grpc+proto",
-            "application/grpc;x",
-            "application/grpc-web",
-            "application/grpc-web+proto",
-            "application/grp",
-            "application/json",
-            "text/html; charset=utf-8",
-        ]).prop_map(str::to_owned)),
+        (
+            Just(":status"),
+            prop_oneof![
+                (100_u16..600).prop_map(|status| status.to_string()),
+                prop::sample::select(vec!["200", "503", "404", "1", "9999", "x", ""]).prop_map(str::to_owned)
+            ]
+        ),
+        (
+            Just("grpc-status"),
+            prop_oneof![
+                (0_u16..18).prop_map(|status| status.to_string()),
+                prop::sample::select(vec!["1000", "", "ok"]).prop_map(str::to_owned)
+            ]
+        ),
+        (
+            Just(":method"),
+            prop::sample::select(Method::ALL.to_vec()).prop_map(|method| method.name().to_owned())
+        ),
+        (
+            Just("content-type"),
+            prop::sample::select(vec![
+                "application/grpc",
+                "application/grpc+proto",
+                "application/grpc;x",
+                "application/grpc-web",
+                "application/grpc-web+proto",
+                "application/grp",
+                "application/json",
+                "text/html; charset=utf-8",
+            ])
+            .prop_map(str::to_owned)
+        ),
         ("[a-z-]{0,12}", "[ -~]{0,40}").prop_map(|(name, value)| ("x-other", format!("{name}{value}"))),
     ];
     let other = ("[a-z-]{1,12}", "[ -~]{0,400}").prop_filter("a name of its own", |(name, _)| {
         !["grpc-status", "content-type"].contains(&name.as_str())
     });
     let flags = prop::sample::select(vec![0x0_u8, 0x1, 0x2, 0x3, 0x4, 0x7, 0x8, 0xb, 0x10, 0x13, 0x14, 0x17]);
-    (prop_oneof![
-        4 => known.prop_map(|(name, value)| (name.to_owned(), value)),
-        1 => other,
-    ], flags)
+    (
+        prop_oneof![
+            4 => known.prop_map(|(name, value)| (name.to_owned(), value)),
+            1 => other,
+        ],
+        flags,
+    )
         .prop_map(|((name, value), flags)| (name.into_bytes(), value.into_bytes(), flags))
 }
 
@@ -324,7 +351,10 @@ proptest! {
 #[test]
 fn a_truncated_conversation_tells_what_is_whole_at_every_byte() {
     let fields = |pairs: &[(&str, &str)]| {
-        pairs.iter().map(|(name, value)| (name.as_bytes().to_vec(), value.as_bytes().to_vec(), 0x17)).collect()
+        pairs
+            .iter()
+            .map(|(name, value)| (name.as_bytes().to_vec(), value.as_bytes().to_vec(), 0x17))
+            .collect()
     };
     let pieces = [
         Piece::Block {
@@ -335,7 +365,13 @@ fn a_truncated_conversation_tells_what_is_whole_at_every_byte() {
             extras: 3,
         },
         Piece::Data { stream: 1, bytes: 7, ends: true },
-        Piece::Block { stream: 3, fields: fields(&[(":method", "PUT")]), ends: true, cuts: vec![], extras: 0 },
+        Piece::Block {
+            stream: 3,
+            fields: fields(&[(":method", "PUT")]),
+            ends: true,
+            cuts: vec![],
+            extras: 0,
+        },
     ];
     let (bytes, expected) = (write(&pieces), expected(&pieces));
     for cut in 0..=bytes.len() {
@@ -399,22 +435,28 @@ fn an_index_of_what_nobody_saw_is_told_to_be_unknown() {
 
 #[test]
 fn a_long_body_is_passed_over_without_a_look() {
-    let mut walk = walk(Walk::NEW, &[frame(4, 0, 0, &[]), frame(0, 0, 1, &[0; 90])[..30].to_vec()].concat(), &[]).2;
+    let mut walk =
+        walk(Walk::NEW, &[frame(4, 0, 0, &[]), frame(0, 0, 1, &[0; 90])[..30].to_vec()].concat(), &[]).2;
     assert!(walk.pass(68), "a part of it");
     assert!(!walk.pass(1), "its last byte is the end of a frame");
     assert_eq!(walk.left, 1);
-    assert!(!Walk::NEW.pass(0), "there is nothing to pass over");
+    let mut new = Walk::NEW;
+    assert!(!new.pass(0), "there is nothing to pass over");
 }
 
 mod finding_a_frame {
-    use super::super::sync::{Begin, begin};
+    use super::super::sync::{Begin, MAX_FRAMES, look_on};
     use super::*;
 
     fn look(bytes: &[u8]) -> Begin {
         let mut window = [0; WINDOW_BYTES];
         let length = bytes.len().min(WINDOW_BYTES);
         window[..length].copy_from_slice(&bytes[..length]);
-        begin(&window, u32::try_from(length).expect("a length"), u32::try_from(bytes.len()).expect("a length"))
+        begin(
+            &window,
+            u32::try_from(length).expect("a length"),
+            u32::try_from(bytes.len()).expect("a length"),
+        )
     }
 
     #[test]
