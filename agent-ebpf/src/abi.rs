@@ -12,6 +12,7 @@ pub mod drain;
 pub mod edge;
 pub mod event;
 pub mod hook;
+pub mod http2;
 pub mod limits;
 pub mod load;
 pub mod lookup;
@@ -31,6 +32,7 @@ pub use drain::{Drain, OpenSocket, SocketOffsets};
 pub use edge::{CloseReason, ConnectFailure, Edge, EdgeKey, HISTOGRAM_BUCKETS, Histogram};
 pub use event::{Event, EventKind};
 pub use hook::Hook;
+pub use http2::{Http2, Stream, Walk, Walker};
 pub use load::LatencyWord;
 pub use lookup::{
     Lookup, LookupRoom, LookupStatus, LookupStream, Lookups, RecordType, ServedLookups, Waiting,

@@ -2,6 +2,7 @@
 
 mod exchanges;
 mod lookups;
+mod walkers;
 mod workloads;
 
 use core::ffi::c_void;
@@ -27,6 +28,9 @@ pub(crate) use exchanges::{
 pub(crate) use lookups::{
     load_waiting, lookup_room, lookup_stream, lookups, lookups_or_new, new_lookup_stream, served_lookups,
     served_lookups_or_new,
+};
+pub(crate) use walkers::{
+    copy_connection, copy_stream, copy_walk, forget_http2, http2, new_http2, take_walker, walker,
 };
 pub(crate) use workloads::{some_are_left_alone, workload};
 

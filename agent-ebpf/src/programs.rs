@@ -7,6 +7,7 @@ mod connect;
 mod datagrams;
 mod drain;
 mod getpeername;
+mod http2;
 mod latency;
 mod limits;
 mod lookups;

@@ -6,6 +6,7 @@ use anyhow::{Context, bail};
 use crate::apt::{self, Available, NoServices};
 use crate::bpf_toolchain::{self, Missing};
 use crate::host;
+use crate::python_packages::Set;
 use crate::step::Step;
 
 /// The oldest compiler the workspace accepts (`rust-version`), as (major, minor).
@@ -16,7 +17,7 @@ const LINKER: &str = "bpf-linker@0.13.0";
 const LINKER_LLVM: [u32; 3] = [21, 22, 23];
 
 /// Programs that tests, demo and benchmarks run, and the Debian package of each.
-const PROGRAMS: [(&str, &str); 21] = [
+const PROGRAMS: [(&str, &str); 23] = [
     ("nginx", "nginx-light"),
     ("redis-server", "redis-server"),
     ("redis-cli", "redis-tools"),
@@ -24,6 +25,8 @@ const PROGRAMS: [(&str, &str); 21] = [
     ("dig", "bind9-dnsutils"),
     ("nc", "netcat-openbsd"),
     ("wrk", "wrk"),
+    ("h2load", "nghttp2-client"),
+    ("nghttpd", "nghttp2-server"),
     ("openssl", "openssl"),
     ("promtool", "prometheus"),
     ("curl", "curl"),
@@ -39,6 +42,16 @@ const PROGRAMS: [(&str, &str); 21] = [
     ("chromium", "chromium"),
     ("chromedriver", "chromium-driver"),
 ];
+
+/// A client and a server of gRPC, for tests.
+const GRPC: Set = Set {
+    name: "grpc",
+    what: "gRPC's own library for Python, which tests of calls run",
+    takes: "20 MB",
+    packages: &["grpcio==1.85.3"],
+    with_dependencies: true,
+    proof: "grpc/__init__.py",
+};
 
 /// How to set up.
 #[derive(clap::Args)]
@@ -71,6 +84,9 @@ struct Means {
 /// Installs everything that is missing and checks the kernel.
 pub(crate) fn run(arguments: &Arguments) -> anyhow::Result<()> {
     install(&Lack::of_everything(), arguments.dry_run)?;
+    if !arguments.dry_run {
+        GRPC.install()?;
+    }
     if !arguments.dry_run
         && let Ok(toolchain) = bpf_toolchain::find()
     {
@@ -92,7 +108,11 @@ pub(crate) fn for_tests(programs: bool) -> anyhow::Result<()> {
     if !programs {
         lack.packages.clear();
     }
-    install(&lack, false)
+    install(&lack, false)?;
+    if programs {
+        GRPC.install()?;
+    }
+    Ok(())
 }
 
 /// Installs what of these is missing: programs, each with its Debian package.

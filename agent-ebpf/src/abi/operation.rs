@@ -6,6 +6,8 @@ use core::fmt;
 use super::lookup::{LookupStatus, RecordType};
 use super::named_enum;
 use super::request::AppProtocol;
+use crate::decide::l7::http2::grpc;
+use crate::decide::l7::http2::streams::UNSEEN;
 
 /// The operation of every protocol that is none of those with a name.
 pub const OTHER: &str = "_OTHER";
@@ -63,9 +65,11 @@ pub struct StatusName {
 impl fmt::Display for StatusName {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self.protocol {
+            AppProtocol::Http2 | AppProtocol::Grpc if self.status == UNSEEN => f.pad("unseen"),
+            AppProtocol::Grpc if !grpc::name(self.status).is_empty() => f.pad(grpc::name(self.status)),
             AppProtocol::Dns => {
                 let status = u8::try_from(self.status).ok().and_then(LookupStatus::from_raw);
-                fmt::Display::fmt(status.map_or(OTHER, LookupStatus::name), f)
+                f.pad(status.map_or(OTHER, LookupStatus::name))
             }
             _ => fmt::Display::fmt(&self.status, f),
         }

@@ -76,8 +76,11 @@ named_enum! {
         Crowded = 7 => "crowded",
         /// The answer to a lookup that nobody waited for any more.
         Unasked = 8 => "unasked",
-        /// Segments came out of order, and a part of what was said was not read.
+        /// Segments came out of order, and a part of what was said was not seen, or there was no time to look at it. HTTP/2 is
+        /// followed from its next frame on, and this counted each time.
         Gap = 9 => "gap",
+        /// More streams of one connection were under way than are followed. Counted for each such stream.
+        TooManyStreams = 10 => "too_many_streams",
     }
 }
 

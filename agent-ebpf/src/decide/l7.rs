@@ -6,6 +6,7 @@
 
 pub mod dns;
 pub mod http1;
+pub mod http2;
 pub mod position;
 
 use crate::abi::request::HEAD_BYTES;
@@ -21,7 +22,9 @@ const HTTP_SERVER_ERROR: u16 = 500;
 #[inline(always)]
 pub const fn is_server_error(protocol: AppProtocol, status: u16) -> bool {
     match protocol {
-        AppProtocol::Unknown | AppProtocol::Http1 | AppProtocol::Http2 => status >= HTTP_SERVER_ERROR,
+        AppProtocol::Unknown | AppProtocol::Http1 => status >= HTTP_SERVER_ERROR,
+        AppProtocol::Http2 => status >= HTTP_SERVER_ERROR && status != http2::streams::UNSEEN,
+        AppProtocol::Grpc => http2::grpc::is_server_error(status),
         AppProtocol::Dns => dns::is_server_error(status),
         _ => status != 0,
     }
@@ -139,6 +142,11 @@ pub const fn request(known: Known, head: &Head, length: usize) -> Told {
 /// which a test makes sure of.
 #[inline(always)]
 const fn first_words(known: Known, head: &Head, length: usize) -> Told {
+    // First, since to HTTP/1 the preface of HTTP/2 is a request of a method it does not know.
+    match http2::preface(head, length) {
+        Heard::Nothing => {}
+        heard => return Told { protocol: AppProtocol::Http2, heard },
+    }
     let heard = http1::request(known, head, length);
     let protocol = match heard {
         Heard::Request(_) => AppProtocol::Http1,
@@ -147,9 +155,12 @@ const fn first_words(known: Known, head: &Head, length: usize) -> Told {
     Told { protocol, heard }
 }
 
-/// What a server's bytes mean. One that speaks before it was asked is none of a protocol that is understood.
+/// What a server's bytes mean. One that speaks before it was asked is one of HTTP/2, or none of a protocol that is understood.
 #[inline(always)]
 pub const fn answer(known: Known, head: &Head, length: usize) -> Told {
+    if matches!(known.stage, Stage::Idle) && http2::is_greeting(head, length) {
+        return Told { protocol: AppProtocol::Http2, heard: Heard::Nothing };
+    }
     Told { protocol: known.protocol, heard: http1::answer(known, head, length) }
 }
 

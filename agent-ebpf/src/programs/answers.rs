@@ -7,6 +7,7 @@ use agent_ebpf::decide::breaker::Signal;
 use agent_ebpf::decide::breaker::answer::{self, Judgement};
 
 use super::breaker::{self, Report};
+use super::http2;
 use crate::context::{Moment, Socket};
 use crate::maps;
 
@@ -38,9 +39,24 @@ pub(super) fn asked(socket: Socket, exchange: &Exchange) -> bool {
 /// An answer that counts began, `duration_ns` after its request.
 #[inline(always)]
 pub(super) fn answered(socket: Socket, exchange: &Exchange, status: u16, duration_ns: u64, now: Moment) {
-    let Some(policy) = policy_of(exchange) else { return };
+    if !are_judged(exchange) {
+        return;
+    }
     let Some(connection) = established(socket) else { return };
     let Some(protocol) = AppProtocol::from_raw(exchange.protocol) else { return };
+    judge(connection, protocol, status, duration_ns, now);
+}
+
+/// Tells the breaker of an answer, on a connection whose answers are judged.
+#[inline(always)]
+pub(super) fn judge(
+    connection: &mut Connection,
+    protocol: AppProtocol,
+    status: u16,
+    duration_ns: u64,
+    now: Moment,
+) {
+    let Some(policy) = maps::policy_of(connection.service) else { return };
     let report = match answer::judge(&policy.breaker, protocol, status, duration_ns / 1_000) {
         Judgement::Failed(signal) => Report::Failed(signal),
         Judgement::Slow => Report::Slow,
@@ -56,14 +72,32 @@ pub(super) fn left(connection: &mut Connection, socket: Socket) {
         return;
     }
     let Some(exchange) = maps::exchange(socket) else { return };
-    if exchange.stage != Stage::Asked as u8 && exchange.stage != Stage::Interim as u8 {
-        return;
+    let since_ns = if exchange.protocol == AppProtocol::Http2 as u8 {
+        http2::waits_since_ns(socket)
+    } else if exchange.stage == Stage::Asked as u8 || exchange.stage == Stage::Interim as u8 {
+        exchange.asked_at_ns
+    } else {
+        0
+    };
+    if since_ns != 0 {
+        let now = Moment::now();
+        given_up(connection, now.ns.saturating_sub(since_ns), now);
     }
+}
+
+/// The application no longer waits for an answer, after so long.
+#[inline(always)]
+pub(super) fn given_up(connection: &mut Connection, waited_ns: u64, now: Moment) {
     let Some(policy) = maps::policy_of(connection.service) else { return };
-    let now = Moment::now();
-    if answer::is_overdue(&policy.breaker, now.ns.saturating_sub(exchange.asked_at_ns) / 1_000) {
+    if answer::is_overdue(&policy.breaker, waited_ns / 1_000) {
         tell(connection, Report::Failed(Signal::NoAnswer), now);
     }
+}
+
+/// Whether the answers on a connection are told to a breaker.
+#[inline(always)]
+pub(super) fn are_judged(exchange: &Exchange) -> bool {
+    policy_of(exchange).is_some()
 }
 
 /// The policy of the service that is asked, if its breaker judges answers.
@@ -75,8 +109,9 @@ fn policy_of(exchange: &Exchange) -> Option<&'static Policy> {
     maps::policy_of(exchange.service).filter(|policy| answer::is_judged(&policy.breaker))
 }
 
+/// The connection of a socket, while it is one.
 #[inline(always)]
-fn established(socket: Socket) -> Option<&'static mut Connection> {
+pub(super) fn established(socket: Socket) -> Option<&'static mut Connection> {
     maps::connection(socket).filter(|connection| connection.phase == Phase::Established as u8)
 }
 

@@ -106,6 +106,7 @@ fn connect(call: &SocketAddress) -> Outcome {
 #[inline(never)]
 fn give_up(socket: Socket, previous: &mut Connection, now_ns: u64) {
     maps::forget_exchange(socket);
+    maps::forget_http2(socket);
     abandon(previous, Moment { ns: now_ns });
 }
 

@@ -11,6 +11,7 @@ use agent_ebpf::decide::histogram;
 use agent_ebpf::decide::l7::position::{self, Fresh};
 use agent_ebpf::decide::l7::{self, Heard, Known, Told, http1};
 
+use super::http2::{self, Said};
 use super::{answers, lookups};
 use crate::context::{Moment, Packet, Segment, Socket};
 use crate::maps;
@@ -54,11 +55,19 @@ pub(crate) fn read(packet: &Packet, way: Way) -> Outcome {
     }
     let at = segment.payload_at + fresh.skip;
     let asks = (way == Way::Sent) == (exchange.direction == Direction::Outbound as u8);
-    if asks {
-        asked(packet, socket, exchange, at, fresh.length, way)
-    } else {
-        answered(packet, socket, exchange, at, fresh.length, way)
+    if exchange.protocol != AppProtocol::Http2 as u8 {
+        let outcome = if asks {
+            asked(packet, socket, exchange, at, fresh.length, way)
+        } else {
+            answered(packet, socket, exchange, at, fresh.length, way)
+        };
+        // What was said may have shown that it is HTTP/2.
+        if exchange.protocol != AppProtocol::Http2 as u8 || exchange.stage == Stage::Ended as u8 {
+            return outcome;
+        }
     }
+    let skips = skips(exchange, &segment, way);
+    http2::read(packet, socket, exchange, Said { at, bytes: fresh.length, asks, skips })
 }
 
 /// The exchange of a socket that none was kept of.
@@ -160,12 +169,23 @@ fn moment(packet: &Packet, way: Way) -> Moment {
     }
 }
 
+/// Whether what came before its turn, behind this segment, is passed over.
+#[inline(always)]
+fn skips(exchange: &Exchange, segment: &Segment, way: Way) -> bool {
+    let position = if way == Way::Sent { &exchange.sent } else { &exchange.received };
+    position.next != segment.sequence.wrapping_add(segment.payload_bytes)
+}
+
 /// The client said something.
 #[inline(always)]
 fn asked(packet: &Packet, socket: Socket, exchange: &mut Exchange, at: u32, bytes: u32, way: Way) -> Outcome {
-    let begins = exchange.head_length == 0;
+    let filled = exchange.head_length;
+    let begins = filled == 0;
     let length = fill(packet, exchange, at, bytes);
     let Told { protocol, heard } = hear(REQUEST, exchange, length);
+    if protocol == AppProtocol::Http2 && matches!(heard, Heard::Request(_)) {
+        return http2::begin(socket, exchange, filled);
+    }
     if begins && matches!(heard, Heard::Request(_) | Heard::More) {
         exchange.asked_at_ns = moment(packet, way).ns;
     }
@@ -191,6 +211,7 @@ fn asked(packet: &Packet, socket: Socket, exchange: &mut Exchange, at: u32, byte
         _ => {
             exchange.head_length = 0;
             if exchange.marks & UNDERSTOOD == 0 && exchange.stage == Stage::Idle as u8 {
+                http2::join(packet, socket, exchange, Said { at, bytes, asks: true, skips: false });
                 exchange.doubts += 1;
                 if exchange.doubts > MAX_DOUBTS {
                     return lose(packet, socket, exchange, Unparsed::OtherProtocol);
@@ -215,7 +236,11 @@ fn answered(
     let mut turn = 0;
     while turn <= MAX_INTERIMS {
         let length = fill(packet, exchange, at, bytes);
-        match hear(0, exchange, length).heard {
+        let Told { protocol, heard } = hear(0, exchange, length);
+        if protocol == AppProtocol::Http2 {
+            return http2::begin(socket, exchange, 0);
+        }
+        match heard {
             Heard::More => return more(exchange, length),
             Heard::Interim => {
                 exchange.head_length = 0;
@@ -351,6 +376,12 @@ fn lose(packet: &Packet, socket: Socket, exchange: &mut Exchange, reason: Unpars
         begin_anew(exchange);
         return Outcome::Unparsed;
     }
+    give_up(exchange, reason)
+}
+
+/// Learns nothing more from this connection.
+#[inline(always)]
+pub(super) fn give_up(exchange: &mut Exchange, reason: Unparsed) -> Outcome {
     exchange.stage = Stage::Ended as u8;
     maps::unparsed(reason);
     Outcome::Unparsed

@@ -43,9 +43,6 @@ fields! {
     }
 }
 
-/// Signals that no program reports so far.
-const UNSEEN: &[Signal] = &[Signal::GrpcStatus];
-
 /// Signals that are no failures: `slow_ratio` counts them.
 const SLOW: &[Signal] = &[Signal::SlowConnect, Signal::SlowAnswer];
 
@@ -289,8 +286,7 @@ fn signals<'a>(reader: &mut Reader<'a>, node: &Node<'a>, policy: &mut BreakerPol
 
 /// The signals a file may name: those that programs report as failures.
 pub(super) fn known_signals() -> impl Iterator<Item = Signal> {
-    let known = |signal: &Signal| !UNSEEN.contains(signal) && !SLOW.contains(signal);
-    Signal::ALL.iter().copied().filter(known)
+    Signal::ALL.iter().copied().filter(|signal| !SLOW.contains(signal))
 }
 
 fn signal(text: &str) -> Result<Signal, String> {
@@ -298,10 +294,6 @@ fn signal(text: &str) -> Result<Signal, String> {
     match Signal::from_name(text) {
         Some(signal) if SLOW.contains(&signal) => {
             Err(format!("\"{text}\" is not a failure; give `slow_ratio` a value, what is slow counts there"))
-        }
-        Some(signal) if UNSEEN.contains(&signal) => {
-            let names = value::names(&known, Signal::name);
-            Err(format!("\"{text}\" is not seen yet; remove it, seen are {names}"))
         }
         Some(signal) => Ok(signal),
         None => Err(value::unknown(text, &known, Signal::name)),

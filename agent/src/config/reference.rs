@@ -138,7 +138,9 @@ fn signal_meaning(signal: Signal) -> &'static str {
         Signal::RetransmissionTimeout => "An open connection on which what was sent was never acknowledged.",
         Signal::SlowConnect => "A handshake was slow.",
         Signal::Http5xx => "An HTTP answer with a status of 500 or more.",
-        Signal::GrpcStatus => "A gRPC status that blames the server.",
+        Signal::GrpcStatus => {
+            "A call of gRPC that ends with UNKNOWN, DEADLINE_EXCEEDED, RESOURCE_EXHAUSTED, INTERNAL, UNAVAILABLE or DATA_LOSS."
+        }
         Signal::SlowAnswer => "An answer took too long.",
         Signal::NoAnswer => "A request got no answer in time.",
     }

@@ -43,7 +43,7 @@ pub(super) const SAMPLE_PROGRAM: &str = "segue_sample";
 pub(super) const DRAIN_PROGRAM: &str = "segue_drain";
 
 /// Every map of the object that is pinned.
-pub(super) const MAPS: [&str; 26] = [
+pub(super) const MAPS: [&str; 28] = [
     "FRONTENDS",
     "SERVICES",
     "POLICIES",
@@ -70,6 +70,8 @@ pub(super) const MAPS: [&str; 26] = [
     "SERVED_LOOKUPS",
     "LOOKUP_STREAMS",
     "LOOKUP_ROOM",
+    "HTTP2",
+    "WALKERS",
 ];
 
 #[cfg(test)]

@@ -58,16 +58,36 @@ const LOOKUPS_SERVED: Metric = Metric::histogram(
     &["dst_namespace", "dst_workload", "dst_port", "qtype", "rcode", "error_type"],
     "DNS lookups that workloads of this node answered on port 53, by type and outcome: time from the question to its answer.",
 );
+const CALLS: Metric = Metric::histogram(
+    "rpc_client_call_duration_seconds",
+    &[
+        "src_namespace",
+        "src_workload",
+        "dst_namespace",
+        "dst_service",
+        "dst_port",
+        "dst_version",
+        "rpc_response_status_code",
+        "rpc_system_name",
+    ],
+    "Calls of gRPC that workloads of this node made to services: time from the first byte of a call to the first byte of its trailers.",
+);
+const CALLS_ANSWERED: Metric = Metric::histogram(
+    "rpc_server_call_duration_seconds",
+    &["dst_namespace", "dst_workload", "dst_port", "rpc_response_status_code", "rpc_system_name"],
+    "Calls of gRPC that workloads of this node answered: time from the first byte of a call to the first byte of its trailers.",
+);
 const UNPARSED: Metric = Metric::counter(
     "segue_l7_unparsed_total",
     &["reason"],
-    "Connections on which something was not counted as a request, by reason: other_protocol, joined (followed from the next request on), pipelined, malformed, upgraded, gap, table_full, no_memory. Of DNS by UDP, datagrams; and crowded, unasked.",
+    "Connections on which something was not counted as a request, by reason: other_protocol, joined (followed from the next request on), pipelined, malformed, upgraded, gap (of HTTP/2 each time something was not seen), table_full, no_memory, too_many_streams (each one). Of DNS by UDP, datagrams; and crowded, unasked.",
 );
 
 /// The metrics of this subject.
-pub(super) const METRICS: &[&Metric] = &[&CLIENT, &SERVER, &LOOKUPS, &LOOKUPS_SERVED, &UNPARSED];
+pub(super) const METRICS: &[&Metric] =
+    &[&CLIENT, &SERVER, &CALLS, &CALLS_ANSWERED, &LOOKUPS, &LOOKUPS_SERVED, &UNPARSED];
 /// Those of them that say how long requests took.
-const DURATIONS: &[&Metric] = &[&CLIENT, &SERVER, &LOOKUPS, &LOOKUPS_SERVED];
+const DURATIONS: &[&Metric] = &[&CLIENT, &SERVER, &CALLS, &CALLS_ANSWERED, &LOOKUPS, &LOOKUPS_SERVED];
 
 /// Whose requests they are, as labels.
 fn labels(view: &RequestView) -> Vec<Label<'_>> {
@@ -98,7 +118,8 @@ struct Family {
     protocol: AppProtocol,
     client: &'static Metric,
     server: &'static Metric,
-    operation: &'static str,
+    /// The label that says what was asked for, where the metric has one.
+    operation: Option<&'static str>,
     status: &'static str,
     /// What is the same for all of them.
     constant: &'static [(&'static str, &'static str)],
@@ -110,15 +131,32 @@ const FAMILIES: &[Family] = &[
         protocol: AppProtocol::Http1,
         client: &CLIENT,
         server: &SERVER,
-        operation: "http_request_method",
+        operation: Some("http_request_method"),
         status: "http_response_status_code",
         constant: &[("network_protocol_name", "http"), ("network_protocol_version", "1")],
+    },
+    Family {
+        protocol: AppProtocol::Http2,
+        client: &CLIENT,
+        server: &SERVER,
+        operation: Some("http_request_method"),
+        status: "http_response_status_code",
+        constant: &[("network_protocol_name", "http"), ("network_protocol_version", "2")],
+    },
+    Family {
+        protocol: AppProtocol::Grpc,
+        client: &CALLS,
+        server: &CALLS_ANSWERED,
+        // Each call is a POST.
+        operation: None,
+        status: "rpc_response_status_code",
+        constant: &[("rpc_system_name", "grpc")],
     },
     Family {
         protocol: AppProtocol::Dns,
         client: &LOOKUPS,
         server: &LOOKUPS_SERVED,
-        operation: "qtype",
+        operation: Some("qtype"),
         status: "rcode",
         constant: &[],
     },
@@ -143,7 +181,8 @@ impl Family {
         view.requests.rows.iter().map(move |row| {
             let mut labels = labels(view);
             if !view.overflow {
-                labels.push(label(self.operation, row.operation_name(self.protocol)));
+                let operation = row.operation_name(self.protocol);
+                labels.extend(self.operation.map(|name| label(name, operation)));
                 labels.push((self.status, Cow::Owned(row.status_name(self.protocol))));
                 labels.extend(error_type(self.protocol, row).map(|error| ("error_type", error)));
                 labels.extend(self.constant.iter().map(|(name, value)| label(name, value)));

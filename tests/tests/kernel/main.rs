@@ -20,6 +20,7 @@ mod flows;
 mod full_maps;
 mod getpeername;
 mod harness;
+mod http2;
 mod kubernetes;
 mod limits;
 mod lookups;

@@ -228,6 +228,36 @@ pub(super) const DASHBOARD: Dashboard = Dashboard {
             ],
         },
         Row {
+            title: "Calls of gRPC",
+            panels: &[
+                Panel {
+                    title: "Calls by status",
+                    says: "Calls of gRPC to services a second, by status, as their clients on these nodes saw them.",
+                    view: View::Stack,
+                    unit: Unit::PerSecond,
+                    width: 12,
+                    queries: &[query(
+                        "sum by (rpc_response_status_code) (rate(rpc_client_call_duration_seconds_count{@edge}[$__rate_interval]))",
+                        "{{rpc_response_status_code}}",
+                    )],
+                    marks: &[],
+                },
+                Panel {
+                    title: "Calls answered on these nodes",
+                    says: "Calls of gRPC that workloads of these nodes answered, from anywhere, by workload and status.",
+                    view: View::Lines,
+                    unit: Unit::PerSecond,
+                    width: 12,
+                    queries: &[query(
+                        "sum by (dst_workload, rpc_response_status_code) \
+                         (rate(rpc_server_call_duration_seconds_count{@node}[$__rate_interval]))",
+                        "{{dst_workload}} {{rpc_response_status_code}}",
+                    )],
+                    marks: &[],
+                },
+            ],
+        },
+        Row {
             title: "Over time",
             panels: &[
                 Panel {

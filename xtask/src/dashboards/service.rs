@@ -176,6 +176,43 @@ pub(super) const DASHBOARD: Dashboard = Dashboard {
             ],
         },
         Row {
+            title: "Calls of gRPC",
+            panels: &[
+                Panel {
+                    title: "Calls by status",
+                    says: "Calls of gRPC a second, by status, as the clients saw them.",
+                    view: View::Stack,
+                    unit: Unit::PerSecond,
+                    width: 12,
+                    queries: &[query(
+                        "sum by (rpc_response_status_code) (rate(rpc_client_call_duration_seconds_count{@service}[$__rate_interval]))",
+                        "{{rpc_response_status_code}}",
+                    )],
+                    marks: &[],
+                },
+                Panel {
+                    title: "Call time",
+                    says: "From the first byte of a call to its trailers.",
+                    view: View::Lines,
+                    unit: Unit::Seconds,
+                    width: 12,
+                    queries: &[
+                        query(
+                            "histogram_quantile(0.5, sum by (le) \
+                             (rate(rpc_client_call_duration_seconds_bucket{@service}[$__rate_interval])))",
+                            "half",
+                        ),
+                        query(
+                            "histogram_quantile(0.99, sum by (le) \
+                             (rate(rpc_client_call_duration_seconds_bucket{@service}[$__rate_interval])))",
+                            "99 %",
+                        ),
+                    ],
+                    marks: &[],
+                },
+            ],
+        },
+        Row {
             title: "Balancing",
             panels: &[
                 Panel {

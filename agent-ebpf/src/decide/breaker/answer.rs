@@ -20,6 +20,7 @@ pub enum Judgement {
 #[inline(always)]
 pub const fn is_judged(policy: &BreakerPolicy) -> bool {
     signal::counts(policy, Signal::Http5xx)
+        || signal::counts(policy, Signal::GrpcStatus)
         || signal::counts(policy, Signal::NoAnswer)
         || times_answers(policy)
 }
@@ -59,6 +60,7 @@ pub const fn judge(
 const fn error_signal(protocol: AppProtocol) -> Option<Signal> {
     match protocol {
         AppProtocol::Http1 | AppProtocol::Http2 => Some(Signal::Http5xx),
+        AppProtocol::Grpc => Some(Signal::GrpcStatus),
         _ => None,
     }
 }

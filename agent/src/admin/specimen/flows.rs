@@ -82,9 +82,24 @@ pub(super) fn requests() -> Vec<RequestView> {
         version: None,
         ..client.clone()
     };
+    let calls = |view: &RequestView| {
+        let rows = [(0, &[11, 80][..]), (14, &[2])];
+        let rows =
+            rows.map(|(status, counts)| RequestRow { operation: Method::Post as u8, ..row(status, counts) });
+        let requests = Requests {
+            protocol: AppProtocol::Grpc,
+            count: 93,
+            errors: 2,
+            by_status: [("OK".into(), 91), ("UNAVAILABLE".into(), 2)].into(),
+            duration: histogram(4, &[13, 80]).into(),
+            rows: rows.into(),
+        };
+        RequestView { requests, ..view.clone() }
+    };
+    let (client_calls, server_calls) = (calls(&client), calls(&server));
     let mut overflow = RequestView { overflow: true, service: identity::UNKNOWN.into(), ..client.clone() };
     overflow.requests.rows.truncate(1);
-    [vec![client, server, overflow], lookups()].concat()
+    [vec![client, client_calls, server, server_calls, overflow], lookups()].concat()
 }
 
 /// Lookups of names, asked of a server that is no service and answered by one.

@@ -105,18 +105,13 @@ fn each_wrong_value_is_one_line_that_says_where_and_what_to_do() {
         ("probes: 32", "probes: is \"32\"; write a whole number from 1 to 31"),
         ("signals: refused", "signals: is \"refused\"; write a list of signals, as in [refused, timeout]"),
         (
-            "signals: [grpc_status]",
-            "signals[0]: \"grpc_status\" is not seen yet; remove it, seen are refused, timeout, unreachable, \
-             reset_early, reset, retransmission_timeout, http_5xx, no_answer",
-        ),
-        (
             "signals: [slow_connect]",
             "signals[0]: \"slow_connect\" is not a failure; give `slow_ratio` a value, what is slow counts there",
         ),
         (
             "signals: [rst]",
             "signals[0]: \"rst\" is not known; write one of refused, timeout, unreachable, reset_early, reset, \
-             retransmission_timeout, http_5xx, no_answer",
+             retransmission_timeout, http_5xx, grpc_status, no_answer",
         ),
         ("signals: [reset, reset]", "signals[1]: is written twice; keep one of the two"),
         ("opne: 5s", "opne: is not a known field; did you mean `open`?"),

@@ -1,0 +1,357 @@
+//! HTTP/2 at a socket: has the frames of each segment walked, and counts the streams that were answered.
+//!
+//! The steps of a walk are global functions over a walker, which the verifier reads once; only the socket's storage is left to
+//! the program itself, which copies what they need of it.
+
+use agent_ebpf::abi::connection::{JUDGED_BY_ANSWERS, PROVED_GOOD};
+use agent_ebpf::abi::http2::{STREAM_SETS, STREAM_WAYS};
+use agent_ebpf::abi::request::UNDERSTOOD;
+use agent_ebpf::abi::{AppProtocol, Exchange, Http2, Outcome, Probe, RequestKey, Stream, Unparsed, Walker};
+use agent_ebpf::decide::histogram;
+use agent_ebpf::decide::l7::http2::streams;
+use agent_ebpf::decide::l7::http2::{self, Step, sync};
+
+use super::answers;
+use super::requests::give_up;
+use crate::context::{Moment, Packet, Socket};
+use crate::maps;
+
+/// What of a packet is new.
+#[derive(Clone, Copy)]
+pub(super) struct Said {
+    /// Where it begins in the packet.
+    pub(super) at: u32,
+    /// Bytes of it.
+    pub(super) bytes: u32,
+    /// It is the client who speaks.
+    pub(super) asks: bool,
+    /// What came before its turn, behind this, is passed over.
+    pub(super) skips: bool,
+}
+
+/// Steps in a row: as many as a window has bytes.
+const MAX_STEPS: u32 = 1_024;
+/// Frames of a segment that matter, and windows: a segment of 64 KiB has 64 of these. What has more is not walked to its end.
+const MAX_TURNS: u32 = 512;
+/// Told the breaker.
+const TOLD: u32 = 2;
+
+/// The connection turned out to be HTTP/2's: by its preface, of which `filled` bytes were said before, or by its server, who
+/// spoke first. What was said is to be read.
+#[inline(always)]
+pub(super) fn begin(socket: Socket, exchange: &mut Exchange, filled: u8) -> Outcome {
+    let Some(http2) = maps::new_http2(socket) else { return give_up(exchange, Unparsed::NoMemory) };
+    exchange.protocol = AppProtocol::Http2 as u8;
+    exchange.head_length = 0;
+    http2.asked.expect_preface(filled);
+    Outcome::Ignored
+}
+
+/// It was open before it was looked at; what its client says now may begin with a frame of a request. Then it is to be read.
+#[inline(always)]
+pub(super) fn join(packet: &Packet, socket: Socket, exchange: &mut Exchange, said: Said) {
+    let Some(walker) = maps::take_walker() else { return };
+    (walker.said_at, walker.said_bytes, walker.done) = (said.at, said.bytes, 0);
+    load(packet, walker);
+    let begin = segue_http2_sync(walker.number);
+    walker.is_taken = 0;
+    if begin == sync::Begin::Request as u32
+        && let Some(http2) = maps::new_http2(socket)
+    {
+        exchange.protocol = AppProtocol::Http2 as u8;
+        http2.asked.lose_way();
+        http2.answered.lose_way();
+    }
+}
+
+/// Something was said that nobody sees: the walk knows its way no more. What the client asked meanwhile is not known, and of what
+/// the server said some streams may be at their end.
+#[inline(always)]
+fn miss(http2: &mut Http2, walker: &mut Walker) {
+    maps::unparsed(Unparsed::Gap);
+    walker.walk.lose_way();
+    if walker.asks != 0 {
+        return;
+    }
+    let mut set = 0;
+    while set < STREAM_SETS {
+        let mut way = 0;
+        while way < STREAM_WAYS {
+            http2.streams[set][way].number = 0;
+            way += 1;
+        }
+        set += 1;
+    }
+}
+
+/// Reads what was said.
+///
+/// What is needed afterwards is kept in the walker: the verifier would read the walk once for each thing it knows before it.
+#[inline(always)]
+pub(super) fn read(packet: &Packet, socket: Socket, exchange: &mut Exchange, said: Said) -> Outcome {
+    let Some(http2) = maps::http2(socket) else { return Outcome::Ignored };
+    let walk = if said.asks { &mut http2.asked } else { &mut http2.answered };
+    if !said.skips && walk.pass(said.bytes) {
+        return Outcome::Ignored;
+    }
+    let Some(walker) = maps::take_walker() else { return give_up(exchange, Unparsed::NoMemory) };
+    maps::copy_walk(walk, &mut walker.walk);
+    prepare(socket, exchange, walker, said);
+    let step = walk_segment(packet, http2, walker);
+    let asks = walker.asks != 0;
+    if step == Step::Onward || walker.skips != 0 {
+        miss(http2, walker);
+    }
+    let walk = if asks { &mut http2.asked } else { &mut http2.answered };
+    maps::copy_walk(&walker.walk, walk);
+    let is_told = walker.is_judged == TOLD;
+    walker.is_taken = 0;
+    if is_told && let Some(connection) = answers::established(socket) {
+        // A probe is one request: what comes after it on the same connection is none.
+        connection.marks |= PROVED_GOOD;
+        connection.probe = Probe::NONE;
+    }
+    match step {
+        Step::Foreign => give_up(exchange, Unparsed::OtherProtocol),
+        Step::Malformed => give_up(exchange, Unparsed::Malformed),
+        _ => Outcome::Answered,
+    }
+}
+
+/// Tells a walker whose requests are counted, and whom to tell of them.
+#[inline(always)]
+fn prepare(socket: Socket, exchange: &mut Exchange, walker: &mut Walker, said: Said) {
+    walker.now_ns = Moment::now().ns;
+    walker.asks = u32::from(said.asks);
+    walker.skips = u32::from(said.skips);
+    (walker.said_at, walker.said_bytes, walker.done) = (said.at, said.bytes, 0);
+    walker.is_judged = 0;
+    walker.at = 0;
+    walker.length = 0;
+    walker.end = 0;
+    walker.key = RequestKey {
+        cgroup: exchange.cgroup,
+        service: exchange.service,
+        version: exchange.version,
+        port_be: exchange.port_be,
+        status: 0,
+        protocol: 0,
+        direction: exchange.direction,
+        operation: 0,
+        _pad: 0,
+    };
+    exchange.marks |= UNDERSTOOD;
+    if answers::are_judged(exchange)
+        && let Some(connection) = answers::established(socket)
+    {
+        if said.asks {
+            connection.marks |= JUDGED_BY_ANSWERS;
+        }
+        maps::copy_connection(connection, &mut walker.connection);
+        walker.is_judged = 1;
+    }
+}
+
+/// Walks a segment to its end; gives the step that ended it, [`Step::Dry`] where it was the segment's end.
+///
+/// What changes from turn to turn is in the walker, of which the verifier knows nothing: so each turn looks to it like the one before,
+/// however it came there.
+#[inline(always)]
+fn walk_segment(packet: &Packet, http2: &mut Http2, walker: &mut Walker) -> Step {
+    let mut turn = 0;
+    while turn < MAX_TURNS {
+        turn += 1;
+        if walker.at >= walker.length && !move_on(packet, walker) {
+            return Step::Dry;
+        }
+        let step = segue_http2_walk(walker.number);
+        if step >= Step::Foreign as u32 {
+            return Step::from_raw(step);
+        }
+        if step >= Step::Block as u32 {
+            let set = streams::set(walker.walk.stream);
+            take(&http2.streams[set], &mut walker.set);
+            let way = segue_http2_event(walker.number, step) as usize;
+            if way < STREAM_WAYS {
+                maps::copy_stream(&walker.set[way], &mut http2.streams[set][way]);
+            }
+        }
+    }
+    Step::Onward
+}
+
+/// Moves the window on to where the walk is. `false` at the end of the segment, and where nothing tells where a frame begins in it.
+#[inline(always)]
+fn move_on(packet: &Packet, walker: &mut Walker) -> bool {
+    walker.done += walker.at;
+    if walker.done >= walker.said_bytes {
+        return false;
+    }
+    load(packet, walker);
+    // A segment that cannot be read is passed over by the next one's sequence number.
+    walker.length != 0 && (!walker.walk.is_astray() || segue_http2_sync(walker.number) != 0)
+}
+
+#[inline(always)]
+fn take(from: &[Stream; STREAM_WAYS], to: &mut [Stream; STREAM_WAYS]) {
+    let mut way = 0;
+    while way < STREAM_WAYS {
+        maps::copy_stream(&from[way], &mut to[way]);
+        way += 1;
+    }
+}
+
+/// Puts what comes next of what was said into a walker's window.
+#[inline(always)]
+fn load(packet: &Packet, walker: &mut Walker) {
+    let (at, bytes) = (walker.said_at + walker.done, walker.said_bytes - walker.done);
+    walker.at = 0;
+    walker.end = bytes;
+    walker.length = packet.copy(at, bytes, &mut walker.window) as u32;
+}
+
+/// Walks on in a window: to its end, or to something that matters. A [`Step`] by number.
+#[unsafe(no_mangle)]
+#[inline(never)]
+extern "C" fn segue_http2_walk(number: u32) -> u32 {
+    let mut turn = 0;
+    while turn < MAX_STEPS {
+        let step = segue_http2_step(number);
+        if step != Step::Onward as u32 {
+            return step;
+        }
+        turn += 1;
+    }
+    Step::Onward as u32
+}
+
+/// One step.
+#[unsafe(no_mangle)]
+#[inline(never)]
+extern "C" fn segue_http2_step(number: u32) -> u32 {
+    let Some(walker) = maps::walker(number) else { return Step::Malformed as u32 };
+    http2::step(walker) as u32
+}
+
+/// What the window begins with, as a number of [`sync::Begin`]: 0 where nothing is known. A walk that was astray has found its way then;
+/// only a segment's beginning can show it.
+#[unsafe(no_mangle)]
+#[inline(never)]
+extern "C" fn segue_http2_sync(number: u32) -> u32 {
+    let Some(walker) = maps::walker(number) else { return 0 };
+    if walker.done != 0 {
+        return 0;
+    }
+    walker.found = 0;
+    let mut turn = 0;
+    while turn <= sync::MAX_FRAMES {
+        let begin = segue_http2_look(number);
+        if begin <= sync::Begin::Request as u32 {
+            walker.at = 0;
+            if begin != sync::Begin::Unknown as u32 {
+                walker.walk.find_way();
+            }
+            return begin;
+        }
+        turn += 1;
+    }
+    0
+}
+
+/// Looks at one frame: more than any number of [`sync::Begin`] until it can be told.
+#[unsafe(no_mangle)]
+#[inline(never)]
+extern "C" fn segue_http2_look(number: u32) -> u32 {
+    let Some(walker) = maps::walker(number) else { return 0 };
+    match sync::look_on(walker) {
+        Some(begin) => begin as u32,
+        None => u32::MAX,
+    }
+}
+
+/// Takes in what a walk came to. Gives the place in the walker's set that is to be kept; [`STREAM_WAYS`]: none.
+#[unsafe(no_mangle)]
+#[inline(never)]
+extern "C" fn segue_http2_event(number: u32, step: u32) -> u32 {
+    const NOWHERE: u32 = STREAM_WAYS as u32;
+    let Some(walker) = maps::walker(number) else { return NOWHERE };
+    let step = Step::from_raw(step);
+    if walker.asks != 0 && step == Step::End {
+        return NOWHERE;
+    }
+    if walker.asks != 0 && step == Step::Block {
+        return ask(walker);
+    }
+    let way = streams::way(&walker.set, walker.walk.stream);
+    if way >= STREAM_WAYS || walker.walk.stream == 0 {
+        return NOWHERE;
+    }
+    let now = Moment { ns: walker.now_ns };
+    let stream = &mut walker.set[way];
+    let is_given_up = walker.asks != 0;
+    let waited_ns =
+        if streams::is_unanswered(stream) { now.ns.saturating_sub(stream.asked_at_ns) } else { 0 };
+    let answer = match step {
+        Step::Block => streams::answered(stream, &walker.walk),
+        Step::End => streams::ended(stream, now.ns),
+        _ => streams::reset(stream, walker.walk.number, now.ns),
+    };
+    if walker.is_judged != 0 && is_given_up {
+        walker.is_judged = TOLD;
+        answers::given_up(&mut walker.connection, waited_ns, now);
+    }
+    let Some(answer) = answer else { return way as u32 };
+    let protocol = if answer.is_grpc { AppProtocol::Grpc } else { AppProtocol::Http2 };
+    if walker.is_judged != 0 && !is_given_up {
+        walker.is_judged = TOLD;
+        answers::judge(&mut walker.connection, protocol, answer.status, answer.duration_ns, now);
+    }
+    walker.key.protocol = protocol as u8;
+    walker.key.operation = answer.method;
+    walker.key.status = answer.status;
+    let Some(requests) = maps::requests(&walker.key) else {
+        maps::unparsed(Unparsed::TableFull);
+        return way as u32;
+    };
+    maps::add(&mut requests.0.sum_ns, answer.duration_ns);
+    if let Some(counter) = requests.0.buckets.get_mut(histogram::bucket(answer.duration_ns)) {
+        maps::add(counter, 1);
+    }
+    way as u32
+}
+
+/// The client asks for something, or says the last of what it asked for.
+#[inline(always)]
+fn ask(walker: &mut Walker) -> u32 {
+    if !streams::is_request(&walker.walk) {
+        return STREAM_WAYS as u32;
+    }
+    walker.walk.highest = walker.walk.stream;
+    let way = streams::way(&walker.set, 0);
+    if way >= STREAM_WAYS {
+        maps::unparsed(Unparsed::TooManyStreams);
+        return STREAM_WAYS as u32;
+    }
+    walker.set[way] = streams::asked(&walker.walk);
+    way as u32
+}
+
+/// Since when the stream waits that waits longest for its answer; 0: none does.
+#[inline(always)]
+pub(super) fn waits_since_ns(socket: Socket) -> u64 {
+    let Some(http2) = maps::http2(socket) else { return 0 };
+    let mut oldest_ns = u64::MAX;
+    let mut set = 0;
+    while set < STREAM_SETS {
+        let mut way = 0;
+        while way < STREAM_WAYS {
+            let stream = &http2.streams[set][way];
+            if streams::is_unanswered(stream) && stream.asked_at_ns < oldest_ns {
+                oldest_ns = stream.asked_at_ns;
+            }
+            way += 1;
+        }
+        set += 1;
+    }
+    oldest_ns.wrapping_add(1).saturating_sub(1)
+}
