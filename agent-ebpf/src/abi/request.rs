@@ -12,6 +12,14 @@ named_enum! {
         Unknown = 0 => "unknown",
         /// HTTP/1.0 and HTTP/1.1.
         Http1 = 1 => "http1",
+        /// Redis.
+        Redis = 4 => "redis",
+        /// PostgreSQL.
+        Postgresql = 5 => "postgresql",
+        /// MySQL.
+        Mysql = 6 => "mysql",
+        /// Kafka.
+        Kafka = 7 => "kafka",
     }
 }
 
@@ -84,6 +92,8 @@ named_enum! {
         TableFull = 5 => "table_full",
         /// The socket could not remember its exchange.
         NoMemory = 6 => "no_memory",
+        /// The client asked for TLS or compression by the protocol's own means, and what follows is not read.
+        Opaque = 7 => "opaque",
     }
 }
 

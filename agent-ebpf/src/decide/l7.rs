@@ -4,8 +4,14 @@
 //! of what one side said and how far the exchange is, and tell what that means. They see no packet: [`position`] has put the
 //! bytes into their order before.
 
+pub mod conversation;
 pub mod http1;
+pub mod kafka;
+pub mod mysql;
 pub mod position;
+pub mod postgresql;
+pub mod redis;
+mod sql;
 
 use crate::abi::{Method, Unparsed};
 
@@ -67,6 +73,8 @@ impl Heard {
     }
 }
 
+#[cfg(test)]
+mod beginnings;
 #[cfg(test)]
 mod tests {
     use super::*;

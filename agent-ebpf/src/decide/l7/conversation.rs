@@ -1,0 +1,209 @@
+//! Protocols that say how long their messages are: the requests of a connection that wait for their answers, and how far
+//! each side's messages were walked.
+//!
+//! A protocol's `step` is given the bytes from where it stopped, and tells how many of them it has understood. It knows no
+//! packet and no time: where a message spans segments, [`Walk`] keeps its beginning.
+
+use crate::abi::Unparsed;
+use crate::abi::conversation::{CARRY_BYTES, Conversation, MAX_FLIGHTS, ROOM_BYTES, Room};
+
+/// What the next bytes of one side mean.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Step {
+    /// Too few to be told.
+    More,
+    /// So many bytes are told, which may be more than there are yet; they may have begun a request.
+    Take(u32),
+    /// So many bytes are told, and with them a request was answered.
+    Answered(u32, Answered),
+    /// Nothing more is to be learnt from this connection.
+    Lost(Unparsed),
+}
+
+/// A request that was answered.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Answered {
+    /// What it asked for, by the protocol's numbers.
+    pub operation: u8,
+    /// What came of it, likewise.
+    pub status: u16,
+    /// Time from its first byte to the first byte of the answer.
+    pub duration_ns: u64,
+}
+
+/// Whether a connection begins with a protocol.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Begin {
+    /// It does.
+    Yes,
+    /// It does not.
+    No,
+    /// So far it could.
+    More,
+}
+
+/// Something of this connection was understood as an answer: it does speak the protocol. The upper bits of `marks` are
+/// everybody's, the lower ones a protocol's own.
+pub const KNOWN: u32 = 1 << 31;
+
+/// A byte of the room. The mask is for the verifier, which does not follow what the compiler makes of a bound.
+#[inline(always)]
+pub const fn byte(room: &Room, at: usize) -> u8 {
+    room[at & (ROOM_BYTES - 1)]
+}
+
+/// Two bytes, the first one highest.
+#[inline(always)]
+pub const fn two(room: &Room, at: usize) -> u32 {
+    (byte(room, at) as u32) << 8 | byte(room, at + 1) as u32
+}
+
+/// Four bytes, the first one highest.
+#[inline(always)]
+pub const fn four(room: &Room, at: usize) -> u32 {
+    two(room, at) << 16 | two(room, at + 2)
+}
+
+/// A word of up to eight bytes in capital letters, as `const`s are made of one for comparisons.
+pub const fn word(text: &[u8]) -> u64 {
+    assert!(text.len() <= 8);
+    let (mut value, mut at) = (0, 0);
+    while at < text.len() {
+        value = value << 8 | text[at] as u64;
+        at += 1;
+    }
+    value
+}
+
+/// The letters from `at` on, up to eight of them and to `length`, as [`word`] packs them, in capitals.
+#[inline(always)]
+pub const fn letters(room: &Room, at: usize, length: usize) -> u64 {
+    let (mut value, mut count) = (0, 0);
+    while count < 8 {
+        let letter = byte(room, at + count) & !0x20;
+        if at + count >= length || !letter.is_ascii_uppercase() {
+            return value;
+        }
+        value = value << 8 | letter as u64;
+        count += 1;
+    }
+    value
+}
+
+/// What the conversation is lost for where something is not what the protocol says.
+#[inline(always)]
+pub const fn refused(conversation: &Conversation) -> Step {
+    if conversation.marks & KNOWN != 0 {
+        Step::Lost(Unparsed::Malformed)
+    } else {
+        Step::Lost(Unparsed::OtherProtocol)
+    }
+}
+
+// A request that waits for its answer is one word: 12 bits of a tag, 8 of its operation, and 44 of the clock.
+const TAG_SHIFT: u32 = 52;
+const OPERATION_SHIFT: u32 = 44;
+/// The clock's bits go round in 4.8 hours: an answer that takes longer is counted short.
+const CLOCK: u64 = (1 << OPERATION_SHIFT) - 1;
+/// A tag's bits.
+pub const TAG: u32 = 0xfff;
+const INDEX: u32 = MAX_FLIGHTS as u32 - 1;
+
+const _: () = assert!(MAX_FLIGHTS.is_power_of_two());
+
+/// Remembers a request. False where there is no room.
+#[inline(always)]
+pub const fn ask(conversation: &mut Conversation, operation: u8, tag: u32, now_ns: u64) -> bool {
+    if conversation.waiting >= MAX_FLIGHTS as u32 {
+        return false;
+    }
+    let at = conversation.first.wrapping_add(conversation.waiting) & INDEX;
+    conversation.flights[at as usize] =
+        ((tag & TAG) as u64) << TAG_SHIFT | (operation as u64) << OPERATION_SHIFT | now_ns & CLOCK;
+    conversation.waiting += 1;
+    true
+}
+
+/// The same for a protocol that answers in order and without tags: the same operation asked for in the same instant only
+/// raises the count of the last one.
+#[inline(always)]
+pub const fn ask_in_order(conversation: &mut Conversation, operation: u8, now_ns: u64) -> bool {
+    if conversation.waiting > 0 {
+        let last = conversation.first.wrapping_add(conversation.waiting).wrapping_sub(1) & INDEX;
+        let flight = conversation.flights[last as usize];
+        let same = (operation as u64) << OPERATION_SHIFT | now_ns & CLOCK;
+        if flight << (64 - TAG_SHIFT) == same << (64 - TAG_SHIFT) && flight >> TAG_SHIFT < TAG as u64 {
+            conversation.flights[last as usize] = flight + (1 << TAG_SHIFT);
+            return true;
+        }
+    }
+    ask(conversation, operation, 1, now_ns)
+}
+
+/// The oldest request is answered. `None` where none waits.
+#[inline(always)]
+pub const fn answer(conversation: &mut Conversation, status: u16, now_ns: u64) -> Option<Answered> {
+    if conversation.waiting == 0 {
+        return None;
+    }
+    let at = (conversation.first & INDEX) as usize;
+    let flight = conversation.flights[at];
+    if flight >> TAG_SHIFT > 1 {
+        conversation.flights[at] = flight - (1 << TAG_SHIFT);
+    } else {
+        drop_first(conversation);
+    }
+    Some(answered(flight, status, now_ns))
+}
+
+/// The request with this tag is answered; older ones never will be.
+#[inline(always)]
+pub const fn answer_tagged(
+    conversation: &mut Conversation,
+    tag: u32,
+    status: u16,
+    now_ns: u64,
+) -> Option<Answered> {
+    let mut turn = 0;
+    while turn < MAX_FLIGHTS {
+        if conversation.waiting == 0 {
+            return None;
+        }
+        let flight = conversation.flights[(conversation.first & INDEX) as usize];
+        drop_first(conversation);
+        if (flight >> TAG_SHIFT) as u32 == tag & TAG {
+            return Some(answered(flight, status, now_ns));
+        }
+        turn += 1;
+    }
+    None
+}
+
+#[inline(always)]
+const fn drop_first(conversation: &mut Conversation) {
+    conversation.first = conversation.first.wrapping_add(1) & INDEX;
+    conversation.waiting = conversation.waiting.wrapping_sub(1);
+}
+
+#[inline(always)]
+#[allow(clippy::cast_possible_truncation, reason = "the operation is the lowest byte of what is left")]
+const fn answered(flight: u64, status: u16, now_ns: u64) -> Answered {
+    Answered {
+        operation: (flight >> OPERATION_SHIFT) as u8,
+        status,
+        duration_ns: now_ns.wrapping_sub(flight) & CLOCK,
+    }
+}
+
+/// How many bytes of a room of `length`, of which the walk has reached `at`, wait for more: what is kept. `None` where
+/// that is more than can be, so that what it is can never be told.
+#[inline(always)]
+pub const fn kept(at: u32, length: u32) -> Option<u32> {
+    let left = length.saturating_sub(at);
+    if left as usize <= CARRY_BYTES { Some(left) } else { None }
+}
+
+#[cfg(test)]
+pub(crate) mod follower;
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,434 @@
+//! Redis: RESP2 and RESP3, and inline commands.
+//!
+//! Both sides are walked part by part, as RESP says how long each part is, so that a pipeline is counted command by command.
+//! What makes a connection something else (subscriptions of RESP2, `MONITOR`, replication, `CLIENT REPLY`) ends the
+//! following of it.
+
+use super::conversation::{Begin, KNOWN, Step, answer, ask_in_order, byte, letters, refused, word};
+use super::http1::Head;
+use crate::abi::Unparsed;
+use crate::abi::conversation::{Conversation, Room};
+use crate::abi::redis::{RedisCommand, RedisStatus};
+
+// What a client says next. 0: a command.
+const NAME: u32 = 1;
+const ARGUMENTS: u32 = 2;
+/// The first argument of `CLIENT`.
+const CLIENT: u32 = 3;
+// What either side says next.
+/// The rest of a line.
+const LINE: u32 = 4;
+
+/// Parts of a command or of one aggregate. Redis itself takes 1 Mi parts of a command by default.
+const MAX_PARTS: u32 = 1 << 24;
+/// A string of Redis has 512 MiB at most.
+const MAX_STRING: u32 = 512 << 20;
+/// The longest name of a command that matters, `PSUBSCRIBE`, with room.
+const NAME_BYTES: u32 = 12;
+/// Bytes of a line that one step looks through.
+const LINE_BYTES: usize = 24;
+
+/// Whether a client that says this speaks Redis. An inline command is only taken for one where it is `PING` alone: other
+/// protocols have lines of words too.
+#[inline(always)]
+pub const fn begins(head: &Head, length: usize) -> Begin {
+    const PING: [u8; 6] = *b"PING\r\n";
+    if head[0] & !0x20 == PING[0] {
+        let mut at = 1;
+        while at < PING.len() {
+            if at >= length {
+                return Begin::More;
+            }
+            let letter = if PING[at] >= b'A' { head[at] & !0x20 } else { head[at] };
+            if letter != PING[at] {
+                return Begin::No;
+            }
+            at += 1;
+        }
+        return Begin::Yes;
+    }
+    if head[0] != b'*' {
+        return Begin::No;
+    }
+    // A number without leading zeros, the end of the line, and the mark of a string with its length.
+    let mut at = 1;
+    while at < 9 {
+        if at >= length {
+            return Begin::More;
+        }
+        match head[at] {
+            b'1'..=b'9' => {}
+            b'0' if at > 1 => {}
+            b'\r' if at > 1 => return begins_with_string(head, length, at),
+            _ => return Begin::No,
+        }
+        at += 1;
+    }
+    Begin::No
+}
+
+#[inline(always)]
+const fn begins_with_string(head: &Head, length: usize, at: usize) -> Begin {
+    if at + 4 > length {
+        return Begin::More;
+    }
+    // The mask is for the verifier.
+    let (line, mark, digit) = (head[(at + 1) & 31], head[(at + 2) & 31], head[(at + 3) & 31]);
+    if line == b'\n' && mark == b'$' && matches!(digit, b'1'..=b'9') { Begin::Yes } else { Begin::No }
+}
+
+/// The number behind the mark at the beginning of a part.
+enum Header {
+    /// Not there as a whole yet.
+    More,
+    /// None.
+    Bad,
+    /// The number (`None`: the null of RESP2), and the bytes up to the end of its line.
+    Of(Option<u32>, u32),
+}
+
+#[inline(always)]
+const fn header(room: &Room, at: usize, length: usize) -> Header {
+    let is_null = byte(room, at + 1) == b'-';
+    let (mut value, mut count) = (0_u32, if is_null { 2 } else { 1 });
+    while count < 13 {
+        if at + count + 1 >= length {
+            return Header::More;
+        }
+        let digit = byte(room, at + count);
+        if digit == b'\r' {
+            let is_number = count > 1 && byte(room, at + count + 1) == b'\n';
+            return match is_number {
+                true if is_null => Header::Of(None, count as u32 + 2),
+                true => Header::Of(Some(value), count as u32 + 2),
+                false => Header::Bad,
+            };
+        }
+        if !digit.is_ascii_digit() {
+            return Header::Bad;
+        }
+        // Numbers that are too large are refused by whoever asked; they only must not come round to small ones.
+        value = if value > MAX_STRING { value } else { value * 10 + (digit - b'0') as u32 };
+        count += 1;
+    }
+    Header::Bad
+}
+
+/// What a client says.
+#[inline(always)]
+pub const fn request(
+    conversation: &mut Conversation,
+    room: &Room,
+    at: usize,
+    length: usize,
+    now_ns: u64,
+) -> Step {
+    if at >= length {
+        return Step::More;
+    }
+    match conversation.asks.state {
+        NAME => name(conversation, room, at, length, now_ns),
+        ARGUMENTS | CLIENT => argument(conversation, room, at, length),
+        LINE => match line(room, at, length) {
+            (bytes, true) => {
+                conversation.asks.state = 0;
+                Step::Take(bytes)
+            }
+            (bytes, false) => Step::Take(bytes),
+        },
+        _ if byte(room, at) == b'*' => match header(room, at, length) {
+            Header::More => Step::More,
+            Header::Of(Some(parts), bytes) if parts <= MAX_PARTS => {
+                if parts > 0 {
+                    conversation.asks.left = parts;
+                    conversation.asks.state = NAME;
+                }
+                Step::Take(bytes)
+            }
+            _ => refused(conversation),
+        },
+        _ => inline(conversation, room, at, length, now_ns),
+    }
+}
+
+/// A command in a line of its own, as people type them.
+#[inline(always)]
+const fn inline(conversation: &mut Conversation, room: &Room, at: usize, length: usize, now_ns: u64) -> Step {
+    let first = byte(room, at);
+    if first == b'\r' || first == b'\n' {
+        // An empty line is no command.
+        return Step::Take(1);
+    }
+    if !first.is_ascii_alphabetic() {
+        return refused(conversation);
+    }
+    let mut count = 1;
+    while count < NAME_BYTES as usize {
+        if at + count >= length {
+            return Step::More;
+        }
+        if !byte(room, at + count).is_ascii_alphabetic() {
+            break;
+        }
+        count += 1;
+    }
+    conversation.asks.state = LINE;
+    command(conversation, room, at, count, now_ns, count as u32)
+}
+
+/// The name of a command.
+#[inline(always)]
+const fn name(conversation: &mut Conversation, room: &Room, at: usize, length: usize, now_ns: u64) -> Step {
+    if byte(room, at) != b'$' {
+        return refused(conversation);
+    }
+    let (named, bytes) = match header(room, at, length) {
+        Header::More => return Step::More,
+        Header::Of(Some(named), bytes) if named <= MAX_STRING => (named, bytes),
+        _ => return refused(conversation),
+    };
+    let seen = if named > NAME_BYTES { 0 } else { named };
+    if at + (bytes + seen) as usize > length {
+        return Step::More;
+    }
+    conversation.asks.left = conversation.asks.left.wrapping_sub(1);
+    conversation.asks.state = if conversation.asks.left == 0 { 0 } else { ARGUMENTS };
+    let take = bytes + named + 2;
+    command(conversation, room, at + bytes as usize, seen as usize, now_ns, take)
+}
+
+/// A command whose name has these letters.
+#[inline(always)]
+const fn command(
+    conversation: &mut Conversation,
+    room: &Room,
+    at: usize,
+    named: usize,
+    now_ns: u64,
+    take: u32,
+) -> Step {
+    let first = letters(room, at, at + named);
+    if named == 6 && first == const { word(b"CLIENT") } && conversation.asks.state == ARGUMENTS {
+        conversation.asks.state = CLIENT;
+    }
+    if is_another_protocol(room, at, named, first) {
+        return Step::Lost(Unparsed::Upgraded);
+    }
+    if ask_in_order(conversation, known(named, first) as u8, now_ns) {
+        Step::Take(take)
+    } else {
+        Step::Lost(Unparsed::Pipelined)
+    }
+}
+
+/// Whether the connection becomes something else: what the server says from now on is no answer to what it is asked.
+#[inline(always)]
+const fn is_another_protocol(room: &Room, at: usize, named: usize, first: u64) -> bool {
+    const PUBLISHED: [u64; 3] = [word(b"SUBSCRIB"), word(b"PSUBSCRI"), word(b"SSUBSCRI")];
+    let last = byte(room, at.wrapping_add(named).wrapping_sub(1)) & !0x20;
+    let subscribes = named == 9 && first == PUBLISHED[0] && last == b'E'
+        || named == 10 && (first == PUBLISHED[1] || first == PUBLISHED[2]) && last == b'E';
+    subscribes
+        || named == 7 && first == const { word(b"MONITOR") }
+        || named == 5 && first == const { word(b"PSYNC") }
+        || named == 4 && first == const { word(b"SYNC") }
+}
+
+/// The command of this name of so many letters.
+#[inline(always)]
+const fn known(named: usize, first: u64) -> RedisCommand {
+    if named > 8 {
+        return RedisCommand::Other;
+    }
+    macro_rules! known {
+        ($($text:literal => $command:ident),+ $(,)?) => {
+            $(
+                if first == const { word($text) } {
+                    return RedisCommand::$command;
+                }
+            )+
+        };
+    }
+    known!(
+        b"GET" => Get, b"SET" => Set, b"DEL" => Del, b"MGET" => Mget, b"MSET" => Mset, b"INCR" => Incr,
+        b"DECR" => Decr, b"EXISTS" => Exists, b"EXPIRE" => Expire, b"TTL" => Ttl, b"SETEX" => Setex,
+        b"HGET" => Hget, b"HSET" => Hset, b"HDEL" => Hdel, b"HMGET" => Hmget, b"HGETALL" => Hgetall,
+        b"LPUSH" => Lpush, b"RPUSH" => Rpush, b"LPOP" => Lpop, b"RPOP" => Rpop, b"LRANGE" => Lrange,
+        b"SADD" => Sadd, b"SREM" => Srem, b"SPOP" => Spop, b"SMEMBERS" => Smembers, b"ZADD" => Zadd,
+        b"ZREM" => Zrem, b"ZRANGE" => Zrange, b"ZPOPMIN" => Zpopmin, b"EVAL" => Eval,
+        b"EVALSHA" => Evalsha, b"PUBLISH" => Publish, b"MULTI" => Multi, b"EXEC" => Exec, b"PING" => Ping,
+        b"SCAN" => Scan, b"XADD" => Xadd, b"BLPOP" => Blpop, b"BRPOP" => Brpop, b"XREAD" => Xread,
+    );
+    RedisCommand::Other
+}
+
+/// An argument of a command, which is passed over.
+#[inline(always)]
+const fn argument(conversation: &mut Conversation, room: &Room, at: usize, length: usize) -> Step {
+    if byte(room, at) != b'$' {
+        return refused(conversation);
+    }
+    let (string, bytes) = match header(room, at, length) {
+        Header::More => return Step::More,
+        Header::Of(Some(string), bytes) if string <= MAX_STRING => (string, bytes),
+        _ => return refused(conversation),
+    };
+    if conversation.asks.state == CLIENT && string == 5 {
+        if at + bytes as usize + 5 > length {
+            return Step::More;
+        }
+        // Some of what follows will have no answer, and which is not said.
+        if letters(room, at + bytes as usize, length) == const { word(b"REPLY") } {
+            return Step::Lost(Unparsed::Upgraded);
+        }
+    }
+    conversation.asks.left = conversation.asks.left.wrapping_sub(1);
+    conversation.asks.state = if conversation.asks.left == 0 { 0 } else { ARGUMENTS };
+    Step::Take(bytes + string + 2)
+}
+
+/// Bytes of a line up to its end, or as many of them as there are; whether its end is among them.
+#[inline(always)]
+const fn line(room: &Room, at: usize, length: usize) -> (u32, bool) {
+    let mut count = 0;
+    while count < LINE_BYTES {
+        if at + count >= length {
+            return (count as u32, false);
+        }
+        count += 1;
+        if byte(room, at + count - 1) == b'\n' {
+            return (count as u32, true);
+        }
+    }
+    (LINE_BYTES as u32, false)
+}
+
+/// What a server says.
+#[inline(always)]
+pub const fn response(
+    conversation: &mut Conversation,
+    room: &Room,
+    at: usize,
+    length: usize,
+    now_ns: u64,
+) -> Step {
+    if at >= length {
+        return Step::More;
+    }
+    if conversation.answers.state == LINE {
+        let (bytes, ends) = line(room, at, length);
+        if ends {
+            conversation.answers.state = 0;
+            conversation.answers.left = conversation.answers.left.wrapping_sub(1);
+        }
+        return Step::Take(bytes);
+    }
+    let mark = byte(room, at);
+    let is_first = conversation.answers.left == 0;
+    let status = match mark {
+        b'-' if is_first => match error(room, at + 1, length) {
+            Some(status) => status,
+            None => return Step::More,
+        },
+        b'!' => RedisStatus::Other,
+        _ => RedisStatus::Ok,
+    };
+    let left = if is_first { 1 } else { conversation.answers.left };
+    let take = match part(conversation, room, at, length, left) {
+        Step::Take(take) => take,
+        other => return other,
+    };
+    // Pushes (RESP3) answer nothing, and attributes stand before what does.
+    if !is_first || mark == b'>' || mark == b'|' {
+        return Step::Take(take);
+    }
+    match answer(conversation, status as u16, now_ns) {
+        Some(answered) => {
+            conversation.marks |= KNOWN;
+            Step::Answered(take, answered)
+        }
+        None => refused(conversation),
+    }
+}
+
+/// A part of an answer: how many bytes it takes, and how many parts are left behind it.
+#[inline(always)]
+const fn part(conversation: &mut Conversation, room: &Room, at: usize, length: usize, left: u32) -> Step {
+    let mark = byte(room, at);
+    match mark {
+        b'+' | b'-' | b':' | b',' | b'(' | b'#' | b'_' => {
+            conversation.answers.left = left;
+            conversation.answers.state = LINE;
+            return Step::Take(1);
+        }
+        b'$' | b'=' | b'!' | b'*' | b'~' | b'>' | b'%' | b'|' => {}
+        _ => return refused(conversation),
+    }
+    let (number, bytes) = match header(room, at, length) {
+        Header::More => return Step::More,
+        Header::Of(number, bytes) => (number, bytes),
+        Header::Bad => return refused(conversation),
+    };
+    let others = left.wrapping_sub(1);
+    match (mark, number) {
+        (_, None) => {
+            conversation.answers.left = others;
+            Step::Take(bytes)
+        }
+        (b'$' | b'=' | b'!', Some(string)) if string <= MAX_STRING => {
+            conversation.answers.left = others;
+            Step::Take(bytes + string + 2)
+        }
+        (b'*' | b'~' | b'>' | b'%' | b'|', Some(parts)) if parts <= MAX_PARTS && others <= MAX_STRING => {
+            let parts = if mark == b'%' || mark == b'|' { 2 * parts } else { parts };
+            conversation.answers.left = others + parts;
+            Step::Take(bytes)
+        }
+        _ => refused(conversation),
+    }
+}
+
+/// The first word of an error. `None` where it is not there as a whole.
+#[inline(always)]
+const fn error(room: &Room, at: usize, length: usize) -> Option<RedisStatus> {
+    if !has_end(room, at, length) {
+        return None;
+    }
+    let first = letters(room, at, length);
+    macro_rules! known {
+        ($($text:literal => $status:ident),+ $(,)?) => {
+            $(
+                if first == const { word($text) } {
+                    return Some(RedisStatus::$status);
+                }
+            )+
+        };
+    }
+    known!(
+        b"ERR" => Err, b"WRONGTYP" => Wrongtype, b"MOVED" => Moved, b"ASK" => Ask, b"LOADING" => Loading,
+        b"READONLY" => Readonly, b"BUSY" => Busy, b"NOAUTH" => Noauth, b"NOPERM" => Noperm, b"OOM" => Oom,
+        b"MISCONF" => Misconf, b"CLUSTERD" => Clusterdown, b"MASTERDO" => Masterdown,
+        b"TRYAGAIN" => Tryagain, b"NOSCRIPT" => Noscript, b"EXECABOR" => Execabort,
+        b"WRONGPAS" => Wrongpass,
+    );
+    Some(RedisStatus::Other)
+}
+
+/// Whether the word ends, or eight letters of it are there.
+#[inline(always)]
+const fn has_end(room: &Room, at: usize, length: usize) -> bool {
+    let mut count = 0;
+    while count < 8 {
+        if at + count >= length {
+            return false;
+        }
+        if !byte(room, at + count).is_ascii_alphabetic() {
+            return true;
+        }
+        count += 1;
+    }
+    true
+}
+
+#[cfg(test)]
+mod tests;
