@@ -25,29 +25,52 @@ pub const MAX_WINDOWS: u32 = 68;
 /// Messages, or parts of them, told in one window: as many as fit when each has four bytes.
 pub const MAX_STEPS: u32 = 256;
 
-/// Where one side is in what it says.
+/// Where one side is in what it says. Only packets of that side change it, so that both sides may speak at once.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Cursor {
-    /// Bytes to pass over before the next that matter.
-    pub skip: u32,
-    /// Parts left of the message, where the protocol counts them.
-    pub left: u32,
-    /// What is expected next, by the protocol's own numbers; 0 at the beginning of a message.
-    pub state: u32,
-    /// Bytes in `carry`.
-    pub carried: u32,
     /// The beginning of what could not be told yet.
     pub carry: [u64; CARRY_BYTES / 8],
+    /// Bytes in `carry`.
+    pub carried: u32,
+    /// Bytes to pass over before the next that matter.
+    pub skip: u32,
+    /// Of the client: requests put into `flights` since the beginning; of the server: those taken out of it.
+    pub count: u32,
+    /// Of the server: how many of the oldest request's repetitions were answered.
+    pub taken: u32,
+    /// What is expected next, by the protocol's own numbers; 0 at the beginning.
+    pub state: u32,
+    /// Parts left of a message, or messages of one kind, as the protocol has it.
+    pub left: u32,
+    /// How far the session is, by the protocol's own bits.
+    pub marks: u32,
+    /// Zero.
+    pub _pad: u32,
 }
 
-const _: () = assert!(size_of::<Cursor>() == 48);
+const _: () = assert!(size_of::<Cursor>() == 64);
+
+impl Cursor {
+    /// A side that said nothing yet.
+    pub const NEW: Self = Self {
+        carry: [0; CARRY_BYTES / 8],
+        carried: 0,
+        skip: 0,
+        count: 0,
+        taken: 0,
+        state: 0,
+        left: 0,
+        marks: 0,
+        _pad: 0,
+    };
+}
 
 /// Value of `CONVERSATIONS`, beside the exchange of the same socket.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Conversation {
-    /// Requests without an answer yet, from `first` on, around the end.
+    /// Requests, each at its count around the end. The client's packets write them.
     pub flights: [u64; MAX_FLIGHTS],
     /// What the client says.
     pub asks: Cursor,
@@ -55,30 +78,14 @@ pub struct Conversation {
     pub answers: Cursor,
     /// The last eight bytes the server said, the last one lowest; kept where the protocol asks for them.
     pub tail: u64,
-    /// Where the oldest request is in `flights`.
-    pub first: u32,
-    /// Requests in `flights`.
-    pub waiting: u32,
-    /// How far the session is, by the protocol's own bits.
-    pub marks: u32,
-    /// Zero.
-    pub _pad: u32,
 }
 
-const _: () = assert!(size_of::<Conversation>() == 376);
+const _: () = assert!(size_of::<Conversation>() == 392);
 
 impl Conversation {
-    /// A conversation of which nothing was heard.
-    pub const NEW: Self = Self {
-        flights: [0; MAX_FLIGHTS],
-        asks: Cursor { skip: 0, left: 0, state: 0, carried: 0, carry: [0; CARRY_BYTES / 8] },
-        answers: Cursor { skip: 0, left: 0, state: 0, carried: 0, carry: [0; CARRY_BYTES / 8] },
-        tail: 0,
-        first: 0,
-        waiting: 0,
-        marks: 0,
-        _pad: 0,
-    };
+    /// A conversation of which nothing was heard: all zeros, as the kernel makes it.
+    pub const NEW: Self =
+        Self { flights: [0; MAX_FLIGHTS], asks: Cursor::NEW, answers: Cursor::NEW, tail: 0 };
 }
 
 /// What a packet says, and where in it one is.
@@ -106,4 +113,4 @@ pub struct Desk {
     pub lost: u32,
 }
 
-const _: () = assert!(size_of::<Desk>() == ROOM_BYTES + 376 + 24 + 24);
+const _: () = assert!(size_of::<Desk>() == ROOM_BYTES + 392 + 24 + 24);

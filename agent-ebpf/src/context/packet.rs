@@ -2,6 +2,7 @@
 
 use core::ffi::c_void;
 
+use agent_ebpf::abi::conversation::{CARRY_BYTES, ROOM_BYTES, Room, WINDOW_BYTES};
 use agent_ebpf::abi::request::{HEAD_BYTES, SCAN_BYTES};
 use aya_ebpf::bindings::__sk_buff;
 use aya_ebpf::helpers::generated::{bpf_sk_cgroup_id, bpf_skb_load_bytes, bpf_tcp_sock};
@@ -25,6 +26,8 @@ pub(crate) struct Segment {
     pub(crate) payload_bytes: u32,
     /// The port it goes to, in network byte order.
     pub(crate) destination_port_be: u16,
+    /// The port it comes from, in network byte order.
+    pub(crate) source_port_be: u16,
 }
 
 const IPPROTO_TCP: u8 = 6;
@@ -75,6 +78,7 @@ impl Packet {
                 payload_at,
                 payload_bytes: length - payload_at,
                 destination_port_be: *((tcp + 2) as *const u16),
+                source_port_be: *(tcp as *const u16),
             })
         }
     }
@@ -132,5 +136,22 @@ impl Packet {
         let copied =
             unsafe { bpf_skb_load_bytes(self.raw.cast(), at, room.as_mut_ptr().cast(), count as u32 + 1) };
         if copied == 0 { count + 1 } else { 0 }
+    }
+
+    /// Copies the packet's bytes from `at` on into a room behind its `filled` first ones, as many as there are and fit into
+    /// a window; gives how many. None where `bytes` is 0.
+    #[inline(always)]
+    pub(crate) fn copy_window(&self, at: u32, bytes: u32, room: &mut Room, filled: u32) -> u32 {
+        const MASK: usize = WINDOW_BYTES - 1;
+        const _: () = assert!(ROOM_BYTES >= 2 * WINDOW_BYTES && CARRY_BYTES < WINDOW_BYTES);
+        let filled = crate::maps::unproven(filled as usize) & MASK;
+        let wanted = if bytes as usize >= WINDOW_BYTES { WINDOW_BYTES } else { bytes as usize };
+        let count = crate::maps::unproven(wanted.wrapping_sub(1)) & MASK;
+        // SAFETY: `filled` + `count` + 1 is less than the size of the room.
+        let copied = unsafe {
+            let to = room.as_mut_ptr().add(filled).cast::<c_void>();
+            bpf_skb_load_bytes(self.raw.cast(), at, to, count as u32 + 1)
+        };
+        if copied == 0 { count as u32 + 1 } else { 0 }
     }
 }

@@ -43,7 +43,7 @@ pub(super) const SAMPLE_PROGRAM: &str = "segue_sample";
 pub(super) const DRAIN_PROGRAM: &str = "segue_drain";
 
 /// Every map of the object that is pinned.
-pub(super) const MAPS: [&str; 22] = [
+pub(super) const MAPS: [&str; 24] = [
     "FRONTENDS",
     "SERVICES",
     "POLICIES",
@@ -66,6 +66,8 @@ pub(super) const MAPS: [&str; 22] = [
     "REQUESTS",
     "UNPARSED",
     "SCRATCH",
+    "CONVERSATIONS",
+    "DESK",
 ];
 
 #[cfg(test)]

@@ -4,8 +4,9 @@
 //! A protocol's `step` is given the bytes from where it stopped, and tells how many of them it has understood. It knows no
 //! packet and no time: where a message spans segments, [`Walk`] keeps its beginning.
 
-use crate::abi::Unparsed;
+use super::{Head, kafka, postgresql, redis};
 use crate::abi::conversation::{CARRY_BYTES, Conversation, MAX_FLIGHTS, ROOM_BYTES, Room};
+use crate::abi::{AppProtocol, Unparsed};
 
 /// What the next bytes of one side mean.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -42,9 +43,36 @@ pub enum Begin {
     More,
 }
 
-/// Something of this connection was understood as an answer: it does speak the protocol. The upper bits of `marks` are
-/// everybody's, the lower ones a protocol's own.
+/// A mark of the server's: something it said was understood as an answer, so that the connection does speak the protocol.
+/// The lower bits of `marks` are a protocol's own.
 pub const KNOWN: u32 = 1 << 31;
+
+/// Whether requests of this protocol are told by walking messages.
+#[inline(always)]
+pub const fn is_walked(protocol: AppProtocol) -> bool {
+    matches!(protocol, AppProtocol::Redis | AppProtocol::Postgresql | AppProtocol::Mysql | AppProtocol::Kafka)
+}
+
+/// Whether a side's messages are walked to their end. Of PostgreSQL's and MySQL's answers only the beginning is, which one
+/// window holds.
+#[inline(always)]
+pub const fn is_followed_whole(protocol: AppProtocol, asks: bool) -> bool {
+    asks || matches!(protocol, AppProtocol::Redis | AppProtocol::Kafka)
+}
+
+/// Which of these protocols a client speaks that begins so. They exclude each other, so that the order is free.
+#[inline(always)]
+pub const fn begins(head: &Head, length: usize) -> (AppProtocol, Begin) {
+    let (redis, postgresql) = (redis::begins(head, length), postgresql::begins(head, length));
+    let kafka = kafka::begins(head, length);
+    match (redis, postgresql, kafka) {
+        (Begin::Yes, _, _) => (AppProtocol::Redis, Begin::Yes),
+        (_, Begin::Yes, _) => (AppProtocol::Postgresql, Begin::Yes),
+        (_, _, Begin::Yes) => (AppProtocol::Kafka, Begin::Yes),
+        (Begin::No, Begin::No, Begin::No) => (AppProtocol::Unknown, Begin::No),
+        _ => (AppProtocol::Unknown, Begin::More),
+    }
+}
 
 /// A byte of the room. The mask is for the verifier, which does not follow what the compiler makes of a bound.
 #[inline(always)]
@@ -93,7 +121,7 @@ pub const fn letters(room: &Room, at: usize, length: usize) -> u64 {
 /// What the conversation is lost for where something is not what the protocol says.
 #[inline(always)]
 pub const fn refused(conversation: &Conversation) -> Step {
-    if conversation.marks & KNOWN != 0 {
+    if conversation.answers.marks & KNOWN != 0 {
         Step::Lost(Unparsed::Malformed)
     } else {
         Step::Lost(Unparsed::OtherProtocol)
@@ -111,29 +139,35 @@ const INDEX: u32 = MAX_FLIGHTS as u32 - 1;
 
 const _: () = assert!(MAX_FLIGHTS.is_power_of_two());
 
+/// Requests that wait for their answers.
+#[inline(always)]
+pub const fn waiting(conversation: &Conversation) -> u32 {
+    conversation.asks.count.wrapping_sub(conversation.answers.count)
+}
+
 /// Remembers a request. False where there is no room.
 #[inline(always)]
 pub const fn ask(conversation: &mut Conversation, operation: u8, tag: u32, now_ns: u64) -> bool {
-    if conversation.waiting >= MAX_FLIGHTS as u32 {
+    if waiting(conversation) >= MAX_FLIGHTS as u32 {
         return false;
     }
-    let at = conversation.first.wrapping_add(conversation.waiting) & INDEX;
+    let at = conversation.asks.count & INDEX;
     conversation.flights[at as usize] =
         ((tag & TAG) as u64) << TAG_SHIFT | (operation as u64) << OPERATION_SHIFT | now_ns & CLOCK;
-    conversation.waiting += 1;
+    conversation.asks.count = conversation.asks.count.wrapping_add(1);
     true
 }
 
-/// The same for a protocol that answers in order and without tags: the same operation asked for in the same instant only
-/// raises the count of the last one.
+/// The same for a protocol that answers in order and without tags: the same operation asked for in the same packet only
+/// raises the count of the last one, which nobody can have answered yet.
 #[inline(always)]
 pub const fn ask_in_order(conversation: &mut Conversation, operation: u8, now_ns: u64) -> bool {
-    if conversation.waiting > 0 {
-        let last = conversation.first.wrapping_add(conversation.waiting).wrapping_sub(1) & INDEX;
-        let flight = conversation.flights[last as usize];
+    if waiting(conversation) > 0 {
+        let last = (conversation.asks.count.wrapping_sub(1) & INDEX) as usize;
+        let flight = conversation.flights[last];
         let same = (operation as u64) << OPERATION_SHIFT | now_ns & CLOCK;
         if flight << (64 - TAG_SHIFT) == same << (64 - TAG_SHIFT) && flight >> TAG_SHIFT < TAG as u64 {
-            conversation.flights[last as usize] = flight + (1 << TAG_SHIFT);
+            conversation.flights[last] = flight + (1 << TAG_SHIFT);
             return true;
         }
     }
@@ -143,15 +177,13 @@ pub const fn ask_in_order(conversation: &mut Conversation, operation: u8, now_ns
 /// The oldest request is answered. `None` where none waits.
 #[inline(always)]
 pub const fn answer(conversation: &mut Conversation, status: u16, now_ns: u64) -> Option<Answered> {
-    if conversation.waiting == 0 {
+    if waiting(conversation) == 0 {
         return None;
     }
-    let at = (conversation.first & INDEX) as usize;
-    let flight = conversation.flights[at];
-    if flight >> TAG_SHIFT > 1 {
-        conversation.flights[at] = flight - (1 << TAG_SHIFT);
-    } else {
-        drop_first(conversation);
+    let flight = conversation.flights[(conversation.answers.count & INDEX) as usize];
+    conversation.answers.taken += 1;
+    if conversation.answers.taken as u64 >= flight >> TAG_SHIFT {
+        drop_oldest(conversation);
     }
     Some(answered(flight, status, now_ns))
 }
@@ -166,11 +198,11 @@ pub const fn answer_tagged(
 ) -> Option<Answered> {
     let mut turn = 0;
     while turn < MAX_FLIGHTS {
-        if conversation.waiting == 0 {
+        if waiting(conversation) == 0 {
             return None;
         }
-        let flight = conversation.flights[(conversation.first & INDEX) as usize];
-        drop_first(conversation);
+        let flight = conversation.flights[(conversation.answers.count & INDEX) as usize];
+        drop_oldest(conversation);
         if (flight >> TAG_SHIFT) as u32 == tag & TAG {
             return Some(answered(flight, status, now_ns));
         }
@@ -180,9 +212,9 @@ pub const fn answer_tagged(
 }
 
 #[inline(always)]
-const fn drop_first(conversation: &mut Conversation) {
-    conversation.first = conversation.first.wrapping_add(1) & INDEX;
-    conversation.waiting = conversation.waiting.wrapping_sub(1);
+const fn drop_oldest(conversation: &mut Conversation) {
+    conversation.answers.count = conversation.answers.count.wrapping_add(1);
+    conversation.answers.taken = 0;
 }
 
 #[inline(always)]

@@ -3,8 +3,8 @@
 //! Only headers are read, which have had the same beginning in every version of the protocol. What a response says is not:
 //! where its error code is depends on the request and its version, so that every answer counts as one without an error.
 
+use super::Head;
 use super::conversation::{Begin, KNOWN, Step, answer_tagged, ask, byte, four, refused, two};
-use super::http1::Head;
 use crate::abi::Unparsed;
 use crate::abi::conversation::{Conversation, Room};
 use crate::abi::kafka::KafkaApi;
@@ -76,7 +76,7 @@ pub const fn request(
     }
     let (message, key, version) = (four(room, at), two(room, at + 4), two(room, at + 6));
     let (correlation, name) = (four(room, at + 8), two(room, at + 12));
-    let is_plausible = if conversation.marks & KNOWN != 0 {
+    let is_plausible = if conversation.answers.marks & KNOWN != 0 {
         message <= MAX_MESSAGE
     } else {
         message < MAX_FIRST && correlation < MAX_FIRST
@@ -139,7 +139,7 @@ pub const fn response(
     }
     match answer_tagged(conversation, correlation, 0, now_ns) {
         Some(answered) => {
-            conversation.marks |= KNOWN;
+            conversation.answers.marks |= KNOWN;
             Step::Answered(message + LENGTH, answered)
         }
         None => refused(conversation),

@@ -4,8 +4,8 @@
 //! answer only the first packet is read, which is an error or is not: a query that fails while its rows are sent counts as a
 //! good one.
 
-use super::conversation::{Begin, KNOWN, Step, answer, ask, byte, four, refused};
-use super::http1::Head;
+use super::Head;
+use super::conversation::{Begin, KNOWN, Step, answer, ask, byte, four, refused, waiting};
 use super::sql;
 use crate::abi::Unparsed;
 use crate::abi::conversation::{Conversation, Room};
@@ -63,7 +63,7 @@ pub const fn request(
     let (payload, sequence) = (header & 0xff_ffff, header >> 24);
     let take = payload + HEADER as u32;
     if sequence != 0 {
-        if conversation.asks.state == COMMANDS || conversation.marks & KNOWN != 0 {
+        if conversation.asks.state == COMMANDS || conversation.answers.marks & KNOWN != 0 {
             // Files (`LOAD DATA LOCAL`), and what goes on from a packet of 16 MiB.
             return Step::Take(take);
         }
@@ -86,11 +86,9 @@ pub const fn request(
         Meaning::Unknown => return refused(conversation),
     };
     conversation.asks.state = COMMANDS;
-    if conversation.waiting > 0 {
+    if waiting(conversation) > 0 {
         return Step::Lost(Unparsed::Pipelined);
     }
-    conversation.answers.skip = 0;
-    conversation.answers.carried = 0;
     if ask(conversation, operation as u8, 0, now_ns) {
         Step::Take(take)
     } else {
@@ -171,14 +169,14 @@ pub const fn response(
     length: usize,
     now_ns: u64,
 ) -> Step {
-    if conversation.waiting == 0 {
+    if waiting(conversation) == 0 {
         return Step::Take((length - at) as u32);
     }
     if at + HEADER + 3 > length {
         return Step::More;
     }
     // The answer's first packet follows the command's only one. Anything else is the rest of an answer before.
-    if byte(room, at + 3) == 0 || byte(room, at + 3) > 1 && conversation.marks & KNOWN == 0 {
+    if byte(room, at + 3) == 0 || byte(room, at + 3) > 1 && conversation.answers.marks & KNOWN == 0 {
         return refused(conversation);
     }
     if byte(room, at + 3) != 1 {
@@ -191,7 +189,7 @@ pub const fn response(
     };
     match answer(conversation, status, now_ns) {
         Some(answered) => {
-            conversation.marks |= KNOWN;
+            conversation.answers.marks |= KNOWN;
             Step::Answered((length - at) as u32, answered)
         }
         None => refused(conversation),

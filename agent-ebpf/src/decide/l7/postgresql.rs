@@ -4,29 +4,34 @@
 //! `Sync`. The client's messages are walked one by one. Of an answer only the first window is, for an error; that the server
 //! is ready is told from the end of a segment, so that rows cost nothing.
 
+use super::Head;
 use super::conversation::{Answered, Begin, KNOWN, Step, answer, ask, byte, four, refused};
-use super::http1::Head;
 use super::sql;
 use crate::abi::Unparsed;
 use crate::abi::conversation::{Conversation, Room};
 use crate::abi::sql::SqlOperation;
 
-// What a client says next. 0: how the session starts, in messages without a type.
+// Each side has its own notes, as only its packets write them.
+/// In the state of the client: its messages have a type from now on. Above this bit is how often it asked for encryption;
+/// the state of the server is how often that was answered.
 const TYPED: u32 = 1;
 
-// How far the session is.
-/// The server was ready once: it is no longer about who the client is.
+// The client's `left` counts how often it waited for the server to be ready, and the server's is how many of these were
+// over when it was last. The client's `marks` are the server's count when it began a request, and 1.
+
+// Marks of the server.
+/// It was ready once: it is no longer about who the client is.
 const STARTED: u32 = 1;
-/// A request is under way, until the server is ready.
-const OPEN: u32 = 2;
-/// The client waits for the server to be ready.
-const SYNCED: u32 = 4;
 /// The answer began; how the request ended is not known yet.
-const BEGUN: u32 = 8;
+const BEGUN: u32 = 2;
 /// It was counted.
-const COUNTED: u32 = 16;
-/// The client asked for encryption, and the server's next byte tells.
-const ENCRYPTION_ASKED: u32 = 32;
+const COUNTED: u32 = 4;
+
+/// Whether a request is under way, until the server is ready.
+#[inline(always)]
+const fn is_open(conversation: &Conversation) -> bool {
+    conversation.asks.marks == conversation.answers.left.wrapping_add(1)
+}
 
 /// Bytes of a message's type and length.
 const HEADER: usize = 5;
@@ -56,7 +61,17 @@ pub const fn begins(head: &Head, length: usize) -> Begin {
     }
     let message = (head[2] as u32) << 8 | head[3] as u32;
     let code = u32::from_be_bytes([head[4], head[5], head[6], head[7]]);
-    if is_start(message, code) { Begin::Yes } else { Begin::No }
+    if !is_start(message, code) {
+        return Begin::No;
+    }
+    // The version alone could be a request of Kafka too, which has a small number where a name must follow here.
+    if code >> 16 != VERSION_3 || length > 8 && head[8].is_ascii_alphabetic() {
+        Begin::Yes
+    } else if length > 8 {
+        Begin::No
+    } else {
+        Begin::More
+    }
 }
 
 #[inline(always)]
@@ -77,7 +92,7 @@ pub const fn request(
     length: usize,
     now_ns: u64,
 ) -> Step {
-    if conversation.asks.state != TYPED {
+    if conversation.asks.state & TYPED == 0 {
         return start(conversation, room, at, length);
     }
     if at + HEADER > length {
@@ -91,25 +106,23 @@ pub const fn request(
     let kind = byte(room, at);
     match kind {
         // A statement is looked at where it begins; if that is not there yet, it comes with the next segment.
-        b'Q' | b'P' if conversation.marks & OPEN == 0 && is_cut(at, length, take) => return Step::More,
+        b'Q' | b'P' if !is_open(conversation) && is_cut(at, length, take) => return Step::More,
         b'Q' | b'P' | b'B' | b'E' | b'C' | b'D' | b'F' | b'S' => {}
         // Passwords, copied data, flushes, and the end.
         b'p' | b'd' | b'c' | b'f' | b'H' | b'X' => return Step::Take(take),
         _ => return refused(conversation),
     }
-    if conversation.marks & STARTED == 0 {
+    if conversation.answers.marks & STARTED == 0 {
         return refused(conversation);
     }
-    if conversation.marks & SYNCED != 0 {
+    if conversation.asks.left != conversation.answers.left {
         return Step::Lost(Unparsed::Pipelined);
     }
     if matches!(kind, b'Q' | b'S' | b'F') {
-        conversation.marks |= SYNCED;
+        conversation.asks.left = conversation.asks.left.wrapping_add(1);
     }
-    if conversation.marks & OPEN == 0 {
-        conversation.marks |= OPEN;
-        conversation.answers.skip = 0;
-        conversation.answers.carried = 0;
+    if !is_open(conversation) {
+        conversation.asks.marks = conversation.answers.left.wrapping_add(1);
         let operation = match kind {
             b'Q' => sql::operation(room, at + HEADER, length),
             b'P' => prepared(room, at + HEADER, length),
@@ -141,9 +154,9 @@ const fn start(conversation: &mut Conversation, room: &Room, at: usize, length: 
         return refused(conversation);
     }
     match code {
-        SSL | GSS => conversation.marks |= ENCRYPTION_ASKED,
+        SSL | GSS => conversation.asks.state += 2,
         CANCEL => return Step::Lost(Unparsed::OtherProtocol),
-        _ => conversation.asks.state = TYPED,
+        _ => conversation.asks.state |= TYPED,
     }
     Step::Take(message)
 }
@@ -174,14 +187,18 @@ pub const fn response(
         return Step::More;
     }
     let kind = byte(room, at);
-    if conversation.marks & ENCRYPTION_ASKED != 0 {
-        conversation.marks &= !ENCRYPTION_ASKED;
+    if conversation.answers.state < conversation.asks.state >> 1 {
+        conversation.answers.state += 1;
         match kind {
             b'N' => return Step::Take(1),
             b'S' | b'G' => return Step::Lost(Unparsed::Opaque),
             // A server that does not know the question says so and hangs up.
             _ => {}
         }
+    }
+    if !is_open(conversation) {
+        // Who the client is, or what the server says unasked; the end tells whether it is ready.
+        return Step::Take((length - at) as u32);
     }
     if at + HEADER > length {
         return Step::More;
@@ -197,20 +214,18 @@ pub const fn response(
             None => Step::Take(take),
         };
     }
-    if conversation.marks & OPEN == 0
-        || conversation.marks & COUNTED != 0
-        || matches!(kind, b'A' | b'N' | b'S')
-    {
+    // What has been notified of, and parameters that changed, are no part of an answer.
+    if conversation.answers.marks & COUNTED != 0 || matches!(kind, b'A' | b'S') {
         return Step::Take(take);
     }
     if kind == b'E' {
         let Some(class) = class(room, at + HEADER, length, take) else { return Step::More };
-        conversation.marks |= COUNTED;
+        conversation.answers.marks |= COUNTED;
         if let Some(answered) = answer(conversation, class, now_ns) {
             return Step::Answered(take, answered);
         }
     }
-    conversation.marks |= BEGUN;
+    conversation.answers.marks |= BEGUN;
     Step::Take(take)
 }
 
@@ -243,35 +258,39 @@ pub const fn segment_ends(conversation: &mut Conversation, now_ns: u64) -> Optio
     /// `ReadyForQuery`: its type, its length, and whether a transaction is open.
     const READY: u64 = 0x5a_0000_0005;
     if conversation.tail >> 8 & 0xff_ffff_ffff == READY {
+        // What was not walked ends here too.
+        conversation.answers.skip = 0;
+        conversation.answers.carried = 0;
         return ready(conversation, now_ns);
     }
     // Where the beginning of a message waits for the rest of it, that may be the error.
-    if conversation.marks & BEGUN == 0
-        || conversation.marks & COUNTED != 0
+    if conversation.answers.marks & BEGUN == 0
+        || conversation.answers.marks & COUNTED != 0
         || conversation.answers.carried > 0
     {
         return None;
     }
-    conversation.marks |= COUNTED;
+    conversation.answers.marks |= COUNTED;
     answer(conversation, 0, now_ns)
 }
 
-/// The server is ready for the next request. What it was asked has been answered, if only by that.
+/// The server is ready for the next request. What it was asked has been answered, if only by that. Twice is as good as once.
 #[inline(always)]
 const fn ready(conversation: &mut Conversation, now_ns: u64) -> Option<Answered> {
-    let answered = if conversation.marks & OPEN != 0 && conversation.marks & COUNTED == 0 {
+    let answered = if is_open(conversation) && conversation.answers.marks & COUNTED == 0 {
         answer(conversation, 0, now_ns)
     } else {
         None
     };
-    conversation.marks = conversation.marks & !(OPEN | SYNCED | BEGUN | COUNTED) | STARTED | KNOWN;
+    conversation.answers.left = conversation.asks.left;
+    conversation.answers.marks = STARTED | KNOWN;
     answered
 }
 
 /// Whether the messages of the server matter now: not the rest of an answer that was counted.
 #[inline(always)]
 pub const fn listens(conversation: &Conversation) -> bool {
-    conversation.marks & COUNTED == 0
+    conversation.answers.marks & COUNTED == 0
 }
 
 #[cfg(test)]

@@ -4,8 +4,8 @@
 //! What makes a connection something else (subscriptions of RESP2, `MONITOR`, replication, `CLIENT REPLY`) ends the
 //! following of it.
 
+use super::Head;
 use super::conversation::{Begin, KNOWN, Step, answer, ask_in_order, byte, letters, refused, word};
-use super::http1::Head;
 use crate::abi::Unparsed;
 use crate::abi::conversation::{Conversation, Room};
 use crate::abi::redis::{RedisCommand, RedisStatus};
@@ -344,7 +344,7 @@ pub const fn response(
     }
     match answer(conversation, status as u16, now_ns) {
         Some(answered) => {
-            conversation.marks |= KNOWN;
+            conversation.answers.marks |= KNOWN;
             Step::Answered(take, answered)
         }
         None => refused(conversation),

@@ -1,6 +1,6 @@
 //! What the programs do with a conversation, without sockets: for tests of the protocols.
 
-use super::{Answered, Step, kept};
+use super::{Answered, Step, is_followed_whole, kept};
 use crate::abi::conversation::{CARRY_BYTES, Conversation, Cursor, ROOM_BYTES, Room, WINDOW_BYTES};
 use crate::abi::{AppProtocol, Unparsed};
 use crate::decide::l7::{kafka, mysql, postgresql, redis};
@@ -34,7 +34,7 @@ impl Follower {
         if self.lost.is_some() || segment.is_empty() {
             return;
         }
-        let is_framed = asks || matches!(self.protocol, AppProtocol::Redis | AppProtocol::Kafka);
+        let is_framed = is_followed_whole(self.protocol, asks);
         let is_postgresql = self.protocol == AppProtocol::Postgresql && !asks;
         if !is_postgresql || postgresql::listens(&self.conversation) {
             self.windows(asks, segment, is_framed);
@@ -68,7 +68,12 @@ impl Follower {
             if fresh < rest.len() && is_framed {
                 assert!(read >= carried, "a window is more than any beginning of a message");
                 rest = &rest[read - carried..];
+                self.cursor(asks).carried = 0;
                 continue;
+            }
+            if fresh < rest.len() {
+                self.cursor(asks).skip = 0;
+                return;
             }
             return self.keep(asks, &room, read, carried + fresh);
         }

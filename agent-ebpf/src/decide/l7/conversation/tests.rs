@@ -23,9 +23,12 @@ proptest! {
         let mut conversation = Conversation::NEW;
         let mut model: VecDeque<(u8, u64)> = VecDeque::new();
         let mut now = began;
+        let mut has_answered = false;
         for turn in turns {
             match turn {
-                Turn::Later => now = now.wrapping_add(1),
+                Turn::Later => (now, has_answered) = (now.wrapping_add(1), false),
+                // In the kernel an answer comes in a packet of its own, so that time has passed.
+                Turn::Ask(_) if has_answered => {}
                 Turn::Ask(operation) => {
                     let runs = model.iter().zip(model.iter().skip(1)).filter(|(one, next)| one != next).count()
                         + usize::from(!model.is_empty());
@@ -37,6 +40,7 @@ proptest! {
                     }
                 }
                 Turn::Answer => {
+                    has_answered = true;
                     let expected = model.pop_front().map(|(operation, asked)| Answered {
                         operation, status: 7, duration_ns: now.wrapping_sub(asked),
                     });
@@ -55,9 +59,9 @@ fn a_tag_finds_its_request_and_older_ones_are_never_answered() {
     }
     let found = answer_tagged(&mut conversation, 4_097, 0, 4_100);
     assert_eq!(found, Some(Answered { operation: 1, status: 0, duration_ns: 3 }));
-    assert_eq!(conversation.waiting, 2, "those after it still wait");
+    assert_eq!(waiting(&conversation), 2, "those after it still wait");
     assert_eq!(answer_tagged(&mut conversation, 1, 0, 4_100), None);
-    assert_eq!(conversation.waiting, 0);
+    assert_eq!(waiting(&conversation), 0);
 }
 
 #[test]
