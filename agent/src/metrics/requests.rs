@@ -37,16 +37,64 @@ const SERVER: Metric = Metric::histogram(
     ],
     "Requests that workloads of this node answered: time from the first byte of a request to the first byte of its answer.",
 );
+const DB_CLIENT: Metric = Metric::histogram(
+    "db_client_operation_duration_seconds",
+    &[
+        "src_namespace",
+        "src_workload",
+        "dst_namespace",
+        "dst_service",
+        "dst_port",
+        "dst_version",
+        "db_operation_name",
+        "db_response_status_code",
+        "db_system_name",
+    ],
+    "Operations of databases and caches that workloads of this node asked services for: time from the first byte of a request to the first byte of its answer.",
+);
+const DB_SERVER: Metric = Metric::histogram(
+    "segue_db_server_operation_duration_seconds",
+    &[
+        "dst_namespace",
+        "dst_workload",
+        "dst_port",
+        "db_operation_name",
+        "db_response_status_code",
+        "db_system_name",
+    ],
+    "Operations that databases and caches of this node answered: time from the first byte of a request to the first byte of its answer.",
+);
+const MESSAGING_CLIENT: Metric = Metric::histogram(
+    "messaging_client_operation_duration_seconds",
+    &[
+        "src_namespace",
+        "src_workload",
+        "dst_namespace",
+        "dst_service",
+        "dst_port",
+        "dst_version",
+        "messaging_operation_name",
+        "messaging_system",
+    ],
+    "Requests to brokers of messages that workloads of this node made to services: time from the first byte of a request to the first byte of its answer. Some wait by design, as Fetch of Kafka does.",
+);
+const MESSAGING_SERVER: Metric = Metric::histogram(
+    "segue_messaging_server_operation_duration_seconds",
+    &["dst_namespace", "dst_workload", "dst_port", "messaging_operation_name", "messaging_system"],
+    "Requests that brokers of this node answered: time from the first byte of a request to the first byte of its answer.",
+);
 const UNPARSED: Metric = Metric::counter(
     "segue_l7_unparsed_total",
     &["reason"],
-    "Connections on which something was not counted as a request, by reason: other_protocol, joined (followed from the next request on), pipelined, malformed, upgraded, table_full, no_memory.",
+    "Connections on which something was not counted as a request, by reason: other_protocol, joined (followed from the next request on), pipelined, malformed, upgraded, opaque (TLS or compression), table_full, no_memory.",
 );
 
 /// The metrics of this subject.
-pub(super) const METRICS: &[&Metric] = &[&CLIENT, &SERVER, &UNPARSED];
+pub(super) const METRICS: &[&Metric] =
+    &[&CLIENT, &SERVER, &DB_CLIENT, &DB_SERVER, &MESSAGING_CLIENT, &MESSAGING_SERVER, &UNPARSED];
 /// Those of them that say how long requests took.
-const DURATIONS: &[&Metric] = &[&CLIENT, &SERVER];
+const DURATIONS: &[&Metric] =
+    &[&CLIENT, &SERVER, &DB_CLIENT, &DB_SERVER, &MESSAGING_CLIENT, &MESSAGING_SERVER];
 
 /// Whose requests they are, as labels.
 fn labels(view: &RequestView) -> Vec<Label<'_>> {
@@ -78,20 +126,39 @@ struct Family {
     client: &'static Metric,
     server: &'static Metric,
     operation: &'static str,
-    status: &'static str,
+    /// `None` where the protocol has no status that is read.
+    status: Option<&'static str>,
     /// What is the same for all of them.
     constant: &'static [(&'static str, &'static str)],
 }
 
 /// One for each protocol that is understood. Several may write the same metrics; then something constant tells them apart.
-const FAMILIES: &[Family] = &[Family {
-    protocol: AppProtocol::Http1,
-    client: &CLIENT,
-    server: &SERVER,
-    operation: "http_request_method",
-    status: "http_response_status_code",
-    constant: &[("network_protocol_name", "http"), ("network_protocol_version", "1")],
-}];
+const FAMILIES: &[Family] = &[
+    Family {
+        protocol: AppProtocol::Http1,
+        client: &CLIENT,
+        server: &SERVER,
+        operation: "http_request_method",
+        status: Some("http_response_status_code"),
+        constant: &[("network_protocol_name", "http"), ("network_protocol_version", "1")],
+    },
+    database(AppProtocol::Redis, &[("db_system_name", "redis")]),
+    database(AppProtocol::Postgresql, &[("db_system_name", "postgresql")]),
+    database(AppProtocol::Mysql, &[("db_system_name", "mysql")]),
+    Family {
+        protocol: AppProtocol::Kafka,
+        client: &MESSAGING_CLIENT,
+        server: &MESSAGING_SERVER,
+        operation: "messaging_operation_name",
+        status: None,
+        constant: &[("messaging_system", "kafka")],
+    },
+];
+
+const fn database(protocol: AppProtocol, system: &'static [(&'static str, &'static str)]) -> Family {
+    let (operation, status) = ("db_operation_name", Some("db_response_status_code"));
+    Family { protocol, client: &DB_CLIENT, server: &DB_SERVER, operation, status, constant: system }
+}
 
 impl Family {
     /// Whether these are told here. The sum beyond the limit, which is of no protocol, is told with the first.
@@ -104,7 +171,7 @@ impl Family {
             let mut labels = labels(view);
             if !view.overflow {
                 labels.push(label(self.operation, row.operation_name(self.protocol)));
-                labels.push((self.status, Cow::Owned(row.status_name(self.protocol))));
+                labels.extend(self.status.map(|status| (status, Cow::Owned(row.status_name(self.protocol)))));
                 labels.extend(self.constant.iter().map(|(name, value)| label(name, value)));
             }
             (labels, Distribution::from(row.duration))
