@@ -267,7 +267,7 @@ extern "C" fn segue_postgresql_ends(last: u32) -> u32 {
     let (mut tail, mut at) = (desk.conversation.tail, 0);
     while at < TAIL_BYTES {
         if at < last {
-            tail = tail << 8 | u64::from(desk.room[at as usize]);
+            tail = tail << 8 | u64::from(desk.room[at as usize & (TAIL_BYTES as usize - 1)]);
         }
         at += 1;
     }

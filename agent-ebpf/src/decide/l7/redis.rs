@@ -9,6 +9,7 @@ use super::conversation::{Begin, KNOWN, Step, answer, ask_in_order, byte, letter
 use crate::abi::Unparsed;
 use crate::abi::conversation::{Conversation, Room};
 use crate::abi::redis::{RedisCommand, RedisStatus};
+use crate::abi::request::HEAD_BYTES;
 
 // What a client says next. 0: a command.
 const NAME: u32 = 1;
@@ -32,20 +33,14 @@ const LINE_BYTES: usize = 24;
 /// protocols have lines of words too.
 #[inline(always)]
 pub const fn begins(head: &Head, length: usize) -> Begin {
-    const PING: [u8; 6] = *b"PING\r\n";
-    if head[0] & !0x20 == PING[0] {
-        let mut at = 1;
-        while at < PING.len() {
-            if at >= length {
-                return Begin::More;
-            }
-            let letter = if PING[at] >= b'A' { head[at] & !0x20 } else { head[at] };
-            if letter != PING[at] {
-                return Begin::No;
-            }
-            at += 1;
-        }
+    const PING: u64 = u64::from_le_bytes(*b"PING\r\n\0\0");
+    const CAPITALS: u64 = !u64::from_le_bytes([0x20, 0x20, 0x20, 0x20, 0, 0, 0, 0]);
+    let first = u64::from_le_bytes([head[0], head[1], head[2], head[3], head[4], head[5], 0, 0]) & CAPITALS;
+    if length >= 6 && first == PING {
         return Begin::Yes;
+    }
+    if length < 6 && first == PING & !(u64::MAX << (8 * length)) {
+        return Begin::More;
     }
     if head[0] != b'*' {
         return Begin::No;
@@ -56,7 +51,8 @@ pub const fn begins(head: &Head, length: usize) -> Begin {
         if at >= length {
             return Begin::More;
         }
-        match head[at] {
+        // The mask is for the verifier.
+        match head[at & (2 * HEAD_BYTES - 1)] {
             b'1'..=b'9' => {}
             b'0' if at > 1 => {}
             b'\r' if at > 1 => return begins_with_string(head, length, at),
@@ -72,8 +68,8 @@ const fn begins_with_string(head: &Head, length: usize, at: usize) -> Begin {
     if at + 4 > length {
         return Begin::More;
     }
-    // The mask is for the verifier.
-    let (line, mark, digit) = (head[(at + 1) & 31], head[(at + 2) & 31], head[(at + 3) & 31]);
+    const MASK: usize = 2 * HEAD_BYTES - 1;
+    let (line, mark, digit) = (head[(at + 1) & MASK], head[(at + 2) & MASK], head[(at + 3) & MASK]);
     if line == b'\n' && mark == b'$' && matches!(digit, b'1'..=b'9') { Begin::Yes } else { Begin::No }
 }
 
