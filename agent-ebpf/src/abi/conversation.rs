@@ -89,7 +89,10 @@ impl Conversation {
 }
 
 /// What a packet says, and where in it one is.
-pub type Room = [u8; ROOM_BYTES];
+pub type Room = [u8; ROOM_BYTES + SLACK_BYTES];
+
+/// What eight bytes from the last place of a room on may reach behind it.
+pub const SLACK_BYTES: usize = 8;
 
 /// Value of `DESK`, one per CPU: what the functions that walk a packet work on, as they can be given numbers only.
 #[repr(C)]
@@ -113,4 +116,4 @@ pub struct Desk {
     pub lost: u32,
 }
 
-const _: () = assert!(size_of::<Desk>() == ROOM_BYTES + 392 + 24 + 24);
+const _: () = assert!(size_of::<Desk>() == ROOM_BYTES + SLACK_BYTES + 392 + 24 + 24);

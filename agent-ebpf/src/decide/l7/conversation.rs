@@ -92,30 +92,71 @@ pub const fn four(room: &Room, at: usize) -> u32 {
     two(room, at) << 16 | two(room, at + 2)
 }
 
-/// A word of up to eight bytes in capital letters, as `const`s are made of one for comparisons.
+/// Eight bytes as one word, the first lowest.
+#[inline(always)]
+pub const fn eight(room: &Room, at: usize) -> u64 {
+    let at = at & (ROOM_BYTES - 1);
+    u64::from_le_bytes([
+        room[at],
+        room[at + 1],
+        room[at + 2],
+        room[at + 3],
+        room[at + 4],
+        room[at + 5],
+        room[at + 6],
+        room[at + 7],
+    ])
+}
+
+/// The same byte eight times.
+#[inline(always)]
+pub const fn eightfold(byte: u8) -> u64 {
+    u64::from_ne_bytes([byte; 8])
+}
+
+/// Of a word whose bytes have their upper bit set where something was found: the bytes before the first of these, all of
+/// them set. Written without a branch, as is all that goes over bytes here: the verifier follows each.
+#[inline(always)]
+pub const fn before_first(found: u64) -> u64 {
+    let found = found & eightfold(0x80);
+    // The lowest bit that is set, and less 1 all below it; of none, everything.
+    let below = (found & found.wrapping_neg()).wrapping_sub(1);
+    if found == 0 { u64::MAX } else { below >> 7 }
+}
+
+/// A word of up to eight capital letters, as [`letters`] gives them.
 pub const fn word(text: &[u8]) -> u64 {
     assert!(text.len() <= 8);
     let (mut value, mut at) = (0, 0);
     while at < text.len() {
-        value = value << 8 | text[at] as u64;
+        value |= (text[at] as u64) << (8 * at);
         at += 1;
     }
     value
 }
 
-/// The letters from `at` on, up to eight of them and to `length`, as [`word`] packs them, in capitals.
+/// The letters from `at` on, up to eight of them and to `length`, as one word in capitals, the first lowest.
 #[inline(always)]
 pub const fn letters(room: &Room, at: usize, length: usize) -> u64 {
-    let (mut value, mut count) = (0, 0);
-    while count < 8 {
-        let letter = byte(room, at + count) & !0x20;
-        if at + count >= length || !letter.is_ascii_uppercase() {
-            return value;
-        }
-        value = value << 8 | letter as u64;
-        count += 1;
-    }
-    value
+    eight(room, at) & !eightfold(0x20) & letter_bytes(room, at, length)
+}
+
+/// How many letters that are.
+#[inline(always)]
+pub const fn count_letters(room: &Room, at: usize, length: usize) -> usize {
+    (letter_bytes(room, at, length) & eightfold(1)).count_ones() as usize
+}
+
+/// All bits of these bytes.
+#[inline(always)]
+const fn letter_bytes(room: &Room, at: usize, length: usize) -> u64 {
+    let capitals = eight(room, at) & !eightfold(0x20);
+    // In each byte, without a carry into the next: less than A, more than Z, or none of ASCII.
+    let low = capitals & eightfold(0x7f);
+    let is_none = !(low + eightfold(0x80 - b'A')) | (low + eightfold(0x7f - b'Z')) | capitals;
+    let there = length.saturating_sub(at);
+    let there = if there >= 8 { u64::MAX } else { !(u64::MAX << (8 * there)) };
+    before_first(is_none) & there
 }
 
 /// What the conversation is lost for where something is not what the protocol says.

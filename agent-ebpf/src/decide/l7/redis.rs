@@ -5,7 +5,10 @@
 //! following of it.
 
 use super::Head;
-use super::conversation::{Begin, KNOWN, Step, answer, ask_in_order, byte, letters, refused, word};
+use super::conversation::{
+    Begin, KNOWN, Step, answer, ask_in_order, before_first, byte, count_letters, eight, eightfold, letters,
+    refused, word,
+};
 use crate::abi::Unparsed;
 use crate::abi::conversation::{Conversation, Room};
 use crate::abi::redis::{RedisCommand, RedisStatus};
@@ -26,8 +29,6 @@ const MAX_PARTS: u32 = 1 << 24;
 const MAX_STRING: u32 = 512 << 20;
 /// The longest name of a command that matters, `PSUBSCRIBE`, with room.
 const NAME_BYTES: u32 = 12;
-/// Bytes of a line that one step looks through.
-const LINE_BYTES: usize = 24;
 
 /// Whether a client that says this speaks Redis. An inline command is only taken for one where it is `PING` alone: other
 /// protocols have lines of words too.
@@ -86,28 +87,47 @@ enum Header {
 #[inline(always)]
 const fn header(room: &Room, at: usize, length: usize) -> Header {
     let is_null = byte(room, at + 1) == b'-';
-    let (mut value, mut count) = (0_u32, if is_null { 2 } else { 1 });
-    while count < 13 {
-        if at + count + 1 >= length {
-            return Header::More;
-        }
-        let digit = byte(room, at + count);
-        if digit == b'\r' {
-            let is_number = count > 1 && byte(room, at + count + 1) == b'\n';
-            return match is_number {
-                true if is_null => Header::Of(None, count as u32 + 2),
-                true => Header::Of(Some(value), count as u32 + 2),
-                false => Header::Bad,
-            };
-        }
-        if !digit.is_ascii_digit() {
-            return Header::Bad;
-        }
-        // Numbers that are too large are refused by whoever asked; they only must not come round to small ones.
-        value = if value > MAX_STRING { value } else { value * 10 + (digit - b'0') as u32 };
-        count += 1;
+    let begin = if is_null { at + 2 } else { at + 1 };
+    let digits = eight(room, begin);
+    // In each byte: the end of the line.
+    let ends = digits ^ eightfold(b'\r');
+    let before = before_first(ends.wrapping_sub(eightfold(1)) & !ends);
+    // Eight digits are a string of ten megabytes; of a ninth there are few.
+    let (has_ninth, count) = match before {
+        u64::MAX => match byte(room, begin + 8) {
+            b'\r' => (false, 8),
+            _ => (true, 9),
+        },
+        _ => (false, (before & eightfold(1)).count_ones() as usize),
+    };
+    if begin + count + 2 > length {
+        return Header::More;
     }
-    Header::Bad
+    let (eight, is_number) = number(digits, if has_ninth { 8 } else { count });
+    let ninth = byte(room, begin + 8);
+    let value = if has_ninth { eight * 10 + (ninth as u32 & 0xf) } else { eight };
+    let ends = byte(room, begin + count) == b'\r' && byte(room, begin + count + 1) == b'\n';
+    if !is_number || !ends || has_ninth && !ninth.is_ascii_digit() {
+        return Header::Bad;
+    }
+    Header::Of(if is_null { None } else { Some(value) }, (begin + count + 2 - at) as u32)
+}
+
+/// The number that the first `count` digits of a word are, 1 to 8 of them, the first lowest; and whether they are digits.
+#[inline(always)]
+const fn number(digits: u64, count: usize) -> (u32, bool) {
+    // As if zeros stood before it.
+    let zeros = eightfold(b'0');
+    let shift = 64_u32.wrapping_sub(8 * count as u32) & 63;
+    let all = if count == 0 { zeros } else { digits << shift | zeros & !(u64::MAX << shift) };
+    let values = all ^ zeros;
+    let is_number = (values.wrapping_add(eightfold(0x76)) | values) & eightfold(0x80) == 0 && count > 0;
+    // Pairs of digits, then of pairs, then of these.
+    let values = values & eightfold(0xf);
+    let pairs = (values * 10 + (values >> 8)) & 0x00ff_00ff_00ff_00ff;
+    let fours = (pairs * 100 + (pairs >> 16)) & 0x0000_ffff_0000_ffff;
+    let eight = (fours & 0xffff) * 10_000 + (fours >> 32);
+    (eight as u32, is_number)
 }
 
 /// What a client says.
@@ -158,18 +178,13 @@ const fn inline(conversation: &mut Conversation, room: &Room, at: usize, length:
     if !first.is_ascii_alphabetic() {
         return refused(conversation);
     }
-    let mut count = 1;
-    while count < NAME_BYTES as usize {
-        if at + count >= length {
-            return Step::More;
-        }
-        if !byte(room, at + count).is_ascii_alphabetic() {
-            break;
-        }
-        count += 1;
+    let begin = count_letters(room, at, length);
+    let named = if begin == 8 { 8 + count_letters(room, at + 8, length) } else { begin };
+    if at + named >= length {
+        return Step::More;
     }
     conversation.asks.state = LINE;
-    command(conversation, room, at, count, now_ns, count as u32)
+    command(conversation, room, at, named, now_ns, named as u32)
 }
 
 /// The name of a command.
@@ -283,20 +298,20 @@ const fn argument(conversation: &mut Conversation, room: &Room, at: usize, lengt
     Step::Take(bytes + string + 2)
 }
 
-/// Bytes of a line up to its end, or as many of them as there are; whether its end is among them.
+/// Bytes of a line up to its end, or as many of them as a step looks through; whether its end is among them.
 #[inline(always)]
 const fn line(room: &Room, at: usize, length: usize) -> (u32, bool) {
-    let mut count = 0;
-    while count < LINE_BYTES {
-        if at + count >= length {
-            return (count as u32, false);
-        }
-        count += 1;
-        if byte(room, at + count - 1) == b'\n' {
-            return (count as u32, true);
-        }
+    let ends = eight(room, at) ^ eightfold(b'\n');
+    let before = before_first(ends.wrapping_sub(eightfold(1)) & !ends);
+    let count = if before == u64::MAX { 8 } else { (before & eightfold(1)).count_ones() as usize };
+    let there = length.saturating_sub(at);
+    if count < 8 && count < there {
+        (count as u32 + 1, true)
+    } else if there < 8 {
+        (there as u32, false)
+    } else {
+        (8, false)
     }
-    (LINE_BYTES as u32, false)
 }
 
 /// What a server says.
@@ -387,10 +402,11 @@ const fn part(conversation: &mut Conversation, room: &Room, at: usize, length: u
 /// The first word of an error. `None` where it is not there as a whole.
 #[inline(always)]
 const fn error(room: &Room, at: usize, length: usize) -> Option<RedisStatus> {
-    if !has_end(room, at, length) {
+    let first = letters(room, at, length);
+    // Eight letters are enough, and of fewer what follows them must be there.
+    if first >> 56 == 0 && at + count_letters(room, at, length) >= length {
         return None;
     }
-    let first = letters(room, at, length);
     macro_rules! known {
         ($($text:literal => $status:ident),+ $(,)?) => {
             $(
@@ -408,22 +424,6 @@ const fn error(room: &Room, at: usize, length: usize) -> Option<RedisStatus> {
         b"WRONGPAS" => Wrongpass,
     );
     Some(RedisStatus::Other)
-}
-
-/// Whether the word ends, or eight letters of it are there.
-#[inline(always)]
-const fn has_end(room: &Room, at: usize, length: usize) -> bool {
-    let mut count = 0;
-    while count < 8 {
-        if at + count >= length {
-            return false;
-        }
-        if !byte(room, at + count).is_ascii_alphabetic() {
-            return true;
-        }
-        count += 1;
-    }
-    true
 }
 
 #[cfg(test)]

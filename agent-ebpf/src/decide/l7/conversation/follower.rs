@@ -1,9 +1,14 @@
 //! What the programs do with a conversation, without sockets: for tests of the protocols.
 
 use super::{Answered, Step, is_followed_whole, kept};
-use crate::abi::conversation::{CARRY_BYTES, Conversation, Cursor, ROOM_BYTES, Room, WINDOW_BYTES};
+use crate::abi::conversation::{
+    CARRY_BYTES, Conversation, Cursor, ROOM_BYTES, Room, SLACK_BYTES, WINDOW_BYTES,
+};
 use crate::abi::{AppProtocol, Unparsed};
 use crate::decide::l7::{kafka, mysql, postgresql, redis};
+
+/// What may lie behind the bytes that count.
+const LEFT_OVER: [u8; 5] = [0xa5, b'\r', b'\n', b'7', b'E'];
 
 /// A connection of one protocol, from its first byte on.
 pub(crate) struct Follower {
@@ -49,6 +54,7 @@ impl Follower {
 
     fn windows(&mut self, asks: bool, segment: &[u8], is_framed: bool) {
         let mut rest = segment;
+        let left_over = LEFT_OVER[self.answered.len() % LEFT_OVER.len()];
         loop {
             let cursor = self.cursor(asks);
             let skipped = rest.len().min(cursor.skip as usize);
@@ -59,7 +65,7 @@ impl Follower {
             }
             let carried = cursor.carried as usize;
             // What lies behind the bytes that count is left over from other packets.
-            let mut room = [0xa5; ROOM_BYTES];
+            let mut room = [left_over; ROOM_BYTES + SLACK_BYTES];
             room[..CARRY_BYTES].copy_from_slice(&cursor.carry.map(u64::to_ne_bytes).concat());
             cursor.carried = 0;
             let fresh = rest.len().min(WINDOW_BYTES);

@@ -3,6 +3,7 @@ use std::collections::VecDeque;
 use proptest::prelude::*;
 
 use super::*;
+use crate::abi::conversation::SLACK_BYTES;
 
 #[derive(Clone, Copy, Debug)]
 enum Turn {
@@ -66,11 +67,35 @@ fn a_tag_finds_its_request_and_older_ones_are_never_answered() {
 
 #[test]
 fn words_are_compared_in_capitals_and_as_a_whole() {
-    let mut room = [0; ROOM_BYTES];
+    let mut room = [0; ROOM_BYTES + SLACK_BYTES];
     room[..12].copy_from_slice(b"select*from ");
     assert_eq!(letters(&room, 0, 12), word(b"SELECT"));
     assert_eq!(letters(&room, 0, 3), word(b"SEL"), "not behind the end");
     assert_eq!(letters(&room, 7, 12), word(b"FROM"));
     room[..9].copy_from_slice(b"TRUNCATED");
     assert_eq!(letters(&room, 0, 9), word(b"TRUNCATE"));
+}
+
+proptest! {
+    /// Words of eight bytes find the letters that going over them one by one does.
+    #[test]
+    fn letters_are_those_that_going_over_them_finds(
+        bytes in prop::collection::vec(prop_oneof![3 => prop::sample::select(&b"AZaz"[..]), 1 => any::<u8>()], 8),
+        length in 0_usize..12,
+    ) {
+        let mut room = [b'q'; ROOM_BYTES + SLACK_BYTES];
+        room[..8].copy_from_slice(&bytes);
+        let expected: Vec<u8> = room[..length.min(8)].iter().take_while(|byte| byte.is_ascii_alphabetic())
+            .map(u8::to_ascii_uppercase).collect();
+        prop_assert_eq!(letters(&room, 0, length), word(&expected));
+        prop_assert_eq!(count_letters(&room, 0, length), expected.len());
+    }
+
+    /// The bytes before the first that was found.
+    #[test]
+    fn what_lies_before_the_first_is_found(bytes in prop::array::uniform8(prop_oneof![3 => 0_u8..0x80, 1 => any::<u8>()])) {
+        let first = bytes.iter().position(|byte| byte & 0x80 != 0).unwrap_or(8);
+        let expected: [u8; 8] = std::array::from_fn(|at| if at < first { 0xff } else { 0 });
+        prop_assert_eq!(before_first(u64::from_le_bytes(bytes)), u64::from_le_bytes(expected));
+    }
 }

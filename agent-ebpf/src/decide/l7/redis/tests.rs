@@ -176,6 +176,37 @@ fn answers() -> impl Strategy<Value = (Vec<u8>, u16)> {
 }
 
 proptest! {
+    /// Headers are the numbers that parsing their text finds, and bad where it finds none.
+    #[test]
+    fn headers_are_the_numbers_they_are_written_as(
+        text in prop_oneof!["[0-9]{1,9}", "-1", "[0-9a-]{0,10}", "[0-9]{10,12}"],
+        rest in "[0-9\r\n]{0,12}",
+        cut in 0_usize..16,
+    ) {
+        use crate::abi::conversation::{ROOM_BYTES, SLACK_BYTES};
+        let mut room = [b'9'; ROOM_BYTES + SLACK_BYTES];
+        let said = format!("${text}\r\n{rest}");
+        room[..said.len()].copy_from_slice(said.as_bytes());
+        let whole = text.len() + 3;
+        match header(&room, 0, said.len()) {
+            Header::Of(Some(number), bytes) => {
+                prop_assert_eq!((text.parse(), bytes as usize), (Ok(number), whole));
+            }
+            Header::Of(None, bytes) => {
+                prop_assert!(text.starts_with('-') && text[1..].parse::<u32>().is_ok(), "{}", text);
+                prop_assert_eq!(bytes as usize, whole);
+            }
+            Header::Bad => prop_assert!(text.len() > 9 || text.bytes().any(|byte| !byte.is_ascii_digit()) || text.is_empty(), "{}", text),
+            Header::More => prop_assert!(text.len() > 8 && said.len() < 12, "{}", said),
+        }
+        // What is not there as a whole is never a number.
+        if cut < whole {
+            prop_assert!(!matches!(header(&room, 0, cut), Header::Of(..)), "{} of {}", cut, said);
+        }
+    }
+}
+
+proptest! {
     #![proptest_config(ProptestConfig::with_cases(200))]
 
     /// However a pipeline and its answers are cut, also byte by byte, each command is counted once, in order and with what
