@@ -1,5 +1,6 @@
 //! Every map, with the one side that writes it, behind accessors that are safe to call.
 
+mod conversations;
 mod exchanges;
 mod lookups;
 mod walkers;
@@ -22,6 +23,10 @@ use aya_ebpf::maps::{Array, HashMap, LruHashMap, PerCpuArray, PerCpuHashMap, Rin
 
 use crate::context::Socket;
 
+pub(crate) use conversations::{
+    conversation, desk, forget_conversation, keep_answers, keep_asks, lay_out, new_conversation, pick_up,
+    place,
+};
 pub(crate) use exchanges::{
     exchange, forget_exchange, keep_head, load_head, new_exchange, requests, scratch, unparsed,
 };

@@ -4,6 +4,7 @@ mod answers;
 mod breaker;
 mod choice;
 mod connect;
+mod conversations;
 mod datagrams;
 mod drain;
 mod getpeername;

@@ -17,10 +17,16 @@ const LINKER: &str = "bpf-linker@0.13.0";
 const LINKER_LLVM: [u32; 3] = [21, 22, 23];
 
 /// Programs that tests, demo and benchmarks run, and the Debian package of each.
-const PROGRAMS: [(&str, &str); 23] = [
+const PROGRAMS: [(&str, &str); 28] = [
     ("nginx", "nginx-light"),
     ("redis-server", "redis-server"),
     ("redis-cli", "redis-tools"),
+    ("redis-benchmark", "redis-tools"),
+    // The server and pgbench lie where no search for programs finds them; this comes with them.
+    ("pg_ctlcluster", "postgresql"),
+    ("mariadbd", "mariadb-server-core"),
+    ("mysqlslap", "mariadb-client"),
+    ("kcat", "kcat"),
     ("dnsmasq", "dnsmasq-base"),
     ("dig", "bind9-dnsutils"),
     ("nc", "netcat-openbsd"),

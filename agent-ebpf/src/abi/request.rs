@@ -81,6 +81,8 @@ named_enum! {
         Gap = 9 => "gap",
         /// More streams of one connection were under way than are followed. Counted for each such stream.
         TooManyStreams = 10 => "too_many_streams",
+        /// The client asked for TLS or compression by the protocol's own means, and what follows is not read.
+        Opaque = 11 => "opaque",
     }
 }
 

@@ -3,6 +3,7 @@
 use core::ffi::c_void;
 use core::ptr;
 
+use agent_ebpf::abi::conversation::{self, CARRY_BYTES, Room, WINDOW_BYTES};
 use agent_ebpf::abi::lookup::{DNS_PORT, ROOM_BYTES};
 use agent_ebpf::abi::request::{HEAD_BYTES, SCAN_BYTES};
 use agent_ebpf::abi::{Address, Endpoint};
@@ -29,7 +30,7 @@ pub(crate) struct Segment {
     pub(crate) payload_bytes: u32,
     /// The port it goes to, in network byte order.
     pub(crate) destination_port_be: u16,
-    /// The port it comes from, likewise.
+    /// The port it comes from, in network byte order.
     pub(crate) source_port_be: u16,
 }
 
@@ -261,5 +262,22 @@ impl Packet {
         let copied =
             unsafe { bpf_skb_load_bytes(self.raw.cast(), at, room.as_mut_ptr().cast(), count as u32 + 1) };
         if copied == 0 { count + 1 } else { 0 }
+    }
+
+    /// Copies the packet's bytes from `at` on into a room behind its `filled` first ones, as many as there are and fit into
+    /// a window; gives how many. None where `bytes` is 0.
+    #[inline(always)]
+    pub(crate) fn copy_window(&self, at: u32, bytes: u32, room: &mut Room, filled: u32) -> u32 {
+        const MASK: usize = WINDOW_BYTES - 1;
+        const _: () = assert!(conversation::ROOM_BYTES >= 2 * WINDOW_BYTES && CARRY_BYTES < WINDOW_BYTES);
+        let filled = crate::maps::unproven(filled as usize) & MASK;
+        let wanted = if bytes as usize >= WINDOW_BYTES { WINDOW_BYTES } else { bytes as usize };
+        let count = crate::maps::unproven(wanted.wrapping_sub(1)) & MASK;
+        // SAFETY: `filled` + `count` + 1 is less than the size of the room.
+        let copied = unsafe {
+            let to = room.as_mut_ptr().add(filled).cast::<c_void>();
+            bpf_skb_load_bytes(self.raw.cast(), at, to, count as u32 + 1)
+        };
+        if copied == 0 { count as u32 + 1 } else { 0 }
     }
 }

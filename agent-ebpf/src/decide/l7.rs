@@ -4,13 +4,21 @@
 //! of what one side said and how far the exchange is, and tell what that means. They see no packet: [`position`] has put the
 //! bytes into their order before.
 
+pub mod conversation;
 pub mod dns;
 pub mod http1;
 pub mod http2;
+pub mod kafka;
+pub mod mysql;
 pub mod position;
+pub mod postgresql;
+pub mod redis;
+mod sql;
 
+use crate::abi::redis::RedisStatus;
 use crate::abi::request::HEAD_BYTES;
 use crate::abi::{AppProtocol, Stage, Unparsed};
+use conversation::Begin;
 
 /// The first bytes of what a side says, the rest zero.
 pub type Head = [u8; 2 * HEAD_BYTES];
@@ -18,7 +26,8 @@ pub type Head = [u8; 2 * HEAD_BYTES];
 /// The first status of HTTP that is the server's fault (RFC 9110, section 15.6).
 const HTTP_SERVER_ERROR: u16 = 500;
 
-/// Whether an answer says that the server failed, and not that what was asked for was wrong.
+/// Whether an answer says that the server failed, and not that what was asked for was wrong. Databases do not say whose
+/// fault an error is: each counts.
 #[inline(always)]
 pub const fn is_server_error(protocol: AppProtocol, status: u16) -> bool {
     match protocol {
@@ -26,6 +35,10 @@ pub const fn is_server_error(protocol: AppProtocol, status: u16) -> bool {
         AppProtocol::Http2 => status >= HTTP_SERVER_ERROR && status != http2::streams::UNSEEN,
         AppProtocol::Grpc => http2::grpc::is_server_error(status),
         AppProtocol::Dns => dns::is_server_error(status),
+        // The cluster's way to say where a key is.
+        AppProtocol::Redis if status == RedisStatus::Moved as u16 || status == RedisStatus::Ask as u16 => {
+            false
+        }
         _ => status != 0,
     }
 }
@@ -148,22 +161,38 @@ const fn first_words(known: Known, head: &Head, length: usize) -> Told {
         heard => return Told { protocol: AppProtocol::Http2, heard },
     }
     let heard = http1::request(known, head, length);
-    let protocol = match heard {
-        Heard::Request(_) => AppProtocol::Http1,
-        _ => AppProtocol::Unknown,
-    };
-    Told { protocol, heard }
+    if matches!(heard, Heard::Request(_)) {
+        return Told { protocol: AppProtocol::Http1, heard };
+    }
+    if matches!(known.stage, Stage::Idle) {
+        match conversation::begins(head, length) {
+            (protocol, Begin::Yes) => return Told { protocol, heard: Heard::Request(0) },
+            (_, Begin::More) => return Told { protocol: AppProtocol::Unknown, heard: Heard::More },
+            (_, Begin::No) => {}
+        }
+    }
+    Told { protocol: AppProtocol::Unknown, heard }
 }
 
-/// What a server's bytes mean. One that speaks before it was asked is one of HTTP/2, or none of a protocol that is understood.
+/// What a server's bytes mean. One that speaks before it was asked is one of HTTP/2, of MySQL, or of none of the protocols that are
+/// understood.
 #[inline(always)]
 pub const fn answer(known: Known, head: &Head, length: usize) -> Told {
     if matches!(known.stage, Stage::Idle) && http2::is_greeting(head, length) {
         return Told { protocol: AppProtocol::Http2, heard: Heard::Nothing };
     }
+    if matches!((known.protocol, known.stage), (AppProtocol::Unknown, Stage::Idle)) {
+        match mysql::greets(head, length) {
+            Begin::Yes => return Told { protocol: AppProtocol::Mysql, heard: Heard::Nothing },
+            Begin::More => return Told { protocol: AppProtocol::Unknown, heard: Heard::More },
+            Begin::No => {}
+        }
+    }
     Told { protocol: known.protocol, heard: http1::answer(known, head, length) }
 }
 
+#[cfg(test)]
+mod beginnings;
 #[cfg(test)]
 mod tests {
     use super::*;

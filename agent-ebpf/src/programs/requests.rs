@@ -8,11 +8,12 @@ use agent_ebpf::abi::{
     AppProtocol, Direction, Exchange, Method, Outcome, Phase, RequestKey, Stage, Unparsed,
 };
 use agent_ebpf::decide::histogram;
+use agent_ebpf::decide::l7::conversation::{self, Begin};
 use agent_ebpf::decide::l7::position::{self, Fresh};
-use agent_ebpf::decide::l7::{self, Heard, Known, Told, http1};
+use agent_ebpf::decide::l7::{self, Heard, Known, Told, http1, mysql};
 
 use super::http2::{self, Said};
-use super::{answers, lookups};
+use super::{answers, conversations, lookups};
 use crate::context::{Moment, Packet, Segment, Socket};
 use crate::maps;
 
@@ -55,19 +56,36 @@ pub(crate) fn read(packet: &Packet, way: Way) -> Outcome {
     }
     let at = segment.payload_at + fresh.skip;
     let asks = (way == Way::Sent) == (exchange.direction == Direction::Outbound as u8);
-    if exchange.protocol != AppProtocol::Http2 as u8 {
+    if !is_walked(exchange) {
         let outcome = if asks {
             asked(packet, socket, exchange, at, fresh.length, way)
         } else {
             answered(packet, socket, exchange, at, fresh.length, way)
         };
-        // What was said may have shown that it is HTTP/2.
-        if exchange.protocol != AppProtocol::Http2 as u8 || exchange.stage == Stage::Ended as u8 {
+        if !is_walked(exchange) || exchange.stage == Stage::Ended as u8 {
             return outcome;
         }
+        // Its first words told what is spoken: they are walked as well.
+        if exchange.protocol != AppProtocol::Http2 as u8 && !conversations::begin(socket, exchange) {
+            exchange.stage = Stage::Ended as u8;
+            return Outcome::StorageFailed;
+        }
+    }
+    if exchange.protocol != AppProtocol::Http2 as u8 {
+        return conversations::read(packet, socket, exchange, at, fresh.length, asks);
     }
     let skips = skips(exchange, &segment, way);
     http2::read(packet, socket, exchange, Said { at, bytes: fresh.length, asks, skips })
+}
+
+/// Whether what is spoken is told by walking frames or messages, and not by the sides taking turns.
+#[inline(always)]
+fn is_walked(exchange: &Exchange) -> bool {
+    match AppProtocol::from_raw(exchange.protocol) {
+        Some(AppProtocol::Http2) => true,
+        Some(protocol) => conversation::is_walked(protocol),
+        None => false,
+    }
 }
 
 /// The exchange of a socket that none was kept of.
@@ -106,7 +124,13 @@ fn begin(packet: &Packet, segment: &Segment, socket: Socket, way: Way) -> Option
             exchange.cgroup = packet.socket_cgroup(socket);
             exchange.port_be = segment.destination_port_be;
         }
-        // A client of something that is no service, or a server that speaks first: nothing that is understood.
+        // A server that speaks first, in words that are understood.
+        _ if greets(packet, segment) => {
+            exchange.direction = Direction::Inbound as u8;
+            exchange.cgroup = packet.socket_cgroup(socket);
+            exchange.port_be = segment.source_port_be;
+        }
+        // Or in others; or a client of something that is no service.
         _ => exchange.stage = Stage::Ended as u8,
     }
     if exchange.stage != Stage::Ended as u8 && packet.is_joined_late(socket) {
@@ -114,6 +138,15 @@ fn begin(packet: &Packet, segment: &Segment, socket: Socket, way: Way) -> Option
         maps::unparsed(Unparsed::Joined);
     }
     maps::new_exchange(socket, &mut exchange)
+}
+
+/// Whether what this side says before anybody asked is a server's greeting.
+#[inline(always)]
+fn greets(packet: &Packet, segment: &Segment) -> bool {
+    let Some(scratch) = maps::scratch() else { return false };
+    maps::load_head(scratch, &[0; HEAD_BYTES / 4]);
+    let length = packet.append(segment.payload_at, segment.payload_bytes, &mut scratch.head, 0);
+    mysql::greets(&scratch.head, length) == Begin::Yes
 }
 
 /// How much of a segment is new, by its place among what went the same way.
@@ -191,6 +224,10 @@ fn asked(packet: &Packet, socket: Socket, exchange: &mut Exchange, at: u32, byte
     }
     match heard {
         Heard::More => more(exchange, length),
+        Heard::Request(_) if conversation::is_walked(protocol) => {
+            exchange.protocol = protocol as u8;
+            Outcome::Asked
+        }
         Heard::Request(operation) => {
             exchange.head_length = 0;
             exchange.protocol = protocol as u8;
@@ -241,6 +278,10 @@ fn answered(
             return http2::begin(socket, exchange, 0);
         }
         match heard {
+            _ if conversation::is_walked(protocol) => {
+                exchange.protocol = protocol as u8;
+                return Outcome::Ignored;
+            }
             Heard::More => return more(exchange, length),
             Heard::Interim => {
                 exchange.head_length = 0;
@@ -404,13 +445,19 @@ fn count(socket: Socket, exchange: &mut Exchange, status: u16, now: Moment) -> O
         operation: exchange.operation,
         _pad: 0,
     };
-    let Some(requests) = maps::requests(&key) else {
+    add(&key, duration_ns);
+    Outcome::Answered
+}
+
+/// Adds a request that took so long to its row.
+#[inline(always)]
+pub(super) fn add(key: &RequestKey, duration_ns: u64) {
+    let Some(requests) = maps::requests(key) else {
         maps::unparsed(Unparsed::TableFull);
-        return Outcome::Answered;
+        return;
     };
     maps::add(&mut requests.0.sum_ns, duration_ns);
     if let Some(counter) = requests.0.buckets.get_mut(histogram::bucket(duration_ns)) {
         maps::add(counter, 1);
     }
-    Outcome::Answered
 }

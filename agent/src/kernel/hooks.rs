@@ -43,7 +43,7 @@ pub(super) const SAMPLE_PROGRAM: &str = "segue_sample";
 pub(super) const DRAIN_PROGRAM: &str = "segue_drain";
 
 /// Every map of the object that is pinned.
-pub(super) const MAPS: [&str; 28] = [
+pub(super) const MAPS: [&str; 30] = [
     "FRONTENDS",
     "SERVICES",
     "POLICIES",
@@ -72,6 +72,8 @@ pub(super) const MAPS: [&str; 28] = [
     "LOOKUP_ROOM",
     "HTTP2",
     "WALKERS",
+    "CONVERSATIONS",
+    "DESK",
 ];
 
 #[cfg(test)]

@@ -77,17 +77,85 @@ const CALLS_ANSWERED: Metric = Metric::histogram(
     &["dst_namespace", "dst_workload", "dst_port", "rpc_response_status_code", "rpc_system_name"],
     "Calls of gRPC that workloads of this node answered: time from the first byte of a call to the first byte of its trailers.",
 );
+const DB_CLIENT: Metric = Metric::histogram(
+    "db_client_operation_duration_seconds",
+    &[
+        "src_namespace",
+        "src_workload",
+        "dst_namespace",
+        "dst_service",
+        "dst_port",
+        "dst_version",
+        "db_operation_name",
+        "db_response_status_code",
+        "db_system_name",
+    ],
+    "Operations of databases and caches that workloads of this node asked services for: time from the first byte of a request to the first byte of its answer.",
+);
+const DB_SERVER: Metric = Metric::histogram(
+    "segue_db_server_operation_duration_seconds",
+    &[
+        "dst_namespace",
+        "dst_workload",
+        "dst_port",
+        "db_operation_name",
+        "db_response_status_code",
+        "db_system_name",
+    ],
+    "Operations that databases and caches of this node answered: time from the first byte of a request to the first byte of its answer.",
+);
+const MESSAGING_CLIENT: Metric = Metric::histogram(
+    "messaging_client_operation_duration_seconds",
+    &[
+        "src_namespace",
+        "src_workload",
+        "dst_namespace",
+        "dst_service",
+        "dst_port",
+        "dst_version",
+        "messaging_operation_name",
+        "messaging_system",
+    ],
+    "Requests to brokers of messages that workloads of this node made to services: time from the first byte of a request to the first byte of its answer. Some wait by design, as Fetch of Kafka does.",
+);
+const MESSAGING_SERVER: Metric = Metric::histogram(
+    "segue_messaging_server_operation_duration_seconds",
+    &["dst_namespace", "dst_workload", "dst_port", "messaging_operation_name", "messaging_system"],
+    "Requests that brokers of this node answered: time from the first byte of a request to the first byte of its answer.",
+);
 const UNPARSED: Metric = Metric::counter(
     "segue_l7_unparsed_total",
     &["reason"],
-    "Connections on which something was not counted as a request, by reason: other_protocol, joined (followed from the next request on), pipelined, malformed, upgraded, gap (of HTTP/2 each time something was not seen), table_full, no_memory, too_many_streams (each one). Of DNS by UDP, datagrams; and crowded, unasked.",
+    "Connections on which something was not counted as a request, by reason: other_protocol, joined (followed from the next request on), pipelined, malformed, upgraded, opaque (TLS or compression), gap (of HTTP/2 each time something was not seen), table_full, no_memory, too_many_streams (each one). Of DNS by UDP, datagrams; and crowded, unasked.",
 );
 
 /// The metrics of this subject.
-pub(super) const METRICS: &[&Metric] =
-    &[&CLIENT, &SERVER, &CALLS, &CALLS_ANSWERED, &LOOKUPS, &LOOKUPS_SERVED, &UNPARSED];
+pub(super) const METRICS: &[&Metric] = &[
+    &CLIENT,
+    &SERVER,
+    &CALLS,
+    &CALLS_ANSWERED,
+    &DB_CLIENT,
+    &DB_SERVER,
+    &MESSAGING_CLIENT,
+    &MESSAGING_SERVER,
+    &LOOKUPS,
+    &LOOKUPS_SERVED,
+    &UNPARSED,
+];
 /// Those of them that say how long requests took.
-const DURATIONS: &[&Metric] = &[&CLIENT, &SERVER, &CALLS, &CALLS_ANSWERED, &LOOKUPS, &LOOKUPS_SERVED];
+const DURATIONS: &[&Metric] = &[
+    &CLIENT,
+    &SERVER,
+    &CALLS,
+    &CALLS_ANSWERED,
+    &DB_CLIENT,
+    &DB_SERVER,
+    &MESSAGING_CLIENT,
+    &MESSAGING_SERVER,
+    &LOOKUPS,
+    &LOOKUPS_SERVED,
+];
 
 /// Whose requests they are, as labels.
 fn labels(view: &RequestView) -> Vec<Label<'_>> {
@@ -120,7 +188,8 @@ struct Family {
     server: &'static Metric,
     /// The label that says what was asked for, where the metric has one.
     operation: Option<&'static str>,
-    status: &'static str,
+    /// The same of what was answered; `None` where the protocol has no status that is read.
+    status: Option<&'static str>,
     /// What is the same for all of them.
     constant: &'static [(&'static str, &'static str)],
 }
@@ -132,7 +201,7 @@ const FAMILIES: &[Family] = &[
         client: &CLIENT,
         server: &SERVER,
         operation: Some("http_request_method"),
-        status: "http_response_status_code",
+        status: Some("http_response_status_code"),
         constant: &[("network_protocol_name", "http"), ("network_protocol_version", "1")],
     },
     Family {
@@ -140,7 +209,7 @@ const FAMILIES: &[Family] = &[
         client: &CLIENT,
         server: &SERVER,
         operation: Some("http_request_method"),
-        status: "http_response_status_code",
+        status: Some("http_response_status_code"),
         constant: &[("network_protocol_name", "http"), ("network_protocol_version", "2")],
     },
     Family {
@@ -149,7 +218,7 @@ const FAMILIES: &[Family] = &[
         server: &CALLS_ANSWERED,
         // Each call is a POST.
         operation: None,
-        status: "rpc_response_status_code",
+        status: Some("rpc_response_status_code"),
         constant: &[("rpc_system_name", "grpc")],
     },
     Family {
@@ -157,8 +226,19 @@ const FAMILIES: &[Family] = &[
         client: &LOOKUPS,
         server: &LOOKUPS_SERVED,
         operation: Some("qtype"),
-        status: "rcode",
+        status: Some("rcode"),
         constant: &[],
+    },
+    database(AppProtocol::Redis, &[("db_system_name", "redis")]),
+    database(AppProtocol::Postgresql, &[("db_system_name", "postgresql")]),
+    database(AppProtocol::Mysql, &[("db_system_name", "mysql")]),
+    Family {
+        protocol: AppProtocol::Kafka,
+        client: &MESSAGING_CLIENT,
+        server: &MESSAGING_SERVER,
+        operation: Some("messaging_operation_name"),
+        status: None,
+        constant: &[("messaging_system", "kafka")],
     },
 ];
 
@@ -169,6 +249,11 @@ fn error_type(protocol: AppProtocol, row: &RequestRow) -> Option<Cow<'static, st
         true => Cow::Borrowed(""),
         false => Cow::Owned(row.status_name(protocol)),
     })
+}
+
+const fn database(protocol: AppProtocol, system: &'static [(&'static str, &'static str)]) -> Family {
+    let (operation, status) = (Some("db_operation_name"), Some("db_response_status_code"));
+    Family { protocol, client: &DB_CLIENT, server: &DB_SERVER, operation, status, constant: system }
 }
 
 impl Family {
@@ -183,7 +268,7 @@ impl Family {
             if !view.overflow {
                 let operation = row.operation_name(self.protocol);
                 labels.extend(self.operation.map(|name| label(name, operation)));
-                labels.push((self.status, Cow::Owned(row.status_name(self.protocol))));
+                labels.extend(self.status.map(|name| (name, Cow::Owned(row.status_name(self.protocol)))));
                 labels.extend(error_type(self.protocol, row).map(|error| ("error_type", error)));
                 labels.extend(self.constant.iter().map(|(name, value)| label(name, value)));
             }

@@ -19,6 +19,10 @@ use serde_json::Value;
 const DEAD: &str = "127.0.0.1:9";
 /// A web server.
 const HTTP: &str = "127.0.0.1:8090";
+/// A cache.
+const REDIS: &str = "127.0.0.1:6379";
+/// What answers as a broker does.
+const BROKER: &str = "127.0.0.1:9092";
 
 /// What would have to break in a way that no test brings about at will, or what a loopback does not do: these queries give
 /// data, but nothing other than 0.
@@ -111,6 +115,8 @@ const EMPTY: usize = 19;
 const DRAINED: usize = 20;
 const RESET: usize = 21;
 const WEB: usize = 22;
+const CACHE: usize = 23;
+const EVENTS: usize = 24;
 
 /// Out at the first failure and back within a second.
 const QUICK: &str = "consecutive_failures: 1, failure_ratio: 0%, open: 1s, open_max: 1s, jitter: 0%, slow_start: 0s, \
@@ -162,6 +168,8 @@ impl Node {
             if lost { drained } else { drained.to(two) },
             service("reset", RESET).to(&self.resetting),
             service("web", WEB).to_address(HTTP),
+            service("cache", CACHE).to_address(REDIS),
+            service("events", EVENTS).to_address(BROKER),
         ]
     }
 }
@@ -188,6 +196,35 @@ fn requests(world: &World) {
 fn lookups(world: &World) {
     let questions = ["@127.0.0.53", "+tries=1", "www.example.test", "A", "example.org", "AAAA"];
     world.run("dig", &questions).expect_success();
+}
+
+/// A server that answers each request of Kafka with its correlation id alone: enough to be counted.
+const ANSWERS_AS_A_BROKER: &str = "
+import socketserver, struct
+class Broker(socketserver.StreamRequestHandler):
+    def handle(self):
+        while header := self.rfile.read(12):
+            length, _, correlation = struct.unpack('>i4si', header)
+            self.rfile.read(length - 8)
+            self.wfile.write(struct.pack('>ii', 4, correlation))
+socketserver.ThreadingTCPServer.allow_reuse_address = True
+socketserver.ThreadingTCPServer(('127.0.0.1', 9092), Broker).serve_forever()
+";
+const ASKS_A_BROKER: &str = "
+import socket
+s = socket.create_connection(('198.18.0.24', 80), 10)
+s.sendall(b'\\0\\0\\0\\x0a\\0\\x12\\0\\0\\0\\0\\0\\x01\\xff\\xff')
+assert len(s.recv(8)) == 8
+";
+
+/// Something for a cache to do, something it refuses, and a question to a broker.
+fn operations(world: &World) {
+    let cache = address(CACHE);
+    let (host, port) = cache.split_once(':').expect("an address with a port");
+    for words in [["SET", "tune", "segue"], ["LPUSH", "tune", "x"]] {
+        world.run("redis-cli", &[&["-h", host, "-p", port], &words[..]].concat()).expect_success();
+    }
+    world.run("python3", &["-c", ASKS_A_BROKER]).expect_success();
 }
 
 /// Opens a connection to each backend of the drained service, takes one away, and gives it back.
@@ -220,6 +257,11 @@ fn every_query_of_every_dashboard_gives_data() {
     let record = ["--host-record=www.example.test,192.0.2.7"];
     let names = world.start("dnsmasq", &[&names[..], &here, &record].concat());
     world.await_listener("127.0.0.53:53", &names);
+    let redis =
+        world.start("redis-server", &["--port", "6379", "--bind", "127.0.0.1", "--save", "", "--dir", "/"]);
+    world.await_listener(REDIS, &redis);
+    let broker = world.start("python3", &["-c", ANSWERS_AS_A_BROKER]);
+    world.await_listener(BROKER, &broker);
     let mut client = world.client();
     // Stays open throughout.
     let open = client.open(Family::V4, Kind::Stream);
@@ -242,6 +284,7 @@ fn every_query_of_every_dashboard_gives_data() {
         round(&mut client);
         requests(&world);
         lookups(&world);
+        operations(&world);
         client.send(&open, "still here\n").and_then(|()| client.read_line(&open)).expect("an echo");
         // Twice: a count that begins with its first event rises at its second.
         if rounds == 3 || rounds == 6 {

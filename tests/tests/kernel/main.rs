@@ -13,6 +13,7 @@ mod connect;
 mod crash;
 mod daemon_set;
 mod dashboards;
+mod databases;
 mod differential;
 mod draining;
 mod faults;

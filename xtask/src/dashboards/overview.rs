@@ -258,6 +258,75 @@ pub(super) const DASHBOARD: Dashboard = Dashboard {
             ],
         },
         Row {
+            title: "Databases, caches and brokers",
+            panels: &[
+                Panel {
+                    title: "Operations by kind",
+                    says: "What clients on these nodes asked databases, caches and brokers for, a second.",
+                    view: View::Stack,
+                    unit: Unit::PerSecond,
+                    width: 6,
+                    queries: &[
+                        query(
+                            "sum by (db_system_name, db_operation_name) (rate(db_client_operation_duration_seconds_count{@edge}[$__rate_interval]))",
+                            "{{db_system_name}} {{db_operation_name}}",
+                        ),
+                        query(
+                            "sum by (messaging_system, messaging_operation_name) \
+                             (rate(messaging_client_operation_duration_seconds_count{@edge}[$__rate_interval]))",
+                            "{{messaging_system}} {{messaging_operation_name}}",
+                        ),
+                    ],
+                    marks: &[],
+                },
+                Panel {
+                    title: "Errors by service",
+                    says: "Answers of databases and caches that were errors, a second, by service and by the protocol's own code.",
+                    view: View::Lines,
+                    unit: Unit::PerSecond,
+                    width: 6,
+                    queries: &[query(
+                        "sum by (dst_namespace, dst_service, db_response_status_code) \
+                         (rate(db_client_operation_duration_seconds_count{@edge, db_response_status_code!~\"OK|MOVED|ASK|0+\"}[$__rate_interval]))",
+                        "{{dst_namespace}}/{{dst_service}} {{db_response_status_code}}",
+                    )],
+                    marks: &[],
+                },
+                Panel {
+                    title: "Operation time by service, 99th percentile",
+                    says: "From the first byte of a request to the first byte of its answer. Brokers are left out: their clients wait for messages by design.",
+                    view: View::Lines,
+                    unit: Unit::Seconds,
+                    width: 6,
+                    queries: &[query(
+                        "histogram_quantile(0.99, sum by (le, dst_namespace, dst_service) \
+                         (rate(db_client_operation_duration_seconds_bucket{@edge}[$__rate_interval])))",
+                        "{{dst_namespace}}/{{dst_service}}",
+                    )],
+                    marks: &[],
+                },
+                Panel {
+                    title: "Operations answered on these nodes",
+                    says: "What databases, caches and brokers of these nodes answered, from anywhere, by workload.",
+                    view: View::Lines,
+                    unit: Unit::PerSecond,
+                    width: 6,
+                    queries: &[
+                        query(
+                            "sum by (dst_workload, db_system_name) (rate(segue_db_server_operation_duration_seconds_count{@node}[$__rate_interval]))",
+                            "{{dst_workload}} {{db_system_name}}",
+                        ),
+                        query(
+                            "sum by (dst_workload, messaging_system) \
+                             (rate(segue_messaging_server_operation_duration_seconds_count{@node}[$__rate_interval]))",
+                            "{{dst_workload}} {{messaging_system}}",
+                        ),
+                    ],
+                    marks: &[],
+                },
+            ],
+        },
+        Row {
             title: "Over time",
             panels: &[
                 Panel {

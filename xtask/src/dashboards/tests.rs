@@ -26,8 +26,17 @@ fn documented() -> BTreeMap<String, BTreeSet<String>> {
 fn selectors(query: &str) -> Vec<(String, Vec<String>)> {
     let mut found = Vec::new();
     let is_name = |c: char| c.is_ascii_alphanumeric() || c == '_';
-    let beginnings =
-        ["segue_", "process_", "http_client_", "http_server_", "rpc_client_", "rpc_server_", "dns_"];
+    let beginnings = [
+        "segue_",
+        "process_",
+        "http_client_",
+        "http_server_",
+        "rpc_client_",
+        "rpc_server_",
+        "dns_",
+        "db_client_",
+        "messaging_client_",
+    ];
     for (at, _) in beginnings.iter().flat_map(|beginning| query.match_indices(beginning)) {
         if at > 0 && query[..at].ends_with(is_name) {
             continue;

@@ -2,7 +2,10 @@
 
 use std::sync::Arc;
 
+use agent_ebpf::abi::kafka::KafkaApi;
 use agent_ebpf::abi::lookup::DNS_PORT;
+use agent_ebpf::abi::redis::{RedisCommand, RedisStatus};
+use agent_ebpf::abi::sql::SqlOperation;
 use agent_ebpf::abi::{
     AppProtocol, Direction, Histogram, LookupStatus, Method, RecordType, TransitionReason,
 };
@@ -97,9 +100,29 @@ pub(super) fn requests() -> Vec<RequestView> {
         RequestView { requests, ..view.clone() }
     };
     let (client_calls, server_calls) = (calls(&client), calls(&server));
+    let others = [
+        (AppProtocol::Redis, 6_379, RedisCommand::Get as u8, RedisStatus::Wrongtype as u16),
+        (AppProtocol::Postgresql, 5_432, SqlOperation::Select as u8, u16::from_be_bytes(*b"23")),
+        (AppProtocol::Mysql, 3_306, SqlOperation::Insert as u8, 1_062),
+        (AppProtocol::Kafka, 9_092, KafkaApi::Fetch as u8, 0),
+    ];
+    let others = others.map(|(protocol, port, operation, status)| {
+        let rows = vec![RequestRow { operation, status, duration: histogram(1, &[20, 3]) }];
+        let by_status = [(rows[0].status_name(protocol), 23)].into();
+        let errors = if status == 0 { 0 } else { 23 };
+        let duration = histogram(1, &[20, 3]).into();
+        let requests = Requests { protocol, count: 23, errors, by_status, duration, rows };
+        [
+            RequestView { port, requests: requests.clone(), ..client.clone() },
+            RequestView { port, requests, ..server.clone() },
+        ]
+    });
     let mut overflow = RequestView { overflow: true, service: identity::UNKNOWN.into(), ..client.clone() };
     overflow.requests.rows.truncate(1);
-    [vec![client, client_calls, server, server_calls, overflow], lookups()].concat()
+    let mut all = vec![client, client_calls, server, server_calls];
+    all.extend(others.into_iter().flatten());
+    all.push(overflow);
+    [all, lookups()].concat()
 }
 
 /// Lookups of names, asked of a server that is no service and answered by one.

@@ -1,0 +1,124 @@
+//! The maps of conversations: what a socket remembers of messages that are walked, and the room to walk them in.
+
+use core::ptr;
+
+use agent_ebpf::abi::conversation::{CARRY_BYTES, Conversation, Cursor, Desk, ROOM_BYTES, Room};
+use aya_ebpf::bindings::BPF_SK_STORAGE_GET_F_CREATE;
+use aya_ebpf::btf_maps::SkStorage;
+use aya_ebpf::helpers::generated::{bpf_sk_storage_delete, bpf_sk_storage_get};
+use aya_ebpf::macros::{btf_map, map};
+use aya_ebpf::maps::PerCpuArray;
+
+use super::storage;
+use crate::context::Socket;
+
+/// What a socket remembers of a conversation; only those that have one have an entry. Kernel writes.
+#[btf_map]
+static CONVERSATIONS: SkStorage<Conversation> = SkStorage::new();
+
+/// What the program that reads a packet on a CPU right now works on. Kernel writes.
+#[map]
+static DESK: PerCpuArray<Desk> = PerCpuArray::with_max_entries(1, 0);
+
+/// What a socket remembers of its conversation.
+#[inline(always)]
+pub(crate) fn conversation(socket: Socket) -> Option<&'static mut Conversation> {
+    // SAFETY: as for `connection`.
+    unsafe {
+        bpf_sk_storage_get(storage(&CONVERSATIONS), socket.0, ptr::null_mut(), 0)
+            .cast::<Conversation>()
+            .as_mut()
+    }
+}
+
+/// The same for a socket whose conversation begins. `None` where there is no memory.
+#[inline(always)]
+pub(crate) fn new_conversation(socket: Socket) -> Option<&'static mut Conversation> {
+    // SAFETY: as for `connection`; without an initial value the kernel gives zeros.
+    unsafe {
+        bpf_sk_storage_get(
+            storage(&CONVERSATIONS),
+            socket.0,
+            ptr::null_mut(),
+            u64::from(BPF_SK_STORAGE_GET_F_CREATE),
+        )
+        .cast::<Conversation>()
+        .as_mut()
+    }
+}
+
+/// Forgets a socket's conversation.
+#[inline(always)]
+pub(crate) fn forget_conversation(socket: Socket) {
+    // SAFETY: as for `connection`.
+    unsafe { bpf_sk_storage_delete(storage(&CONVERSATIONS), socket.0) };
+}
+
+/// Room to work in, until the run of this program ends.
+#[inline(always)]
+pub(crate) fn desk() -> Option<&'static mut Desk> {
+    // SAFETY: as for `scratch`.
+    DESK.get_ptr_mut(0).map(|desk| unsafe { &mut *desk })
+}
+
+/// Copies whole words. Volatile: no call of memcpy, which the target's library does byte by byte.
+#[inline(always)]
+fn copy_words<T>(from: &T, to: &mut T) {
+    const { assert!(align_of::<T>() == 8 && size_of::<T>() % 8 == 0) };
+    let (from, to) = (ptr::from_ref(from).cast::<u64>(), ptr::from_mut(to).cast::<u64>());
+    let mut at = 0;
+    while at < size_of::<T>() / 8 {
+        // SAFETY: both are so many words long, and values of maps, which begin at a multiple of eight.
+        unsafe { ptr::write_volatile(to.add(at), ptr::read_volatile(from.add(at))) };
+        at += 1;
+    }
+}
+
+/// Lays a conversation on the desk.
+#[inline(always)]
+pub(crate) fn lay_out(kept: &Conversation, desk: &mut Desk) {
+    copy_words(kept, &mut desk.conversation);
+}
+
+/// Keeps what a packet of the client changed.
+#[inline(always)]
+pub(crate) fn keep_asks(desk: &Desk, kept: &mut Conversation) {
+    copy_words(&desk.conversation.flights, &mut kept.flights);
+    copy_words::<Cursor>(&desk.conversation.asks, &mut kept.asks);
+}
+
+/// Keeps what a packet of the server changed.
+#[inline(always)]
+pub(crate) fn keep_answers(desk: &Desk, kept: &mut Conversation) {
+    copy_words::<Cursor>(&desk.conversation.answers, &mut kept.answers);
+    kept.tail = desk.conversation.tail;
+}
+
+/// Puts what was kept of a message at the beginning of the room.
+#[inline(always)]
+pub(crate) fn place(carry: &[u64; CARRY_BYTES / 8], room: &mut Room) {
+    let to = room.as_mut_ptr().cast::<u64>();
+    let mut at = 0;
+    while at < CARRY_BYTES / 8 {
+        // SAFETY: the room is longer, and begins at a multiple of eight. Volatile: as above.
+        unsafe { ptr::write_volatile(to.add(at), ptr::read_volatile(&raw const carry[at])) };
+        at += 1;
+    }
+}
+
+/// Keeps what is in the room from `from` on.
+#[inline(always)]
+pub(crate) fn pick_up(room: &Room, from: u32, carry: &mut [u64; CARRY_BYTES / 8]) {
+    let mut at = 0;
+    while at < CARRY_BYTES / 8 {
+        let begin = from as usize + at * 8;
+        let mut bytes = [0; 8];
+        let mut byte = 0;
+        while byte < 8 {
+            bytes[byte] = room[(begin + byte) & (ROOM_BYTES - 1)];
+            byte += 1;
+        }
+        carry[at] = u64::from_ne_bytes(bytes);
+        at += 1;
+    }
+}

@@ -1,0 +1,298 @@
+//! Conversations: protocols whose messages are walked. Brings the packet's bytes in front of the walk, and counts.
+//!
+//! The walk is global functions, which the verifier reads once each. They can be given numbers only, so that what they work
+//! on lies on the desk: a copy of the socket's conversation, of which afterwards the part of the side that spoke is kept.
+
+use agent_ebpf::abi::conversation::{CARRY_BYTES, Conversation, Cursor, Desk, MAX_STEPS, MAX_WINDOWS};
+use agent_ebpf::abi::request::UNDERSTOOD;
+use agent_ebpf::abi::{AppProtocol, Exchange, Outcome, RequestKey, Unparsed};
+use agent_ebpf::decide::l7::conversation::{self, Answered, Step};
+use agent_ebpf::decide::l7::{kafka, mysql, postgresql, redis};
+
+use super::requests;
+use crate::context::{Moment, Packet, Socket};
+use crate::maps;
+
+/// A packet of a conversation, of which `bytes` from `at` on are new.
+#[inline(always)]
+pub(super) fn read(
+    packet: &Packet,
+    socket: Socket,
+    exchange: &mut Exchange,
+    at: u32,
+    bytes: u32,
+    asks: bool,
+) -> Outcome {
+    let Some(desk) = maps::desk() else { return Outcome::Inconsistent };
+    let Some(kept) = maps::conversation(socket) else { return Outcome::Inconsistent };
+    maps::lay_out(kept, desk);
+    desk.now_ns = Moment::now().ns;
+    desk.counted = 0;
+    desk.lost = 0;
+    desk.key.cgroup = exchange.cgroup;
+    desk.key.service = exchange.service;
+    desk.key.version = exchange.version;
+    desk.key.port_be = exchange.port_be;
+    desk.key.protocol = exchange.protocol;
+    desk.key.direction = exchange.direction;
+    let who = u32::from(exchange.protocol) | if asks { ASKS } else { 0 };
+    let is_postgresql = who == AppProtocol::Postgresql as u32;
+    if !is_postgresql || postgresql::listens(&desk.conversation) {
+        walk(packet, desk, who, at, bytes);
+    }
+    if is_postgresql {
+        look_at_end(packet, desk, at, bytes);
+    }
+    if asks {
+        maps::keep_asks(desk, kept)
+    } else {
+        maps::keep_answers(desk, kept)
+    }
+    if desk.lost != 0 {
+        let reason = Unparsed::from_raw((desk.lost - 1) as u8).unwrap_or(Unparsed::Malformed);
+        return requests::give_up(exchange, reason);
+    }
+    if desk.counted > 0 {
+        exchange.marks |= UNDERSTOOD;
+        return Outcome::Answered;
+    }
+    if asks { Outcome::Asked } else { Outcome::Ignored }
+}
+
+/// A conversation begins on a socket, with what is kept of its first message. False where there is no memory for it.
+#[inline(always)]
+pub(super) fn begin(socket: Socket, exchange: &mut Exchange) -> bool {
+    // That of a connection before, on the same socket.
+    maps::forget_conversation(socket);
+    let Some(conversation) = maps::new_conversation(socket) else {
+        maps::unparsed(Unparsed::NoMemory);
+        return false;
+    };
+    let is_mysql = exchange.protocol == AppProtocol::Mysql as u8;
+    let cursor = if is_mysql { &mut conversation.answers } else { &mut conversation.asks };
+    const { assert!(size_of_val(&Cursor::NEW.carry) == CARRY_BYTES) };
+    cursor.carry[0] = exchange.head[0];
+    cursor.carry[1] = exchange.head[1];
+    cursor.carried = u32::from(exchange.head_length);
+    exchange.head_length = 0;
+    true
+}
+
+/// With the protocol's number: it is the client who speaks.
+const ASKS: u32 = 1 << 8;
+/// The segment ends with this window, or nothing behind it is looked at.
+const LAST: u32 = 1 << 9;
+
+/// Brings what is new in front of the walk, window by window.
+#[inline(always)]
+fn walk(packet: &Packet, desk: &mut Desk, who: u32, at: u32, bytes: u32) {
+    let (mut at, mut bytes) = (at, bytes);
+    let mut turn = 0;
+    while turn < MAX_WINDOWS {
+        let skipped = segue_place(who, bytes);
+        if skipped >= bytes {
+            return;
+        }
+        at += skipped;
+        bytes -= skipped;
+        let fresh = packet.copy_window(at, bytes, &mut desk.room, desk.length);
+        let read = segue_walk(if fresh < bytes { who } else { who | LAST }, fresh);
+        if read == 0 || read >= bytes {
+            return;
+        }
+        at += read;
+        bytes -= read;
+        turn += 1;
+    }
+    desk.lost = Unparsed::Pipelined as u32 + 1;
+}
+
+/// Places what was kept of this side at the beginning of the room. Gives how many of `bytes` are passed over.
+#[unsafe(no_mangle)]
+#[inline(never)]
+extern "C" fn segue_place(who: u32, bytes: u32) -> u32 {
+    let Some(desk) = maps::desk() else { return bytes };
+    let cursor = side(&mut desk.conversation, who);
+    let skipped = if cursor.skip < bytes { cursor.skip } else { bytes };
+    cursor.skip -= skipped;
+    desk.at = 0;
+    if skipped < bytes {
+        desk.length = cursor.carried;
+        cursor.carried = 0;
+        let carry = cursor.carry;
+        maps::place(&carry, &mut desk.room);
+    }
+    skipped
+}
+
+/// Walks what is in the room, with so many new bytes, and keeps what could not be told. Gives how many of the new bytes
+/// were told; 0 where the segment, or the conversation, is done.
+#[unsafe(no_mangle)]
+#[inline(never)]
+extern "C" fn segue_walk(who: u32, fresh: u32) -> u32 {
+    let Some(desk) = maps::desk() else { return 0 };
+    let carried = desk.length;
+    desk.length = carried + fresh;
+    let mut turn = 0;
+    while turn < MAX_STEPS {
+        let goes_on = match (who & ASKS != 0, who & 0xff) {
+            (true, REDIS) => segue_redis_request(),
+            (false, REDIS) => segue_redis_response(),
+            (true, KAFKA) => segue_kafka_request(),
+            (false, KAFKA) => segue_kafka_response(),
+            (true, POSTGRESQL) => segue_postgresql_request(),
+            (false, POSTGRESQL) => segue_postgresql_response(),
+            (true, MYSQL) => segue_mysql_request(),
+            (false, MYSQL) => segue_mysql_response(),
+            _ => 0,
+        };
+        if goes_on == 0 {
+            break;
+        }
+        turn += 1;
+    }
+    segue_rest(who, carried)
+}
+
+const REDIS: u32 = AppProtocol::Redis as u32;
+const KAFKA: u32 = AppProtocol::Kafka as u32;
+const POSTGRESQL: u32 = AppProtocol::Postgresql as u32;
+const MYSQL: u32 = AppProtocol::Mysql as u32;
+
+/// Keeps what of the room was not walked, of which the first `carried` bytes are from the segment before. Gives how many of
+/// the others were; 0 where the segment or the conversation is done.
+#[unsafe(no_mangle)]
+#[inline(never)]
+extern "C" fn segue_rest(who: u32, carried: u32) -> u32 {
+    let Some(desk) = maps::desk() else { return 0 };
+    if desk.lost != 0 {
+        return 0;
+    }
+    let is_whole = match AppProtocol::from_raw(who as u8) {
+        Some(protocol) => conversation::is_followed_whole(protocol, who & ASKS != 0),
+        None => false,
+    };
+    let (at, length) = (desk.at, desk.length);
+    let cursor = side(&mut desk.conversation, who);
+    if who & LAST == 0 {
+        if !is_whole {
+            return 0;
+        }
+        if at >= length {
+            cursor.skip = at - length;
+            return length.saturating_sub(carried);
+        }
+        // What is left is read again from the segment, with what follows it.
+        if at <= carried {
+            desk.lost = Unparsed::Malformed as u32 + 1;
+            return 0;
+        }
+        return at - carried;
+    }
+    if at >= length {
+        cursor.skip = at - length;
+        return 0;
+    }
+    match conversation::kept(at, length) {
+        Some(left) => {
+            cursor.carried = left;
+            maps::pick_up(&desk.room, at, &mut cursor.carry);
+        }
+        None => desk.lost = Unparsed::Malformed as u32 + 1,
+    }
+    0
+}
+
+/// The side that speaks.
+#[inline(always)]
+fn side(conversation: &mut Conversation, who: u32) -> &mut Cursor {
+    if who & ASKS != 0 { &mut conversation.asks } else { &mut conversation.answers }
+}
+
+/// Declares the global function of a step: one message, or a part of it.
+macro_rules! step {
+    ($name:ident, $step:path) => {
+        /// One step. Not 0: another may follow.
+        #[unsafe(no_mangle)]
+        #[inline(never)]
+        extern "C" fn $name() -> u32 {
+            let Some(desk) = maps::desk() else { return 0 };
+            let (at, length, now_ns) = (desk.at, desk.length, desk.now_ns);
+            let step = $step(&mut desk.conversation, &desk.room, at as usize, length as usize, now_ns);
+            let take = match step {
+                Step::More => return 0,
+                Step::Take(take) => take,
+                Step::Answered(take, answered) => {
+                    count(answered);
+                    take
+                }
+                Step::Lost(reason) => {
+                    desk.lost = reason as u32 + 1;
+                    return 0;
+                }
+            };
+            desk.at = at.saturating_add(take);
+            u32::from(desk.at < length)
+        }
+    };
+}
+
+step!(segue_redis_request, redis::request);
+step!(segue_redis_response, redis::response);
+step!(segue_kafka_request, kafka::request);
+step!(segue_kafka_response, kafka::response);
+step!(segue_postgresql_request, postgresql::request);
+step!(segue_postgresql_response, postgresql::response);
+step!(segue_mysql_request, mysql::request);
+step!(segue_mysql_response, mysql::response);
+
+/// The last bytes of what PostgreSQL says: whether it is ready.
+#[inline(always)]
+fn look_at_end(packet: &Packet, desk: &mut Desk, at: u32, bytes: u32) {
+    if desk.lost != 0 {
+        return;
+    }
+    let last = if bytes < TAIL_BYTES { bytes } else { TAIL_BYTES };
+    segue_postgresql_ends(packet.copy_window(at + bytes - last, last, &mut desk.room, 0));
+}
+
+/// Bytes of [`Conversation::tail`].
+const TAIL_BYTES: u32 = 8;
+
+/// A segment of PostgreSQL's ends, with so many bytes that are in the room.
+#[unsafe(no_mangle)]
+#[inline(never)]
+extern "C" fn segue_postgresql_ends(last: u32) -> u32 {
+    let Some(desk) = maps::desk() else { return 0 };
+    let (mut tail, mut at) = (desk.conversation.tail, 0);
+    while at < TAIL_BYTES {
+        if at < last {
+            tail = tail << 8 | u64::from(desk.room[at as usize & (TAIL_BYTES as usize - 1)]);
+        }
+        at += 1;
+    }
+    desk.conversation.tail = tail;
+    let now_ns = desk.now_ns;
+    if let Some(answered) = postgresql::segment_ends(&mut desk.conversation, now_ns) {
+        count(answered);
+    }
+    0
+}
+
+/// Counts a request that was answered.
+#[inline(always)]
+fn count(answered: Answered) {
+    let what = u32::from(answered.operation) << 16 | u32::from(answered.status);
+    segue_count(what, answered.duration_ns);
+}
+
+/// The same as numbers: operation and status, and how long it took.
+#[unsafe(no_mangle)]
+#[inline(never)]
+extern "C" fn segue_count(what: u32, duration_ns: u64) -> u32 {
+    let Some(desk) = maps::desk() else { return 0 };
+    desk.counted += 1;
+    let key = RequestKey { status: what as u16, operation: (what >> 16) as u8, ..desk.key };
+    requests::add(&key, duration_ns);
+    0
+}
