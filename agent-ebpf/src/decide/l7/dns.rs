@@ -84,6 +84,10 @@ const HEADER: u16 = 12;
 const MAX_NAME: u16 = 255;
 const IS_ANSWER: u16 = 1 << 15;
 const OPCODE: u16 = 0b1111 << 11;
+/// What is zero in every message (RFC 1035, section 4.1.1, as RFC 2535, section 6.1, leaves it), and what is in a change (RFC
+/// 2136, section 2.2): a text that happens to have the number of one has not. Of lookups it is not asked for.
+const ZERO: u16 = 0x0040;
+const UPDATE_ZERO: u16 = 0x07f0;
 const RESPONSE_CODE: u16 = 0b1111;
 
 /// More bytes than one message has that matter: 2 of the length, 6 of the header, 128 labels, 2 of the type.
@@ -246,8 +250,13 @@ const fn flags(reading: &mut Reading, side: Side) -> Message {
     if is_answer != matches!(side, Side::Server) {
         return Message::Lost(Unparsed::OtherProtocol);
     }
-    if reading.flags & OPCODE != 0 {
-        return end(reading, Message::Other);
+    match (reading.flags & OPCODE) >> 11 {
+        0 => {}
+        5 if reading.flags & UPDATE_ZERO != 0 => return Message::Lost(Unparsed::OtherProtocol),
+        _ if reading.flags & ZERO != 0 => return Message::Lost(Unparsed::OtherProtocol),
+        // Inverse lookups, status, notices, changes and stateful operations, by the numbers of IANA.
+        1 | 2 | 4 | 5 | 6 => return end(reading, Message::Other),
+        _ => return Message::Lost(Unparsed::OtherProtocol),
     }
     match side {
         Side::Server => {
