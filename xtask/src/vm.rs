@@ -60,6 +60,9 @@ pub(crate) struct Arguments {
     /// Only load the programs and run the pass at the root cgroup.
     #[arg(long, conflicts_with = "test")]
     no_tests: bool,
+    /// Take the agent as it is built for tests, which saves building it with optimisations. Its kernel programs are the same.
+    #[arg(long)]
+    unoptimised: bool,
     /// How much longer tests may wait than on an ordinary machine; by itself 1 with KVM and 8 without.
     #[arg(long)]
     patience: Option<u32>,
@@ -107,7 +110,7 @@ fn matrix(arguments: &Arguments) -> anyhow::Result<Vec<Outcome>> {
     }
     let scratch = kernels::cache()?.join("guest");
     std::fs::create_dir_all(&scratch).with_context(|| format!("cannot make {}", scratch.display()))?;
-    let programs = build_programs(!arguments.no_tests)?;
+    let programs = build_programs(!arguments.no_tests, !arguments.unoptimised)?;
     let mut accelerator = None;
     let mut outcomes = Vec::new();
     for series in Series::EACH {
@@ -149,10 +152,9 @@ struct Programs {
     tests: Option<PathBuf>,
 }
 
-fn build_programs(tests: bool) -> anyhow::Result<Programs> {
-    // With optimisations, as in production: an emulated processor feels the difference.
-    build::segue(true)?;
-    let segue = build::binary(true);
+fn build_programs(tests: bool, optimised: bool) -> anyhow::Result<Programs> {
+    build::segue(optimised)?;
+    let segue = build::binary(optimised);
     let xtask = std::env::current_exe().context("no path of this program")?;
     if !tests {
         return Ok(Programs { segue, xtask, client: None, tests: None });
