@@ -15,6 +15,7 @@ pub mod hook;
 pub mod limits;
 pub mod load;
 pub mod operation;
+pub mod other;
 pub mod outcome;
 pub mod request;
 pub mod sample;
@@ -42,7 +43,12 @@ pub use settings::Settings;
 
 /// Version of the layouts in this module. Pinned maps live in a directory of this number; a loader never opens
 /// maps of another one.
+#[cfg(not(feature = "other-layouts"))]
 pub const ABI_VERSION: u32 = 1;
+
+/// The version of the layouts that tests upgrade to.
+#[cfg(feature = "other-layouts")]
+pub const ABI_VERSION: u32 = other::VERSION;
 
 /// Declares a field-less enum that crosses the kernel boundary as a `u8`: its numbers, and the one name that
 /// configuration, metric labels, tables and documentation share. Numbers are append-only.

@@ -35,6 +35,21 @@ pub(crate) fn segue(release: bool) -> anyhow::Result<()> {
     Ok(())
 }
 
+/// Builds `segue` with other layouts of some maps, which tests of upgrades upgrade to, and puts it beside the ordinary one,
+/// as `segue-other-layouts`. Then the ordinary one is built, which cargo puts into the same place.
+pub(crate) fn segue_and_other_layouts() -> anyhow::Result<()> {
+    let arguments =
+        ["build", "--package", "segue-agent", "--bin", "segue", "--features", "segue-agent/other-layouts"];
+    if !cargo().args(arguments).status().context("cannot run cargo")?.success() {
+        bail!("building segue with other layouts failed");
+    }
+    let built = binary(false);
+    let kept = built.with_file_name("segue-other-layouts");
+    let _ = std::fs::remove_file(&kept);
+    std::fs::rename(&built, &kept).with_context(|| format!("cannot make {}", kept.display()))?;
+    segue(false)
+}
+
 /// Which binary an image or a package carries.
 #[derive(clap::Args)]
 pub(crate) struct Carried {

@@ -151,12 +151,12 @@ fn tier(name: &str, run: impl FnOnce() -> anyhow::Result<Tally>) -> anyhow::Resu
     Ok(tally)
 }
 
-/// The kernel tests run the `segue` binary beside their own directory, so it is built first.
+/// The kernel tests run the `segue` binaries beside their own directory, so they are built first.
 fn kernel(filter: Option<&str>) -> anyhow::Result<Tally> {
     if let Err(reason) = host::check_ebpf() {
         return Ok(Tally { skipped: vec![format!("the kernel tier: {reason:#}")], ..Tally::default() });
     }
-    build::segue(false)?;
+    build::segue_and_other_layouts()?;
     let targets = kernel_targets()?;
     if targets.is_empty() {
         return Ok(Tally { skipped: vec!["the kernel tier: it has no tests".into()], ..Tally::default() });

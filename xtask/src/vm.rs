@@ -7,6 +7,7 @@ mod image;
 mod kernels;
 mod machine;
 mod report;
+mod selection;
 
 use std::path::{Path, PathBuf};
 use std::process::{ExitStatus, Stdio};
@@ -54,11 +55,14 @@ pub(crate) struct Arguments {
     /// Which kernels.
     #[arg(long, value_enum, default_value_t = Series::All)]
     kernel: Series,
-    /// Run only tests whose name contains this; may be given again.
+    /// Run only tests whose name contains this; may be given again. By itself: those that say something about a kernel.
     #[arg(long)]
     test: Vec<String>,
-    /// Only load the programs and run the pass at the root cgroup.
+    /// Run the whole kernel tier.
     #[arg(long, conflicts_with = "test")]
+    every_test: bool,
+    /// Only load the programs and run the pass at the root cgroup.
+    #[arg(long, conflicts_with_all = ["test", "every_test"])]
     no_tests: bool,
     /// Take the agent as it is built for tests, which saves building it with optimisations. Its kernel programs are the same.
     #[arg(long)]
@@ -119,7 +123,7 @@ fn matrix(arguments: &Arguments) -> anyhow::Result<Vec<Outcome>> {
         }
         let kernel = kernels::kernel(series)?;
         let root = scratch.join(format!("{}.cpio", series.name()));
-        write_image(&programs, &kernel.modules, &scratch, &root)?;
+        write_image(&programs, &filters(arguments), &kernel.modules, &scratch, &root)?;
         let accelerator = match accelerator {
             Some(known) => known,
             None => *accelerator.insert(Accelerator::find(kernels::emulator()?, &kernel.image, &root)),
@@ -129,7 +133,6 @@ fn matrix(arguments: &Arguments) -> anyhow::Result<Vec<Outcome>> {
         if arguments.no_tests {
             words.push("--no-tests".into());
         }
-        words.extend(arguments.test.iter().cloned());
         eprintln!("vm: Linux {} (its console: {})", series.name(), root.with_extension("log").display());
         let said = machine::boot(
             kernels::emulator()?,
@@ -144,6 +147,15 @@ fn matrix(arguments: &Arguments) -> anyhow::Result<Vec<Outcome>> {
     Ok(outcomes)
 }
 
+/// Parts of the names of the tests to run; none for all.
+fn filters(arguments: &Arguments) -> Vec<String> {
+    let chosen = arguments.every_test || arguments.no_tests || !arguments.test.is_empty();
+    match chosen {
+        true => arguments.test.clone(),
+        false => selection::names().map(str::to_owned).collect(),
+    }
+}
+
 /// What was built here and runs there.
 struct Programs {
     segue: PathBuf,
@@ -153,7 +165,14 @@ struct Programs {
 }
 
 fn build_programs(tests: bool, optimised: bool) -> anyhow::Result<Programs> {
-    build::segue(optimised)?;
+    match (tests, optimised) {
+        (true, false) => build::segue_and_other_layouts()?,
+        (true, true) => {
+            build::segue_and_other_layouts()?;
+            build::segue(true)?;
+        }
+        (false, _) => build::segue(optimised)?,
+    }
     let segue = build::binary(optimised);
     let xtask = std::env::current_exe().context("no path of this program")?;
     if !tests {
@@ -187,12 +206,21 @@ pub(crate) fn executable(messages: &str, name: &str) -> Option<PathBuf> {
         .find_map(|message| message["executable"].as_str().map(PathBuf::from))
 }
 
-fn write_image(programs: &Programs, modules: &Path, scratch: &Path, to: &Path) -> anyhow::Result<()> {
+fn write_image(
+    programs: &Programs,
+    filters: &[String],
+    modules: &Path,
+    scratch: &Path,
+    to: &Path,
+) -> anyhow::Result<()> {
     let mut image = Image::new();
+    // More than a kernel's command line takes.
+    image.file(guest::FILTERS, 0o644, filters.join("\n").as_bytes());
     image.stripped(&programs.segue, guest::SEGUE, scratch)?;
     image.stripped(&programs.xtask, "/init", scratch)?;
     if let (Some(client), Some(tests)) = (&programs.client, &programs.tests) {
         image.stripped(client, "/target/debug/socket-client", scratch)?;
+        image.stripped(&client.with_file_name("segue-other-layouts"), guest::OTHER_SEGUE, scratch)?;
         image.stripped(tests, guest::TESTS, scratch)?;
         for name in PROGRAMS {
             if let Some(program) = host::program(name) {

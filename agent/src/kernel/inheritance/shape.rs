@@ -194,7 +194,7 @@ records! {
     Limits { max_connections, max_pending, rate_per_second, rate_burst }
     Slot { backend, alias, keep_below, _pad }
     Backend { endpoint, service, generation, version, status, weight, zone, next, joined_ticks, verdict, drain }
-    BackendState { active, selections, failures, cell, latency, pending, progress_ticks, rate, window }
+    BackendState { _shift, active, selections, failures, cell, latency, pending, progress_ticks, rate, window }
     ServiceState { cursor, ejected, failed_ticks, selected, affine, no_backend, passed, fallback, avoided, would_avoid, probes, opened, half_opened, closed, capped, panicked, kept_away, near, overflowed, usage, limited, refused_by_limit }
     AffinityKey { client, service, _pad }
     AffinityValue { used_at_ns, backend, generation }
@@ -207,7 +207,7 @@ records! {
     Connection { requested, chosen, service, backend, backend_generation, version, cgroup, started_at_ns, phase, protocol, marks, state_at_close, received_at_fin_low, probe, user_timeout_ms, client }
     Translation { requested, chosen, service, backend, backend_generation }
     Datagrams { translations, next }
-    RequestKey { cgroup, service, version, port_be, status, protocol, direction, method, _pad }
+    RequestKey { cgroup, service, version, port_be, status, protocol, direction, operation, _pad }
 }
 
 #[cfg(test)]
