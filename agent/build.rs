@@ -121,6 +121,7 @@ fn build_command(
         .arg(manifest)
         .arg("--target-dir")
         .arg(target_dir)
+        .args(env::var_os("CARGO_FEATURE_OTHER_LAYOUTS").map(|_| "--features=other-layouts"))
         .env("CARGO_TARGET_BPFEL_UNKNOWN_NONE_LINKER", &toolchain.linker)
         .env("CARGO_ENCODED_RUSTFLAGS", flags);
     command

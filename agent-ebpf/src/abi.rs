@@ -19,6 +19,7 @@ pub mod limits;
 pub mod load;
 pub mod lookup;
 pub mod operation;
+pub mod other;
 pub mod outcome;
 pub mod redis;
 pub mod request;
@@ -52,7 +53,12 @@ pub use settings::Settings;
 
 /// Version of the layouts in this module. Pinned maps live in a directory of this number; a loader never opens
 /// maps of another one.
+#[cfg(not(feature = "other-layouts"))]
 pub const ABI_VERSION: u32 = 1;
+
+/// The version of the layouts that tests upgrade to.
+#[cfg(feature = "other-layouts")]
+pub const ABI_VERSION: u32 = other::VERSION;
 
 /// Declares a field-less enum that crosses the kernel boundary as a `u8`: its numbers, and the one name that
 /// configuration, metric labels, tables and documentation share. Numbers are append-only.

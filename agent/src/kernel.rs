@@ -12,6 +12,7 @@ mod events;
 pub mod fake;
 mod heap;
 mod hooks;
+mod inheritance;
 mod kernel_types;
 mod layout;
 mod loading;

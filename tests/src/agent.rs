@@ -52,6 +52,26 @@ pub struct Agent<'w> {
     starter: Vec<String>,
     /// More arguments of `segue run`.
     more: Vec<String>,
+    /// The build that runs.
+    build: Build,
+}
+
+/// A build of the agent.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Build {
+    /// The one under test.
+    This,
+    /// The same with other layouts of some maps, as a release before or after it may have.
+    OtherLayouts,
+}
+
+impl Build {
+    fn binary(self) -> PathBuf {
+        beside_test(match self {
+            Self::This => "segue",
+            Self::OtherLayouts => "segue-other-layouts",
+        })
+    }
 }
 
 impl<'w> Agent<'w> {
@@ -68,6 +88,7 @@ impl<'w> Agent<'w> {
             cluster: None,
             starter,
             more: Vec::new(),
+            build: Build::This,
         };
         agent.restart();
         agent
@@ -76,7 +97,8 @@ impl<'w> Agent<'w> {
     /// An agent that follows a cluster, not started yet.
     pub(crate) fn of_cluster(world: &'w World, cluster: Cluster) -> Self {
         let config = world.directory().join("segue.yaml");
-        Self { world, process: None, config, cluster: Some(cluster), starter: Vec::new(), more: Vec::new() }
+        let (starter, more, build) = (Vec::new(), Vec::new(), Build::This);
+        Self { world, process: None, config, cluster: Some(cluster), starter, more, build }
     }
 
     /// Starts the agent where it cannot be ready, and waits until its log holds this.
@@ -117,6 +139,15 @@ impl<'w> Agent<'w> {
     /// As [`World::agent`] does.
     pub fn restart_with(&mut self, more: &[&str]) {
         self.more = more.iter().map(ToString::to_string).collect();
+        self.restart();
+    }
+
+    /// Starts the agent again, from another build, and waits until it is ready.
+    ///
+    /// # Panics
+    /// As [`World::agent`] does.
+    pub fn restart_as(&mut self, build: Build) {
+        self.build = build;
         self.restart();
     }
 
@@ -446,10 +477,10 @@ impl<'w> Agent<'w> {
 
     fn run_command(&self) -> Command {
         let mut command = match self.starter.as_slice() {
-            [] => Command::new(beside_test("segue")),
+            [] => Command::new(self.build.binary()),
             [program, arguments @ ..] => {
                 let mut command = Command::new(program);
-                command.args(arguments).arg(beside_test("segue"));
+                command.args(arguments).arg(self.build.binary());
                 command
             }
         };

@@ -35,6 +35,34 @@ pub(crate) fn segue(release: bool) -> anyhow::Result<()> {
     Ok(())
 }
 
+/// The test that upgrades to another build.
+const UPGRADE_TEST: &str = "soak::what_two_builds_have_in_common_survives_upgrades_and_downgrades";
+
+/// Builds what the kernel tier runs beside its own directory, where only tests are run whose names contain one of these; all
+/// where there is none. The second build takes as long as the first, so it is made only for who wants it.
+pub(crate) fn for_kernel_tier<'a>(mut filters: impl Iterator<Item = &'a str> + Clone) -> anyhow::Result<()> {
+    if filters.clone().next().is_none() || filters.any(|filter| UPGRADE_TEST.contains(filter)) {
+        segue_and_other_layouts()
+    } else {
+        segue(false)
+    }
+}
+
+/// Builds `segue` with other layouts of some maps, which tests of upgrades upgrade to, and puts it beside the ordinary one,
+/// as `segue-other-layouts`. Then the ordinary one is built, which cargo puts into the same place.
+fn segue_and_other_layouts() -> anyhow::Result<()> {
+    let arguments =
+        ["build", "--package", "segue-agent", "--bin", "segue", "--features", "segue-agent/other-layouts"];
+    if !cargo().args(arguments).status().context("cannot run cargo")?.success() {
+        bail!("building segue with other layouts failed");
+    }
+    let built = binary(false);
+    let kept = built.with_file_name("segue-other-layouts");
+    let _ = std::fs::remove_file(&kept);
+    std::fs::rename(&built, &kept).with_context(|| format!("cannot make {}", kept.display()))?;
+    segue(false)
+}
+
 /// Which binary an image or a package carries.
 #[derive(clap::Args)]
 pub(crate) struct Carried {

@@ -56,7 +56,7 @@ pub(crate) fn run(arguments: &Arguments) -> anyhow::Result<()> {
     }
     host::check_ebpf()?;
     setup::for_tests(true)?;
-    build::segue(false)?;
+    build::for_kernel_tier(wanted.iter().map(|fault| fault.test))?;
     let tests = build_tests()?;
     let mut verdicts = Vec::new();
     for fault in wanted {

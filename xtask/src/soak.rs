@@ -25,7 +25,9 @@ pub(crate) fn run(arguments: &Arguments) -> anyhow::Result<()> {
         let status = build::cargo().args(packages).status().context("cannot run cargo")?;
         if status.success() { Ok(()) } else { bail!("the build failed") }
     };
-    step(&["build", "--quiet", "--package", "segue-agent", "--package", "segue-tests"])?;
+    // `soak::` and `crash::` where nothing else is said.
+    build::for_kernel_tier(arguments.filter.as_deref().into_iter())?;
+    step(&["build", "--quiet", "--package", "segue-tests"])?;
     eprintln!("about {} minutes; what fails says so at once", 12 + arguments.cycles / 8);
     let mut command = build::cargo();
     command.args(["test", "--quiet", "--package", "segue-tests", "--test", "kernel", "--"]);

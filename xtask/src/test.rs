@@ -8,7 +8,7 @@ use std::time::Instant;
 use anyhow::{Context, bail};
 use clap::ValueEnum;
 
-use crate::{build, host, manifests, setup, tidy, workspace};
+use crate::{build, host, manifests, setup, tidy, vm, workspace};
 
 /// What to test.
 #[derive(clap::Args)]
@@ -29,6 +29,8 @@ enum Tier {
     Scenario,
     /// Root: real programs in a scratch cgroup and a network namespace.
     Kernel,
+    /// The oldest and the newest kernel of the matrix, emulated: every program loads, an agent works.
+    Vm,
     /// clippy, rustfmt, tidy, and the manifests against the chart.
     Lint,
     /// All of them.
@@ -108,6 +110,9 @@ pub(crate) fn run(arguments: &Arguments) -> anyhow::Result<()> {
     if wanted(Tier::Kernel) {
         total.add(tier("kernel", || kernel(filter))?);
     }
+    if wanted(Tier::Vm) && filter.is_none() {
+        total.add(tier("vm", other_kernels)?);
+    }
     if wanted(Tier::Lint) && filter.is_none() {
         total.add(tier("lint", lint)?);
     }
@@ -151,12 +156,12 @@ fn tier(name: &str, run: impl FnOnce() -> anyhow::Result<Tally>) -> anyhow::Resu
     Ok(tally)
 }
 
-/// The kernel tests run the `segue` binary beside their own directory, so it is built first.
+/// The kernel tests run the `segue` binaries beside their own directory, so they are built first.
 fn kernel(filter: Option<&str>) -> anyhow::Result<Tally> {
     if let Err(reason) = host::check_ebpf() {
         return Ok(Tally { skipped: vec![format!("the kernel tier: {reason:#}")], ..Tally::default() });
     }
-    build::segue(false)?;
+    build::for_kernel_tier(filter.into_iter())?;
     let targets = kernel_targets()?;
     if targets.is_empty() {
         return Ok(Tally { skipped: vec!["the kernel tier: it has no tests".into()], ..Tally::default() });
@@ -164,6 +169,16 @@ fn kernel(filter: Option<&str>) -> anyhow::Result<Tally> {
     let mut arguments = vec!["--package", "segue-tests"];
     targets.iter().for_each(|target| arguments.extend(["--test", target]));
     cargo_test(&arguments, filter, true)
+}
+
+/// The short form of `cargo xtask vm`.
+fn other_kernels() -> anyhow::Result<Tally> {
+    if let Some(obstacle) = vm::obstacle() {
+        return Ok(Tally { skipped: vec![format!("the vm tier: {obstacle}")], ..Tally::default() });
+    }
+    let (passed, problems) = vm::short()?;
+    problems.iter().for_each(|problem| eprintln!("{problem}"));
+    Ok(Tally { passed, failed: problems.len(), skipped: Vec::new() })
 }
 
 /// The test targets of the tests package besides those of other tiers.

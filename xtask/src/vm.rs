@@ -7,6 +7,7 @@ mod image;
 mod kernels;
 mod machine;
 mod report;
+mod selection;
 
 use std::path::{Path, PathBuf};
 use std::process::{ExitStatus, Stdio};
@@ -54,12 +55,18 @@ pub(crate) struct Arguments {
     /// Which kernels.
     #[arg(long, value_enum, default_value_t = Series::All)]
     kernel: Series,
-    /// Run only tests whose name contains this; may be given again.
+    /// Run only tests whose name contains this; may be given again. By itself: those that say something about a kernel.
     #[arg(long)]
     test: Vec<String>,
-    /// Only load the programs and run the pass at the root cgroup.
+    /// Run the whole kernel tier.
     #[arg(long, conflicts_with = "test")]
+    every_test: bool,
+    /// Only load the programs and run the pass at the root cgroup.
+    #[arg(long, conflicts_with_all = ["test", "every_test"])]
     no_tests: bool,
+    /// Take the agent as it is built for tests, which saves building it with optimisations. Its kernel programs are the same.
+    #[arg(long)]
+    unoptimised: bool,
     /// How much longer tests may wait than on an ordinary machine; by itself 1 with KVM and 8 without.
     #[arg(long)]
     patience: Option<u32>,
@@ -80,9 +87,68 @@ enum Format {
     Json,
 }
 
+/// What to do with which kernels.
+struct Plan {
+    kernels: Vec<Series>,
+    /// Parts of the names of the tests to run; an empty list is all of them. `None`: no tests.
+    tests: Option<Vec<String>>,
+    optimised: bool,
+    patience: Option<u32>,
+    limit: Duration,
+}
+
+impl Plan {
+    fn of(arguments: &Arguments) -> Self {
+        let kernels = match arguments.kernel {
+            Series::All => Series::EACH.to_vec(),
+            one => vec![one],
+        };
+        let tests = match (arguments.no_tests, arguments.every_test || !arguments.test.is_empty()) {
+            (true, _) => None,
+            (false, true) => Some(arguments.test.clone()),
+            (false, false) => Some(selection::names().map(str::to_owned).collect()),
+        };
+        Self {
+            kernels,
+            tests,
+            optimised: !arguments.unoptimised,
+            patience: arguments.patience,
+            limit: Duration::from_secs(60 * arguments.limit_minutes),
+        }
+    }
+
+    /// The oldest kernel and the newest, without tests, with the agent that the other tiers have built already.
+    fn short() -> Self {
+        let kernels = vec![Series::EACH[0], Series::EACH[Series::EACH.len() - 1]];
+        Self { kernels, tests: None, optimised: false, patience: None, limit: SHORT_LIMIT }
+    }
+}
+
+/// How long a guest of the short form may take: a minute is usual where the processor is emulated.
+const SHORT_LIMIT: Duration = Duration::from_secs(6 * 60);
+
+/// The part of the matrix that is a tier of its own: whether the oldest and the newest kernel take every program within its
+/// budget, and what an agent on the root cgroup does there. How many checks passed, and what is wrong.
+pub(crate) fn short() -> anyhow::Result<(usize, Vec<String>)> {
+    let outcomes = matrix(&Plan::short())?;
+    print!("{}", report::table(&outcomes));
+    let mut problems = report::problems(&outcomes);
+    problems.extend(budget::check(&workspace().join(budget::FILE), &outcomes)?);
+    Ok((outcomes.iter().map(Outcome::good_checks).sum(), problems))
+}
+
+/// Why this machine cannot run the matrix, where it cannot.
+pub(crate) fn obstacle() -> Option<&'static str> {
+    if std::env::consts::ARCH != "x86_64" {
+        return Some("the kernels of the matrix are for x86-64, and so must be what runs on them");
+    }
+    (!crate::apt::exists())
+        .then_some("the kernels of the matrix come from Debian, by apt-get, which is not here")
+}
+
 /// Runs the matrix. An error where anything failed or a program is over its budget.
 pub(crate) fn run(arguments: &Arguments) -> anyhow::Result<()> {
-    let outcomes = matrix(arguments)?;
+    let outcomes = matrix(&Plan::of(arguments))?;
     match arguments.output {
         Format::Table => print!("{}", report::table(&outcomes)),
         Format::Json => println!("{}", serde_json::to_string_pretty(&report::json(&outcomes))?),
@@ -101,41 +167,31 @@ pub(crate) fn run(arguments: &Arguments) -> anyhow::Result<()> {
     Ok(())
 }
 
-fn matrix(arguments: &Arguments) -> anyhow::Result<Vec<Outcome>> {
-    if std::env::consts::ARCH != "x86_64" {
-        bail!("the kernels of the matrix are for x86-64, and so must be what runs on them");
+fn matrix(plan: &Plan) -> anyhow::Result<Vec<Outcome>> {
+    if let Some(obstacle) = obstacle() {
+        bail!("{obstacle}");
     }
     let scratch = kernels::cache()?.join("guest");
     std::fs::create_dir_all(&scratch).with_context(|| format!("cannot make {}", scratch.display()))?;
-    let programs = build_programs(!arguments.no_tests)?;
+    let programs = build_programs(plan.tests.as_deref(), plan.optimised)?;
     let mut accelerator = None;
     let mut outcomes = Vec::new();
-    for series in Series::EACH {
-        if arguments.kernel != Series::All && arguments.kernel != series {
-            continue;
-        }
+    for &series in &plan.kernels {
         let kernel = kernels::kernel(series)?;
         let root = scratch.join(format!("{}.cpio", series.name()));
-        write_image(&programs, &kernel.modules, &scratch, &root)?;
+        write_image(&programs, plan.tests.as_deref().unwrap_or_default(), &kernel.modules, &scratch, &root)?;
         let accelerator = match accelerator {
             Some(known) => known,
             None => *accelerator.insert(Accelerator::find(kernels::emulator()?, &kernel.image, &root)),
         };
-        let patience = arguments.patience.unwrap_or(if accelerator == Accelerator::Kvm { 1 } else { 8 });
+        let patience = plan.patience.unwrap_or(if accelerator == Accelerator::Kvm { 1 } else { 8 });
         let mut words = vec![format!("--patience={patience}")];
-        if arguments.no_tests {
+        if plan.tests.is_none() {
             words.push("--no-tests".into());
         }
-        words.extend(arguments.test.iter().cloned());
         eprintln!("vm: Linux {} (its console: {})", series.name(), root.with_extension("log").display());
-        let said = machine::boot(
-            kernels::emulator()?,
-            accelerator,
-            &kernel.image,
-            &root,
-            &words,
-            Duration::from_secs(60 * arguments.limit_minutes),
-        )?;
+        let said =
+            machine::boot(kernels::emulator()?, accelerator, &kernel.image, &root, &words, plan.limit)?;
         outcomes.push(Outcome::read(series.name(), &said));
     }
     Ok(outcomes)
@@ -149,12 +205,14 @@ struct Programs {
     tests: Option<PathBuf>,
 }
 
-fn build_programs(tests: bool) -> anyhow::Result<Programs> {
-    // With optimisations, as in production: an emulated processor feels the difference.
-    build::segue(true)?;
-    let segue = build::binary(true);
+fn build_programs(tests: Option<&[String]>, optimised: bool) -> anyhow::Result<Programs> {
+    if let Some(filters) = tests {
+        build::for_kernel_tier(filters.iter().map(String::as_str))?;
+    }
+    build::segue(optimised)?;
+    let segue = build::binary(optimised);
     let xtask = std::env::current_exe().context("no path of this program")?;
-    if !tests {
+    if tests.is_none() {
         return Ok(Programs { segue, xtask, client: None, tests: None });
     }
     let mut command = build::cargo();
@@ -185,12 +243,24 @@ pub(crate) fn executable(messages: &str, name: &str) -> Option<PathBuf> {
         .find_map(|message| message["executable"].as_str().map(PathBuf::from))
 }
 
-fn write_image(programs: &Programs, modules: &Path, scratch: &Path, to: &Path) -> anyhow::Result<()> {
+fn write_image(
+    programs: &Programs,
+    filters: &[String],
+    modules: &Path,
+    scratch: &Path,
+    to: &Path,
+) -> anyhow::Result<()> {
     let mut image = Image::new();
+    // More than a kernel's command line takes.
+    image.file(guest::FILTERS, 0o644, filters.join("\n").as_bytes());
     image.stripped(&programs.segue, guest::SEGUE, scratch)?;
     image.stripped(&programs.xtask, "/init", scratch)?;
     if let (Some(client), Some(tests)) = (&programs.client, &programs.tests) {
         image.stripped(client, "/target/debug/socket-client", scratch)?;
+        let other = client.with_file_name("segue-other-layouts");
+        if other.exists() {
+            image.stripped(&other, guest::OTHER_SEGUE, scratch)?;
+        }
         image.stripped(tests, guest::TESTS, scratch)?;
         for name in PROGRAMS {
             if let Some(program) = host::program(name) {

@@ -1,5 +1,7 @@
 //! Every capacity and loop bound of the data plane, each with its reason.
 
+use super::other::MORE_ENTRIES;
+
 /// Services a node can know by default. A Kubernetes cluster of 10 000 services leaves room for 60 % more.
 /// Memory: 8 B in `SERVICES` and 256 B in `SERVICE_STATE` each.
 pub const MAX_SERVICES: u32 = 16_384;
@@ -9,7 +11,7 @@ pub const MAX_FRONTENDS: u32 = 20_480;
 
 /// Policy records. An update writes a new record while readers may still hold the old one, so there are more than
 /// services: as many updates as this may wait for readers to leave.
-pub const MAX_POLICIES: u32 = MAX_SERVICES + 1_024;
+pub const MAX_POLICIES: u32 = MAX_SERVICES + 1_024 + MORE_ENTRIES;
 
 /// Backends, each with its own cell of state. 10 000 services of 10 backends leave room for 12 % more. 192 B
 /// each in `BACKENDS` and `BACKEND_STATE`, the largest part of all memory.
@@ -34,7 +36,7 @@ pub const MAX_MAGLEV_TABLE: u32 = 65_521;
 pub const MAX_EDGES: u32 = 8_192;
 
 /// Remembered (client, service) pairs. The map is an LRU: the pair used longest ago gives way.
-pub const MAX_AFFINITIES: u32 = 16_384;
+pub const MAX_AFFINITIES: u32 = 16_384 + MORE_ENTRIES;
 
 /// Remembered clients that failed on a backend lately. An LRU too: a client that is forgotten may be given that
 /// backend again, as without a memory.

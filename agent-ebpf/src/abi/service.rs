@@ -7,6 +7,7 @@ use super::drain::Drain;
 use super::limits::{MAX_SUBSETS, WINDOW_BUCKETS};
 use super::load::LatencyWord;
 use super::named_enum;
+use super::other::Shift;
 
 named_enum! {
     /// How a backend is chosen among the slots of a subset.
@@ -229,6 +230,8 @@ impl Verdict {
 #[repr(C)]
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct BackendState {
+    /// Nothing, but in a build that tests upgrade to.
+    pub _shift: Shift,
     /// Connections reserved and not yet released.
     pub active: u64,
     /// Connections sent here since the id came into use.
@@ -250,7 +253,8 @@ pub struct BackendState {
 }
 
 // Two cache lines, of which a connection that begins needs the first.
-const _: () = assert!(size_of::<BackendState>() == 64 + 8 * WINDOW_BUCKETS && WINDOW_BUCKETS == 8);
+const _: () =
+    assert!(size_of::<BackendState>() == 64 + 8 * WINDOW_BUCKETS + size_of::<Shift>() && WINDOW_BUCKETS == 8);
 
 /// Value of `SERVICE_STATE`: what the kernel counts per service.
 #[repr(C)]

@@ -1,6 +1,8 @@
 //! The bpf(2) commands that aya has no call for: reading a hash map in one go, replacing the program of a cgroup link, walking a map with an
 //! iterator, asking what is attached to a cgroup, and trying out whether a helper exists.
 
+pub(super) mod entries;
+
 use std::ffi::CString;
 use std::fs::File;
 use std::io;

@@ -13,6 +13,7 @@ use super::cgroup::Cgroup;
 use super::counters::Counters;
 use super::events::EventReader;
 use super::hooks::{ATTACHMENTS, Attachment, DRAIN_PROGRAM, MAPS, SAMPLE_PROGRAM};
+use super::inheritance::{self, Predecessor};
 use super::layout::{self, Layout};
 use super::loading;
 use super::mapped::MappedArray;
@@ -60,31 +61,27 @@ impl DataPlane {
         let layout = Layout::new(bpffs);
         layout.create()?;
         let lock = layout.lock()?;
-        let adopted = layout.map("SERVICES").exists();
-        refuse_foreign_pins(&layout)?;
-
-        let mut loader = EbpfLoader::new();
-        for map in MAPS {
-            loader.map_pin_path(map, layout.map(map));
+        let predecessor = Predecessor::find(&layout);
+        if predecessor.is_some() {
+            Predecessor::clear_unused(&layout)?;
         }
-        let retval = u8::from(features.set_retval);
-        let offsets = features
-            .tcp_sock
-            .map(|at| [at.bytes_acked, at.bytes_received, at.srtt, at.retransmits, at.state, at.error]);
-        let socket = Plain(features.socket.unwrap_or_default());
-        let [acked, received, srtt, retransmits, state, error] = offsets.unwrap_or_default();
-        loader
-            .override_global("HAS_SET_RETVAL", &retval, true)
-            .override_global("TCP_BYTES_ACKED_OFFSET", &acked, true)
-            .override_global("TCP_BYTES_RECEIVED_OFFSET", &received, true)
-            .override_global("TCP_SRTT_OFFSET", &srtt, true)
-            .override_global("TCP_RETRANSMITS_OFFSET", &retransmits, true)
-            .override_global("SOCKET_STATE_OFFSET", &state, true)
-            .override_global("SOCKET_ERROR_OFFSET", &error, true)
-            .override_global("SOCKET_OFFSETS", &socket, true);
-        let mut ebpf = loader
-            .load(if features.compare_and_swap { OBJECT } else { OBJECT_5_10 })
-            .map_err(|source| KernelError::Load { source: Box::new(source) })?;
+        let mut adopted = layout.map("SERVICES").exists();
+        refuse_foreign_pins(&layout)?;
+        let mut ebpf = open_object(&layout, &features)?;
+        if let Some(predecessor) = predecessor {
+            let inherited = predecessor.hand_over(&layout)?;
+            adopted = inherited.has_tables();
+            tracing::info!(
+                shared = inherited.shared.join(" "),
+                copied = inherited.copied.join(" "),
+                anew = inherited.anew.join(" "),
+                "taking over from an agent with other layouts"
+            );
+            // With the maps that are shared in the place of those that were made.
+            drop(ebpf);
+            ebpf = open_object(&layout, &features)?;
+        }
+        inheritance::leave_word(&layout)?;
         features.requests = loading::attached_programs(&mut ebpf, reads_requests)?;
         features.sample = features.tcp_sock.is_some() && loading::walk(&mut ebpf, SAMPLE_PROGRAM);
         let walks = features.tcp_sock.is_some() && features.socket.is_some();
@@ -265,6 +262,8 @@ impl DataPlane {
 
     fn attach_one(&self, attachment: Attachment) -> Result<Option<Repair>, KernelError> {
         let hook = attachment.hook;
+        // The pin moves before the program is replaced: an agent that is killed in between finds that it has taken over.
+        self.layout.inherit_link(hook);
         let program = self.program_fd(attachment.program)?;
         let pin = self.layout.link(hook);
         let fail = |source| KernelError::Attach { hook, cgroup: self.cgroup.path().to_owned(), source };
@@ -350,6 +349,32 @@ impl DataPlane {
             true => neighbours::below(&self.cgroup, &ours),
         })
     }
+}
+
+/// Opens the object with the maps that are pinned, or with new ones that are pinned then. No program is loaded yet.
+fn open_object(layout: &Layout, features: &Features) -> Result<Ebpf, KernelError> {
+    let mut loader = EbpfLoader::new();
+    for map in MAPS {
+        loader.map_pin_path(map, layout.map(map));
+    }
+    let retval = u8::from(features.set_retval);
+    let offsets = features
+        .tcp_sock
+        .map(|at| [at.bytes_acked, at.bytes_received, at.srtt, at.retransmits, at.state, at.error]);
+    let socket = Plain(features.socket.unwrap_or_default());
+    let [acked, received, srtt, retransmits, state, error] = offsets.unwrap_or_default();
+    loader
+        .override_global("HAS_SET_RETVAL", &retval, true)
+        .override_global("TCP_BYTES_ACKED_OFFSET", &acked, true)
+        .override_global("TCP_BYTES_RECEIVED_OFFSET", &received, true)
+        .override_global("TCP_SRTT_OFFSET", &srtt, true)
+        .override_global("TCP_RETRANSMITS_OFFSET", &retransmits, true)
+        .override_global("SOCKET_STATE_OFFSET", &state, true)
+        .override_global("SOCKET_ERROR_OFFSET", &error, true)
+        .override_global("SOCKET_OFFSETS", &socket, true);
+    loader
+        .load(if features.compare_and_swap { OBJECT } else { OBJECT_5_10 })
+        .map_err(|source| KernelError::Load { source: Box::new(source) })
 }
 
 /// What is in the place of a map's pin.

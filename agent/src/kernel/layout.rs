@@ -31,8 +31,27 @@ impl Layout {
         self.abi().join("maps").join(name)
     }
 
+    /// The directory of the links.
+    pub(super) fn links(&self) -> PathBuf {
+        self.abi().join("links")
+    }
+
     pub(super) fn link(&self, hook: Hook) -> PathBuf {
-        self.abi().join("links").join(hook.name())
+        self.links().join(hook.name())
+    }
+
+    /// Moves the pin of another version's link to this one's place, where it has one and this one has none. The link itself
+    /// goes on as it is.
+    pub(super) fn inherit_link(&self, hook: Hook) {
+        let place = self.link(hook);
+        if place.exists() {
+            return;
+        }
+        let pins = self.other_versions().into_iter().map(|version| version.join("links").join(hook.name()));
+        if let Some(pin) = pins.filter(|pin| pin.exists()).max() {
+            // Where that does not work, a link is made anew, and the old one goes with its version.
+            let _ = fs::rename(pin, place);
+        }
     }
 
     /// Makes the directories, for root only: whoever can open a pin can change where traffic goes.

@@ -31,7 +31,12 @@ impl Suite {
         fs::write(suite.directory.join("sources.list"), line).context("cannot write a list of sources")?;
         fs::write(suite.directory.join("status"), "").context("cannot write an empty package status")?;
         output(suite.command("apt-get").args(["-q", "update"]))
-            .with_context(|| format!("cannot fetch the package lists of Debian {name}"))?;
+            .with_context(|| {
+                format!(
+                    "cannot fetch the package lists of Debian {name}; when the suite has left the mirror, name one that \
+                     still has it by {MIRROR_VARIABLE}"
+                )
+            })?;
         Ok(suite)
     }
 
@@ -49,7 +54,9 @@ impl Suite {
             "install",
             package,
         ]))
-        .with_context(|| format!("Debian {} has no {package}", self.name))?;
+        .with_context(|| {
+            format!("Debian {} has no {package}; another mirror may, named by {MIRROR_VARIABLE}", self.name)
+        })?;
         let names = plan.lines().filter_map(|line| line.strip_prefix("Inst ")?.split(' ').next());
         Ok(names.filter(|name| wanted(name)).map(str::to_owned).collect())
     }

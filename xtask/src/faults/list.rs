@@ -247,9 +247,9 @@ pub(super) const FAULTS: &[Fault] = &[
     ),
     fault(
         "other-layouts",
-        "An agent with other layouts takes over",
-        "Its own maps and programs first, then the old ones go; counts, affinity and breakers begin anew",
+        "An agent with other layouts takes over, or the one before again",
+        "Breakers, affinity and counts go on: maps that did not change are shared, of the others what both have is copied",
         "Nothing",
-        "soak::no_connection_fails_at_upgrades_to_other_layouts_and_back",
+        "soak::what_two_builds_have_in_common_survives_upgrades_and_downgrades",
     ),
 ];

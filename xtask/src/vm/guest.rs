@@ -16,7 +16,10 @@ use anyhow::{Context, bail, ensure};
 
 /// Where the guest has what was built.
 pub(crate) const SEGUE: &str = "/target/debug/segue";
+pub(crate) const OTHER_SEGUE: &str = "/target/debug/segue-other-layouts";
 pub(crate) const TESTS: &str = "/target/debug/deps/kernel";
+/// Parts of the names of the tests to run, one a line; all without.
+pub(crate) const FILTERS: &str = "/etc/segue-tests";
 const REPORT: &str = "/dev/ttyS1";
 const CONFIG: &str = "/run/segue.yaml";
 
@@ -57,8 +60,6 @@ pub(crate) struct Arguments {
     /// Leave the kernel tier out.
     #[arg(long)]
     no_tests: bool,
-    /// Parts of the names of the tests to run; all without.
-    filters: Vec<String>,
 }
 
 /// Runs as the guest's first process, and switches the guest off at the end.
@@ -148,7 +149,7 @@ fn work(arguments: &Arguments, report: &mut File) -> anyhow::Result<()> {
     writeln!(report, "release {}", release.trim())?;
     at_the_root(arguments.patience, report)?;
     if !arguments.no_tests {
-        kernel_tier(&arguments.filters, report)?;
+        kernel_tier(report)?;
     }
     Ok(())
 }
@@ -304,11 +305,12 @@ fn learned() -> anyhow::Result<()> {
 }
 
 /// Runs the test program and passes on what it says.
-fn kernel_tier(filters: &[String], report: &mut File) -> anyhow::Result<()> {
+fn kernel_tier(report: &mut File) -> anyhow::Result<()> {
     ensure!(Path::new(TESTS).exists(), "the image has no kernel tier");
+    let filters = fs::read_to_string(FILTERS).context("the image does not say which tests to run")?;
     let mut child = Command::new(TESTS)
         .args(["--include-ignored", "--format=pretty", "--show-output", "--test-threads=2"])
-        .args(filters)
+        .args(filters.lines())
         .stdin(Stdio::null())
         .stdout(Stdio::piped())
         .spawn()

@@ -85,6 +85,14 @@ pub(crate) fn kernel(series: Series) -> anyhow::Result<Kernel> {
                 .find_map(|prefix| name.strip_prefix(prefix));
             rest.is_some_and(|rest| rest.starts_with(|c: char| c.is_ascii_digit()))
         })?;
+        if packages.is_empty() {
+            bail!(
+                "Debian {} carries no Linux for clouds any more; take another suite for {} in xtask/src/vm/kernels.rs, or \
+                 name a mirror that still has it by SEGUE_DEBIAN_MIRROR",
+                series.suite(),
+                series.name()
+            );
+        }
         suite.unpack(&packages, &root)?;
     }
     find(&root).with_context(|| format!("{} holds no kernel; remove it and try again", root.display()))

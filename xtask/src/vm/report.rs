@@ -31,6 +31,11 @@ pub(crate) struct Outcome {
 }
 
 impl Outcome {
+    /// How many checks at the root cgroup passed.
+    pub(crate) fn good_checks(&self) -> usize {
+        self.checks.iter().filter(|(_, why)| why.is_none()).count()
+    }
+
     /// Reads what a guest said.
     pub(crate) fn read(series: &str, said: &str) -> Self {
         let mut outcome = Self { series: series.to_owned(), ..Self::default() };
@@ -126,8 +131,7 @@ pub(crate) fn table(outcomes: &[Outcome]) -> String {
     }
     rows.push(row("programs attached", &|outcome| outcome.programs.to_string()));
     rows.push(row("checks at the root", &|outcome| {
-        let good = outcome.checks.iter().filter(|(_, why)| why.is_none()).count();
-        format!("{good}/{}", outcome.checks.len())
+        format!("{}/{}", outcome.good_checks(), outcome.checks.len())
     }));
     rows.push(row("tests passed", &|outcome| outcome.passed.to_string()));
     rows.push(row("tests failed", &|outcome| outcome.failed.len().to_string()));
