@@ -16,6 +16,7 @@ pub mod limits;
 pub mod load;
 pub mod outcome;
 pub mod request;
+pub mod request_event;
 pub mod sample;
 pub mod service;
 pub mod settings;
@@ -32,6 +33,7 @@ pub use hook::Hook;
 pub use load::LatencyWord;
 pub use outcome::{Loss, Outcome};
 pub use request::{AppProtocol, Direction, Exchange, Method, RequestKey, Requests, Scratch, Stage, Unparsed};
+pub use request_event::{RequestEvent, RequestHead, RequestPlace, Told};
 pub use sample::Sample;
 pub use service::{
     Algorithm, Backend, BackendState, BackendStatus, Policy, ServiceState, ServiceWord, Slot, Subset, Verdict,

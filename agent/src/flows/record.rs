@@ -7,13 +7,13 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use agent_ebpf::abi::{
-    Address, BreakerState, CloseReason, ConnectFailure, Endpoint, Event, EventKind, Protocol,
-    TransitionReason,
+    BreakerState, CloseReason, ConnectFailure, Event, EventKind, Protocol, TransitionReason,
 };
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
 use super::Names;
+use super::fields::Fields;
 use super::identity::{UNKNOWN, Workload};
 use super::named;
 use crate::rollout::Cause;
@@ -225,39 +225,6 @@ fn happening_of(event: &Event) -> Result<Happening, DecodeError> {
     }
 }
 
-/// Reads fields one after the other, in the order of [`Event`].
-struct Fields<'a>(&'a [u8]);
-
-impl Fields<'_> {
-    /// The next `N` bytes; zeros past the end, which [`event_of`] rules out by the length.
-    fn bytes<const N: usize>(&mut self) -> [u8; N] {
-        let Some((head, tail)) = self.0.split_first_chunk() else { return [0; N] };
-        self.0 = tail;
-        *head
-    }
-
-    fn u8(&mut self) -> u8 {
-        u8::from_ne_bytes(self.bytes())
-    }
-
-    fn u16(&mut self) -> u16 {
-        u16::from_ne_bytes(self.bytes())
-    }
-
-    fn u32(&mut self) -> u32 {
-        u32::from_ne_bytes(self.bytes())
-    }
-
-    fn u64(&mut self) -> u64 {
-        u64::from_ne_bytes(self.bytes())
-    }
-
-    fn endpoint(&mut self) -> Endpoint {
-        let words_be = [self.u32(), self.u32(), self.u32(), self.u32()];
-        Endpoint { address: Address { words_be }, port_be: self.u16(), _pad: self.u16() }
-    }
-}
-
 fn event_of(bytes: &[u8]) -> Result<Event, DecodeError> {
     if bytes.len() != size_of::<Event>() {
         return Err(DecodeError::Length { expected: size_of::<Event>(), found: bytes.len() });
@@ -288,6 +255,7 @@ fn event_of(bytes: &[u8]) -> Result<Event, DecodeError> {
 mod tests {
     use std::mem::offset_of;
 
+    use agent_ebpf::abi::Endpoint;
     use proptest::prelude::*;
 
     use super::*;
