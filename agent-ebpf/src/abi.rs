@@ -14,6 +14,7 @@ pub mod event;
 pub mod hook;
 pub mod limits;
 pub mod load;
+pub mod operation;
 pub mod outcome;
 pub mod request;
 pub mod request_event;
@@ -31,9 +32,10 @@ pub use edge::{CloseReason, ConnectFailure, Edge, EdgeKey, HISTOGRAM_BUCKETS, Hi
 pub use event::{Event, EventKind};
 pub use hook::Hook;
 pub use load::LatencyWord;
+pub use operation::{Method, StatusName, operation_name};
 pub use outcome::{Loss, Outcome};
-pub use request::{AppProtocol, Direction, Exchange, Method, RequestKey, Requests, Scratch, Stage, Unparsed};
-pub use request_event::{RequestEvent, RequestHead, RequestPlace, Told};
+pub use request::{AppProtocol, Direction, Exchange, RequestKey, Requests, Scratch, Stage, Unparsed};
+pub use request_event::{RequestEvent, RequestHead, RequestPlace, RequestRecord};
 pub use sample::Sample;
 pub use service::{
     Algorithm, Backend, BackendState, BackendStatus, Policy, ServiceState, ServiceWord, Slot, Subset, Verdict,

@@ -1,6 +1,7 @@
 //! Every map, with the one side that writes it, behind accessors that are safe to call.
 
 mod exchanges;
+mod tidings;
 mod workloads;
 
 use core::ffi::c_void;
@@ -23,6 +24,7 @@ use crate::context::Socket;
 pub(crate) use exchanges::{
     exchange, forget_exchange, keep_head, load_head, new_exchange, requests, scratch, unparsed,
 };
+pub(crate) use tidings::{send_answered, send_head, tell_below, tell_heads_below, tell_until_ns};
 pub(crate) use workloads::{some_are_left_alone, workload};
 
 /// What applications ask for → service id. Agent writes.

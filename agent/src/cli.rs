@@ -161,6 +161,13 @@ pub struct RunArgs {
     /// read it here: $SEGUE_OTLP_HEADERS takes them as well, one a line
     #[arg(long, value_name = "NAME=VALUE", value_parser = otlp::Header::parse, requires = "otlp")]
     otlp_header: Vec<otlp::Header>,
+    /// Send spans of this share of requests as well, as in 1%, to /v1/traces: one of the side that asks, one of the side that
+    /// answers, joined across nodes and to the trace the application is in, which is read where requests begin
+    #[arg(long, value_name = "SHARE", value_parser = otlp::share, requires = "otlp")]
+    otlp_traces: Option<f64>,
+    /// Give spans the path of their request (url.path), never its query: paths may hold names and secrets
+    #[arg(long, requires = "otlp_traces")]
+    otlp_trace_paths: bool,
     /// Hold no deletion back, however large: not when most services, or most backends of one, are gone all at once
     #[arg(long)]
     accept_mass_deletion: bool,
@@ -241,6 +248,8 @@ fn run(args: RunArgs) -> anyhow::Result<()> {
         Some(endpoint) => Some(otlp_options(endpoint, args.otlp_interval, args.otlp_header)?),
         None => None,
     };
+    let traces = args.otlp_traces.map(|share| otlp::Tracing { share, with_paths: args.otlp_trace_paths });
+    let otlp = otlp.map(|otlp| otlp::Options { traces, ..otlp });
     let options = app::Options {
         config: args.config,
         kubernetes,
@@ -283,7 +292,7 @@ fn otlp_options(
     headers.extend(typed);
     let trust =
         endpoint.is_secret().then(otlp::Trust::of_this_host).transpose().map_err(anyhow::Error::msg)?;
-    Ok(otlp::Options { endpoint, interval, headers, trust })
+    Ok(otlp::Options { endpoint, interval, headers, trust, traces: None })
 }
 
 /// A page's origin, or `*`.

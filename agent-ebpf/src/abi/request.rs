@@ -12,6 +12,20 @@ named_enum! {
         Unknown = 0 => "unknown",
         /// HTTP/1.0 and HTTP/1.1.
         Http1 = 1 => "http1",
+        /// HTTP/2 (RFC 9113).
+        Http2 = 2 => "http2",
+        /// gRPC, which HTTP/2 carries.
+        Grpc = 3 => "grpc",
+        /// RESP, what Redis and its kin speak.
+        Redis = 4 => "redis",
+        /// PostgreSQL's protocol, version 3.
+        Postgresql = 5 => "postgresql",
+        /// MySQL's and MariaDB's.
+        Mysql = 6 => "mysql",
+        /// Kafka's.
+        Kafka = 7 => "kafka",
+        /// Names of the Domain Name System (RFC 1035).
+        Dns = 8 => "dns",
     }
 }
 
@@ -22,32 +36,6 @@ named_enum! {
         Outbound = 0 => "outbound",
         /// It answers: a server in the managed cgroup.
         Inbound = 1 => "inbound",
-    }
-}
-
-named_enum! {
-    /// What a request asks for, as far as it is told apart. Names as in `http.request.method` of OpenTelemetry.
-    pub enum Method {
-        /// Any other.
-        Other = 0 => "_OTHER",
-        /// RFC 9110, section 9.3.1.
-        Get = 1 => "GET",
-        /// Section 9.3.2.
-        Head = 2 => "HEAD",
-        /// Section 9.3.3.
-        Post = 3 => "POST",
-        /// Section 9.3.4.
-        Put = 4 => "PUT",
-        /// Section 9.3.5.
-        Delete = 5 => "DELETE",
-        /// Section 9.3.6.
-        Connect = 6 => "CONNECT",
-        /// Section 9.3.7.
-        Options = 7 => "OPTIONS",
-        /// Section 9.3.8.
-        Trace = 8 => "TRACE",
-        /// RFC 5789.
-        Patch = 9 => "PATCH",
     }
 }
 
@@ -134,17 +122,21 @@ pub struct Exchange {
     pub direction: u8,
     /// A [`Stage`] by number.
     pub stage: u8,
-    /// A [`Method`] by number.
-    pub method: u8,
-    /// [`READ_SENT`], [`READ_RECEIVED`], [`JOINED_LATE`].
+    /// What is asked for, by number, as [`operation_name`](super::operation_name) reads it.
+    pub operation: u8,
+    /// [`READ_SENT`], [`READ_RECEIVED`], [`JOINED_LATE`], [`UNDERSTOOD`].
     pub marks: u8,
     /// Bytes in `head`.
     pub head_length: u8,
     /// Times a client that was joined late said something that is no request.
     pub doubts: u32,
+    /// The sequence number of the first byte of the request.
+    pub asked_sequence: u32,
+    /// Zero.
+    pub _pad: u32,
 }
 
-const _: () = assert!(size_of::<Exchange>() == 96);
+const _: () = assert!(size_of::<Exchange>() == 104);
 
 /// Something was read of what this side sent: `sent` holds.
 pub const READ_SENT: u8 = 1;
@@ -152,6 +144,8 @@ pub const READ_SENT: u8 = 1;
 pub const READ_RECEIVED: u8 = 2;
 /// The connection was open before it was looked at.
 pub const JOINED_LATE: u8 = 4;
+/// A request was answered on it as its protocol has it.
+pub const UNDERSTOOD: u8 = 8;
 
 /// Pieces of what a client says on a connection that was joined late which may be the rest of a request: 64 are 4 MiB where
 /// the kernel hands them on by 64 KiB. After so many it is another protocol.
@@ -185,14 +179,14 @@ pub struct RequestKey {
     pub version: u32,
     /// The server's port, in network byte order; 0 outbound.
     pub port_be: u16,
-    /// The status of the answer, 100 to 599.
+    /// The status of the answer, as [`StatusName`](super::StatusName) reads it.
     pub status: u16,
     /// An [`AppProtocol`] by number.
     pub protocol: u8,
     /// A [`Direction`] by number.
     pub direction: u8,
-    /// A [`Method`] by number.
-    pub method: u8,
+    /// What was asked for, by number, as [`operation_name`](super::operation_name) reads it.
+    pub operation: u8,
     /// Zero.
     pub _pad: u8,
 }

@@ -8,7 +8,7 @@ use super::named_enum;
 
 named_enum! {
     /// The first word of a record.
-    pub enum Told {
+    pub enum RequestRecord {
         /// The beginning of a request as it was sent: a [`RequestHead`].
         Head = 0 => "head",
         /// A request that was answered: a [`RequestEvent`].
@@ -35,7 +35,7 @@ const _: () = assert!(size_of::<RequestPlace>() == 44);
 #[repr(C)]
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct RequestEvent {
-    /// [`Told::Answered`].
+    /// [`RequestRecord::Answered`].
     pub kind: u32,
     /// The lot it drew: see `decide::trace::lot`.
     pub lot: u32,
@@ -72,21 +72,22 @@ const _: () = assert!(size_of::<RequestEvent>() == 120);
 /// Bytes of a request that are told of it: what stands in the first ones is what an application adds to trace it.
 pub const TOLD_BYTES: usize = 2_048;
 
-/// The beginning of a request as it was sent. The record ends behind its last byte.
+/// The beginning of a request as it was sent.
 #[repr(C)]
 #[derive(Clone, Copy, Debug)]
 pub struct RequestHead {
-    /// [`Told::Head`].
+    /// [`RequestRecord::Head`].
     pub kind: u32,
     /// As in [`RequestPlace`].
     pub sequence: u32,
     /// The socket's cookie.
     pub cookie: u64,
+    /// How many of the bytes are its own. What follows them is of records before.
+    pub length: u32,
+    /// Zero.
+    pub _pad: u32,
     /// The bytes, in the order in which they were sent.
     pub bytes: [u8; TOLD_BYTES],
 }
 
-const _: () = assert!(size_of::<RequestHead>() == HEAD_OFFSET + TOLD_BYTES);
-
-/// Where the bytes of a [`RequestHead`] begin.
-pub const HEAD_OFFSET: usize = 16;
+const _: () = assert!(size_of::<RequestHead>() == 24 + TOLD_BYTES);

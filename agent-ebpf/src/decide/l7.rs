@@ -7,7 +7,23 @@
 pub mod http1;
 pub mod position;
 
-use crate::abi::{Method, Unparsed};
+use crate::abi::request::HEAD_BYTES;
+use crate::abi::{AppProtocol, Stage, Unparsed};
+
+/// The first bytes of what a side says, the rest zero.
+pub type Head = [u8; 2 * HEAD_BYTES];
+
+/// The first status of HTTP that is the server's fault (RFC 9110, section 15.6).
+const HTTP_SERVER_ERROR: u16 = 500;
+
+/// Whether an answer says that the server failed, and not that what was asked for was wrong.
+#[inline(always)]
+pub const fn is_server_error(protocol: AppProtocol, status: u16) -> bool {
+    match protocol {
+        AppProtocol::Unknown | AppProtocol::Http1 | AppProtocol::Http2 => status >= HTTP_SERVER_ERROR,
+        _ => status != 0,
+    }
+}
 
 /// What bytes of one side mean.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -16,8 +32,8 @@ pub enum Heard {
     Nothing,
     /// The beginning of a message, too short to be told. To be kept, and asked about again with what follows.
     More,
-    /// A request began.
-    Request(Method),
+    /// A request began, for this operation by number.
+    Request(u8),
     /// An interim answer: the one that counts is still to come.
     Interim,
     /// The answer began, with this status.
@@ -35,7 +51,7 @@ impl Heard {
         let (what, with) = match self {
             Self::Nothing => (0, 0),
             Self::More => (1, 0),
-            Self::Request(method) => (2, method as u32),
+            Self::Request(operation) => (2, operation as u32),
             Self::Interim => (3, 0),
             Self::Answer(status) => (4, status as u32),
             Self::LastAnswer(status) => (5, status as u32),
@@ -51,10 +67,7 @@ impl Heard {
         let with = raw >> 8 & 0xffff;
         match raw & 0xff {
             1 => Self::More,
-            2 => match Method::from_raw(with as u8) {
-                Some(method) => Self::Request(method),
-                None => Self::Request(Method::Other),
-            },
+            2 => Self::Request(with as u8),
             3 => Self::Interim,
             4 => Self::Answer(with as u16),
             5 => Self::LastAnswer(with as u16),
@@ -67,15 +80,100 @@ impl Heard {
     }
 }
 
+/// What was heard, and in which protocol; `Unknown` where it is none that is understood, or it cannot be told yet.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Told {
+    /// What is spoken.
+    pub protocol: AppProtocol,
+    /// What was said.
+    pub heard: Heard,
+}
+
+impl Told {
+    /// As one number: what a program's function gives its caller.
+    #[inline(always)]
+    pub const fn to_raw(self) -> u32 {
+        self.heard.to_raw() | (self.protocol as u32) << 24
+    }
+
+    /// What such a number says.
+    #[inline(always)]
+    #[allow(clippy::cast_possible_truncation, reason = "the uppermost byte is what is wanted")]
+    pub const fn from_raw(raw: u32) -> Self {
+        let protocol = match AppProtocol::from_raw((raw >> 24) as u8) {
+            Some(protocol) => protocol,
+            None => AppProtocol::Unknown,
+        };
+        Self { protocol, heard: Heard::from_raw(raw) }
+    }
+}
+
+/// What is known of an exchange when one of its sides speaks.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Known {
+    /// What is spoken, as far as it was told.
+    pub protocol: AppProtocol,
+    /// How far the exchange is.
+    pub stage: Stage,
+    /// What was asked for last.
+    pub operation: u8,
+    /// Requests were answered before on this connection, or it was open before anybody looked: what does not look like the
+    /// beginning of a message may be the rest of one.
+    pub is_followed: bool,
+}
+
+/// What a client's bytes mean.
+#[inline(always)]
+pub const fn request(known: Known, head: &Head, length: usize) -> Told {
+    match known.protocol {
+        AppProtocol::Http1 => {
+            Told { protocol: AppProtocol::Http1, heard: http1::request(known, head, length) }
+        }
+        _ => first_words(known, head, length),
+    }
+}
+
+/// The same while it is not known what is spoken: each protocol is asked in turn. None says yes to another's first words,
+/// which a test makes sure of.
+#[inline(always)]
+const fn first_words(known: Known, head: &Head, length: usize) -> Told {
+    let heard = http1::request(known, head, length);
+    let protocol = match heard {
+        Heard::Request(_) => AppProtocol::Http1,
+        _ => AppProtocol::Unknown,
+    };
+    Told { protocol, heard }
+}
+
+/// What a server's bytes mean. One that speaks before it was asked is none of a protocol that is understood.
+#[inline(always)]
+pub const fn answer(known: Known, head: &Head, length: usize) -> Told {
+    Told { protocol: known.protocol, heard: http1::answer(known, head, length) }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
 
     #[test]
+    fn what_was_told_reads_back_from_its_number() {
+        for &protocol in AppProtocol::ALL {
+            let told = Told { protocol, heard: Heard::Answer(u16::MAX) };
+            assert_eq!(Told::from_raw(told.to_raw()), told);
+        }
+    }
+
+    #[test]
+    fn errors_of_a_server_are_no_errors_of_a_client() {
+        let is_error = |status| is_server_error(AppProtocol::Http1, status);
+        assert_eq!([200, 404, 499, 500, 599].map(is_error), [false, false, false, true, true]);
+    }
+
+    #[test]
     fn what_was_heard_reads_back_from_its_number() {
         let mut all =
             vec![Heard::Nothing, Heard::More, Heard::Interim, Heard::Answer(599), Heard::LastAnswer(101)];
-        all.extend(Method::ALL.iter().map(|&method| Heard::Request(method)));
+        all.extend([0, 7, u8::MAX].map(Heard::Request));
         all.extend(Unparsed::ALL.iter().map(|&reason| Heard::Lost(reason)));
         for heard in all {
             assert_eq!(Heard::from_raw(heard.to_raw()), heard);

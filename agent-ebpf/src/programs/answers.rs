@@ -2,7 +2,7 @@
 //! `requests` does.
 
 use agent_ebpf::abi::connection::{JUDGED_BY_ANSWERS, PROVED_GOOD};
-use agent_ebpf::abi::{Connection, Direction, Exchange, Phase, Policy, Probe, Stage};
+use agent_ebpf::abi::{AppProtocol, Connection, Direction, Exchange, Phase, Policy, Probe, Stage};
 use agent_ebpf::decide::breaker::Signal;
 use agent_ebpf::decide::breaker::answer::{self, Judgement};
 
@@ -26,7 +26,8 @@ pub(super) fn asked(socket: Socket, exchange: &Exchange) {
 pub(super) fn answered(socket: Socket, exchange: &Exchange, status: u16, duration_ns: u64, now: Moment) {
     let Some(policy) = policy_of(exchange) else { return };
     let Some(connection) = established(socket) else { return };
-    let report = match answer::judge(&policy.breaker, status, duration_ns / 1_000) {
+    let Some(protocol) = AppProtocol::from_raw(exchange.protocol) else { return };
+    let report = match answer::judge(&policy.breaker, protocol, status, duration_ns / 1_000) {
         Judgement::Failed(signal) => Report::Failed(signal),
         Judgement::Slow => Report::Slow,
         Judgement::Good => Report::Good,

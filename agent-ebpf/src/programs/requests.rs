@@ -3,15 +3,15 @@
 //! Two programs share a socket's exchange and may run in the same instant on two CPUs. They speak in turn because the
 //! two sides do; where those do not, a count may be off by what they said at once.
 
-use agent_ebpf::abi::request::{HEAD_BYTES, JOINED_LATE, MAX_DOUBTS, READ_RECEIVED, READ_SENT};
+use agent_ebpf::abi::request::{HEAD_BYTES, JOINED_LATE, MAX_DOUBTS, READ_RECEIVED, READ_SENT, UNDERSTOOD};
 use agent_ebpf::abi::{
     AppProtocol, Direction, Exchange, Method, Outcome, Phase, RequestKey, Stage, Unparsed,
 };
 use agent_ebpf::decide::histogram;
 use agent_ebpf::decide::l7::position::{self, Fresh};
-use agent_ebpf::decide::l7::{Heard, http1};
+use agent_ebpf::decide::l7::{self, Heard, Known, Told, http1};
 
-use super::answers;
+use super::{answers, tell};
 use crate::context::{Moment, Packet, Segment, Socket};
 use crate::maps;
 
@@ -52,7 +52,8 @@ pub(crate) fn read(packet: &Packet, way: Way) -> Outcome {
     let at = segment.payload_at + fresh.skip;
     let asks = (way == Way::Sent) == (exchange.direction == Direction::Outbound as u8);
     if asks {
-        asked(packet, socket, exchange, at, fresh.length)
+        let sequence = segment.sequence.wrapping_add(fresh.skip);
+        asked(packet, socket, exchange, (at, fresh.length, sequence))
     } else {
         answered(packet, socket, exchange, at, fresh.length)
     }
@@ -73,11 +74,13 @@ fn begin(packet: &Packet, segment: &Segment, socket: Socket, way: Way) -> Option
         protocol: AppProtocol::Unknown as u8,
         direction: Direction::Outbound as u8,
         stage: Stage::Idle as u8,
-        method: Method::Other as u8,
+        operation: Method::Other as u8,
         marks: 0,
         head_length: 0,
         head: [0; HEAD_BYTES / 4],
         doubts: 0,
+        asked_sequence: 0,
+        _pad: 0,
     };
     match maps::connection(socket) {
         Some(connection) if connection.phase == Phase::Established as u8 => {
@@ -114,35 +117,44 @@ fn take_in(exchange: &mut Exchange, segment: &Segment, way: Way) -> Fresh {
     position::advance(position, segment.sequence, segment.payload_bytes)
 }
 
-/// The client said something.
+/// The client said something: so many bytes, of which the first is in the packet at `at` and in its stream at `sequence`.
 #[inline(always)]
-fn asked(packet: &Packet, socket: Socket, exchange: &mut Exchange, at: u32, bytes: u32) -> Outcome {
+fn asked(
+    packet: &Packet,
+    socket: Socket,
+    exchange: &mut Exchange,
+    (at, bytes, sequence): (u32, u32, u32),
+) -> Outcome {
     let begins = exchange.head_length == 0;
     let length = fill(packet, exchange, at, bytes);
-    let heard = segue_hear(REQUEST | known(exchange), length, exchange.stage.into(), exchange.method.into());
-    let heard = Heard::from_raw(heard);
+    let Told { protocol, heard } = hear(REQUEST, exchange, length);
     if begins && matches!(heard, Heard::Request(_) | Heard::More) {
         exchange.asked_at_ns = Moment::now().ns;
+        exchange.asked_sequence = sequence;
     }
     match heard {
         Heard::More => more(exchange, length),
-        Heard::Request(method) => {
+        Heard::Request(operation) => {
             exchange.head_length = 0;
-            exchange.method = method as u8;
+            exchange.protocol = protocol as u8;
+            exchange.operation = operation;
             exchange.stage = Stage::Asked as u8;
             if begins && bytes != exchange.single_bytes {
-                if is_followed_by_another(packet, at, bytes, method) {
+                if is_followed_by_another(packet, at, bytes, operation) {
                     return lose(exchange, Unparsed::Pipelined);
                 }
                 exchange.single_bytes = bytes;
             }
             answers::asked(socket, exchange);
+            if begins {
+                tell::asked(packet, exchange, at, bytes);
+            }
             Outcome::Asked
         }
         Heard::Lost(reason) => lose(exchange, reason),
         _ => {
             exchange.head_length = 0;
-            if exchange.protocol == AppProtocol::Unknown as u8 && exchange.stage == Stage::Idle as u8 {
+            if exchange.marks & UNDERSTOOD == 0 && exchange.stage == Stage::Idle as u8 {
                 exchange.doubts += 1;
                 if exchange.doubts > MAX_DOUBTS {
                     return lose(exchange, Unparsed::OtherProtocol);
@@ -160,8 +172,7 @@ fn answered(packet: &Packet, socket: Socket, exchange: &mut Exchange, at: u32, b
     let mut turn = 0;
     while turn <= MAX_INTERIMS {
         let length = fill(packet, exchange, at, bytes);
-        let heard = segue_hear(known(exchange), length, exchange.stage.into(), exchange.method.into());
-        match Heard::from_raw(heard) {
+        match hear(0, exchange, length).heard {
             Heard::More => return more(exchange, length),
             Heard::Interim => {
                 exchange.head_length = 0;
@@ -176,12 +187,12 @@ fn answered(packet: &Packet, socket: Socket, exchange: &mut Exchange, at: u32, b
             Heard::Answer(status) => {
                 exchange.head_length = 0;
                 exchange.stage = Stage::Answered as u8;
-                return count(socket, exchange, status);
+                return count(packet, socket, exchange, status);
             }
             Heard::LastAnswer(status) => {
                 exchange.stage = Stage::Ended as u8;
                 maps::unparsed(Unparsed::Upgraded);
-                return count(socket, exchange, status);
+                return count(packet, socket, exchange, status);
             }
             Heard::Lost(reason) => return lose(exchange, reason),
             _ => {
@@ -194,31 +205,40 @@ fn answered(packet: &Packet, socket: Socket, exchange: &mut Exchange, at: u32, b
     Outcome::Ignored
 }
 
-/// Beside what is known: it is the client who speaks.
-const REQUEST: u32 = 2;
+/// Beside the protocol: it is the client who speaks.
+const REQUEST: u32 = 1 << 8;
+/// What [`Known::is_followed`] says.
+const FOLLOWED: u32 = 1 << 9;
 
-/// What the head in the scratch means, as [`Heard::to_raw`] packs it. `who` is [`REQUEST`] and 1 where requests were
-/// understood before. A global function, which the verifier reads once.
+/// What the head in the scratch means on this connection, said by its client ([`REQUEST`]) or its server (0).
+#[inline(always)]
+fn hear(who: u32, exchange: &Exchange, length: u32) -> Told {
+    let followed = if exchange.marks & (UNDERSTOOD | JOINED_LATE) != 0 { FOLLOWED } else { 0 };
+    let who = who | followed | u32::from(exchange.protocol);
+    Told::from_raw(segue_hear(who, length, exchange.stage.into(), exchange.operation.into()))
+}
+
+/// The same as numbers: a global function, which the verifier reads once.
 #[unsafe(no_mangle)]
 #[inline(never)]
-extern "C" fn segue_hear(who: u32, length: u32, stage: u32, method: u32) -> u32 {
+extern "C" fn segue_hear(who: u32, length: u32, stage: u32, operation: u32) -> u32 {
     let Some(scratch) = maps::scratch() else { return 0 };
     // Numbers that are none were never written.
     let Some(stage) = Stage::from_raw(stage as u8) else { return 0 };
-    let Some(method) = Method::from_raw(method as u8) else { return 0 };
-    let is_known = who & 1 != 0;
-    let heard = if who & REQUEST != 0 {
-        http1::request(stage, is_known, method, &scratch.head, length as usize)
+    let Some(protocol) = AppProtocol::from_raw(who as u8) else { return 0 };
+    let known = Known { protocol, stage, operation: operation as u8, is_followed: who & FOLLOWED != 0 };
+    let told = if who & REQUEST != 0 {
+        l7::request(known, &scratch.head, length as usize)
     } else {
-        http1::answer(stage, is_known, method, &scratch.head, length as usize)
+        l7::answer(known, &scratch.head, length as usize)
     };
-    heard.to_raw()
+    told.to_raw()
 }
 
 /// Whether another request follows in the same segment.
 #[inline(always)]
-fn is_followed_by_another(packet: &Packet, at: u32, bytes: u32, method: Method) -> bool {
-    if http1::has_body(method) {
+fn is_followed_by_another(packet: &Packet, at: u32, bytes: u32, operation: u8) -> bool {
+    if http1::has_body(operation) {
         return false;
     }
     let end = head_end(packet, at, bytes);
@@ -281,12 +301,6 @@ fn more(exchange: &mut Exchange, length: u32) -> Outcome {
     Outcome::Ignored
 }
 
-/// 1 where requests were understood on this connection, or it was open before anybody looked.
-#[inline(always)]
-fn known(exchange: &Exchange) -> u32 {
-    u32::from(exchange.protocol != AppProtocol::Unknown as u8 || exchange.marks & JOINED_LATE != 0)
-}
-
 /// Learns nothing more from this connection.
 #[inline(always)]
 fn lose(exchange: &mut Exchange, reason: Unparsed) -> Outcome {
@@ -297,11 +311,12 @@ fn lose(exchange: &mut Exchange, reason: Unparsed) -> Outcome {
 
 /// Counts a request that was answered.
 #[inline(always)]
-fn count(socket: Socket, exchange: &mut Exchange, status: u16) -> Outcome {
-    exchange.protocol = AppProtocol::Http1 as u8;
+fn count(packet: &Packet, socket: Socket, exchange: &mut Exchange, status: u16) -> Outcome {
+    exchange.marks |= UNDERSTOOD;
     let now = Moment::now();
     let duration_ns = now.ns.saturating_sub(exchange.asked_at_ns);
     answers::answered(socket, exchange, status, duration_ns, now);
+    tell::answered(packet, socket, exchange, status, duration_ns);
     let key = RequestKey {
         cgroup: exchange.cgroup,
         service: exchange.service,
@@ -310,7 +325,7 @@ fn count(socket: Socket, exchange: &mut Exchange, status: u16) -> Outcome {
         status,
         protocol: exchange.protocol,
         direction: exchange.direction,
-        method: exchange.method,
+        operation: exchange.operation,
         _pad: 0,
     };
     let Some(requests) = maps::requests(&key) else {

@@ -444,7 +444,10 @@ mod tests {
         };
         let record = |answered: &Answered| Record::of_request(answered, Timestamp::UNIX_EPOCH, &mut Shop);
         let asked = record(&of(event()));
-        assert_eq!((asked.happening, &*asked.service, &*asked.client.name), (Happening::Request, "shop/payment", "nginx"));
+        assert_eq!(
+            (asked.happening, &*asked.service, &*asked.client.name),
+            (Happening::Request, "shop/payment", "nginx")
+        );
         assert_eq!(asked.requested, "10.96.0.10:443".parse().expect("an address"));
         assert_eq!(asked.time, "1970-01-01T00:00:01.502Z".parse().expect("a time"), "when it was answered");
         let request = asked.request.clone().expect("a request");
@@ -461,7 +464,10 @@ mod tests {
         };
         let served = record(&of(inbound));
         assert_eq!((served.happening, &*served.service), (Happening::Served, "host/nginx"));
-        assert_eq!((&*served.client.name, served.requested), (UNKNOWN, "10.1.0.7:8443".parse().expect("an address")));
+        assert_eq!(
+            (&*served.client.name, served.requested),
+            (UNKNOWN, "10.1.0.7:8443".parse().expect("an address"))
+        );
         assert_eq!(served.request.expect("a request").peer, "10.0.0.1:40000".parse().expect("an address"));
     }
 

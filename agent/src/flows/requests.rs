@@ -5,8 +5,10 @@ use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 use std::time::Duration;
 
-use agent_ebpf::abi::{AppProtocol, Direction, Histogram, Method, RequestKey, Requests as Counted};
-use agent_ebpf::decide::breaker::answer::SERVER_ERROR;
+use agent_ebpf::abi::{
+    AppProtocol, Direction, Histogram, RequestKey, Requests as Counted, StatusName, operation_name,
+};
+use agent_ebpf::decide::l7::is_server_error;
 use serde::{Deserialize, Serialize};
 
 use super::accumulator::{NAMING, is_new_name};
@@ -29,10 +31,10 @@ pub struct Requests {
     pub protocol: AppProtocol,
     /// Requests that were answered.
     pub count: u64,
-    /// Of these, those whose answer was the server's fault (a status of 500 or more).
+    /// Of these, those whose answer was the server's fault (of HTTP: a status of 500 or more).
     pub errors: u64,
-    /// The answers by status.
-    pub by_status: BTreeMap<u16, u64>,
+    /// The answers by status, as users of the protocol write it.
+    pub by_status: BTreeMap<String, u64>,
     /// Time from the first byte of a request to the first byte of its answer.
     pub duration: Distribution,
     /// The counts behind these, for metrics. Not in JSON.
@@ -43,13 +45,14 @@ pub struct Requests {
 impl Requests {
     /// What these rows come to.
     fn of(protocol: AppProtocol, rows: Vec<RequestRow>) -> Self {
-        let (mut all, mut by_status) = (Histogram::default(), BTreeMap::<u16, u64>::new());
+        let (mut all, mut by_status, mut errors) = (Histogram::default(), BTreeMap::new(), 0);
         for row in &rows {
+            let count = histogram::count(&row.duration);
             histogram::add(&mut all, &row.duration);
-            *by_status.entry(row.status).or_default() += histogram::count(&row.duration);
+            *by_status.entry(row.status_name(protocol)).or_default() += count;
+            errors += if is_server_error(protocol, row.status) { count } else { 0 };
         }
         let duration = Distribution::from(all);
-        let errors = by_status.range(SERVER_ERROR..).map(|(_, count)| count).sum();
         Self { protocol, count: duration.count, errors, by_status, duration, rows }
     }
 
@@ -59,15 +62,27 @@ impl Requests {
     }
 }
 
-/// Requests of one method that were answered with one status.
+/// Requests for one operation that were answered with one status; the protocol says what the numbers mean.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct RequestRow {
-    /// The method.
-    pub method: Method,
-    /// The status, 100 to 599.
+    /// What was asked for: of HTTP, the method.
+    pub operation: u8,
+    /// What was answered.
     pub status: u16,
     /// How long they took.
     pub duration: Histogram,
+}
+
+impl RequestRow {
+    /// The operation, as metrics have it.
+    pub const fn operation_name(&self, protocol: AppProtocol) -> &'static str {
+        operation_name(protocol, self.operation)
+    }
+
+    /// The status, as users of the protocol write it.
+    pub fn status_name(&self, protocol: AppProtocol) -> String {
+        StatusName { protocol, status: self.status }.to_string()
+    }
 }
 
 /// Whose requests they are.
@@ -114,7 +129,7 @@ struct Who {
 
 #[derive(Debug, Default)]
 struct Group {
-    rows: BTreeMap<(Method, u16), Histogram>,
+    rows: BTreeMap<(u8, u16), Histogram>,
     /// Id under which the service was last seen; 0 inbound.
     service: u32,
     alive_at: Duration,
@@ -215,7 +230,7 @@ impl RequestAccumulator {
             return seen;
         }
         let who = who(client.workload, direction, seen.label.as_ref(), key, names);
-        let row = (Method::from_raw(key.method).unwrap_or(Method::Other), key.status);
+        let row = (key.operation, key.status);
         let is_new = !self.groups.get(&who).is_some_and(|group| group.rows.contains_key(&row));
         if is_new && self.held >= self.limit {
             self.overflowed += u64::from(!std::mem::replace(&mut seen.overflowed, true));
@@ -245,8 +260,8 @@ impl RequestAccumulator {
     /// Everybody's requests, in the order of direction, workload, service and version; the overflow last.
     pub fn views(&self) -> Vec<RequestView> {
         let groups = self.groups.iter().map(|(who, group)| {
-            let rows = group.rows.iter().map(|(&(method, status), &duration)| RequestRow {
-                method,
+            let rows = group.rows.iter().map(|(&(operation, status), &duration)| RequestRow {
+                operation,
                 status,
                 duration,
             });
@@ -261,7 +276,7 @@ impl RequestAccumulator {
                 version: None,
                 protocol: AppProtocol::Unknown,
             };
-            view(nobody, vec![RequestRow { method: Method::Other, status: 0, duration }], true)
+            view(nobody, vec![RequestRow { operation: 0, status: 0, duration }], true)
         });
         groups.chain(overflow).collect()
     }
@@ -308,6 +323,8 @@ fn view(who: Who, rows: Vec<RequestRow>, overflow: bool) -> RequestView {
 
 #[cfg(test)]
 mod tests {
+    use agent_ebpf::abi::Method;
+
     use super::*;
     use crate::flows::{Client, identity};
 
@@ -348,7 +365,7 @@ mod tests {
             service: 7,
             status,
             protocol: AppProtocol::Http1 as u8,
-            method: Method::Get as u8,
+            operation: Method::Get as u8,
             ..RequestKey::default()
         }
     }
@@ -373,7 +390,7 @@ mod tests {
         let RequestView { workload, service, port, requests, .. } = &views[0];
         assert_eq!((&*workload.name, &**service, *port), ("unit1", "shop/svc7", 80));
         assert_eq!((requests.count, requests.errors, requests.duration.count), (8, 1, 8));
-        assert_eq!(requests.by_status, [(200, 5), (404, 2), (503, 1)].into());
+        assert_eq!(requests.by_status, [("200".into(), 5), ("404".into(), 2), ("503".into(), 1)].into());
         assert_eq!(requests.rows.len(), 3);
     }
 

@@ -221,6 +221,11 @@ fn spoken(text: &str) -> Option<Spoken> {
     }
 }
 
+/// Whose operations are methods, and whose statuses those of RFC 9110.
+const fn is_http(protocol: AppProtocol) -> bool {
+    matches!(protocol, AppProtocol::Http1 | AppProtocol::Http2)
+}
+
 fn spoken_names() -> impl Iterator<Item = &'static str> {
     let carried = Protocol::ALL.iter().map(|protocol| protocol.name());
     let known = AppProtocol::ALL.iter().filter(|protocol| **protocol != AppProtocol::Unknown);
@@ -446,10 +451,16 @@ impl Selector {
             Value::Port(port) => targets().any(|target| target.port() == *port),
             Value::Spoken(Spoken::Carried(protocol)) => record.protocol == *protocol,
             Value::Verdict(verdict) => verdict.is_of(record.happening),
-            Value::Spoken(Spoken::Http) => request.is_some_and(|part| part.protocol.name().starts_with("http")),
-            Value::Spoken(Spoken::Exactly(protocol)) => request.is_some_and(|part| part.protocol == *protocol),
-            Value::Statuses(statuses) => request.is_some_and(|part| statuses.holds(part.code)),
-            Value::Method(method) => request.is_some_and(|part| *part.operation == *method.name()),
+            Value::Spoken(Spoken::Http) => request.is_some_and(|part| is_http(part.protocol)),
+            Value::Spoken(Spoken::Exactly(protocol)) => {
+                request.is_some_and(|part| part.protocol == *protocol)
+            }
+            Value::Statuses(statuses) => {
+                request.is_some_and(|part| is_http(part.protocol) && statuses.holds(part.code))
+            }
+            Value::Method(method) => {
+                request.is_some_and(|part| is_http(part.protocol) && *part.operation == *method.name())
+            }
         })
     }
 
@@ -487,10 +498,10 @@ impl Selector {
 
     fn wants(&self, requests: &Requests, row: &RequestRow) -> bool {
         self.holds_of(Value::is_of_requests, |_, value| match value {
-            Value::Spoken(Spoken::Http) => requests.protocol.name().starts_with("http"),
+            Value::Spoken(Spoken::Http) => is_http(requests.protocol),
             Value::Spoken(Spoken::Exactly(protocol)) => requests.protocol == *protocol,
-            Value::Statuses(statuses) => statuses.holds(row.status),
-            Value::Method(method) => row.method == *method,
+            Value::Statuses(statuses) => is_http(requests.protocol) && statuses.holds(row.status),
+            Value::Method(method) => is_http(requests.protocol) && row.operation == *method as u8,
             _ => false,
         })
     }

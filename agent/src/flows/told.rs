@@ -2,9 +2,11 @@
 //!
 //! Decoding reads bytes by their place in [`RequestEvent`] and never panics, whatever they hold. Knows no name.
 
-use agent_ebpf::abi::request_event::{HEAD_OFFSET, TOLD_BYTES};
-use agent_ebpf::abi::{AppProtocol, Direction, Method, RequestEvent, RequestPlace, Told as Kind};
-use agent_ebpf::decide::breaker::answer::SERVER_ERROR;
+use agent_ebpf::abi::{
+    AppProtocol, Direction, RequestEvent, RequestHead, RequestPlace, RequestRecord as Kind, StatusName,
+    operation_name,
+};
+use agent_ebpf::decide::l7::is_server_error;
 
 use super::fields::Fields;
 use super::record::DecodeError;
@@ -39,17 +41,17 @@ pub struct Answered {
 impl Answered {
     /// What was asked for, by the protocol's words.
     pub fn operation(&self) -> &'static str {
-        Method::from_raw(self.event.operation).unwrap_or(Method::Other).name()
+        operation_name(self.protocol, self.event.operation)
     }
 
     /// What the answer was, by the protocol's words.
     pub fn status(&self) -> String {
-        self.event.status.to_string()
+        StatusName { protocol: self.protocol, status: self.event.status }.to_string()
     }
 
     /// The answer was the server's fault.
     pub const fn is_server_error(&self) -> bool {
-        self.event.status >= SERVER_ERROR
+        is_server_error(self.protocol, self.event.status)
     }
 }
 
@@ -63,14 +65,20 @@ impl<'a> Told<'a> {
         let kind = fields.u32();
         match u8::try_from(kind).ok().and_then(Kind::from_raw) {
             Some(Kind::Head) => {
-                if !(HEAD_OFFSET..=HEAD_OFFSET + TOLD_BYTES).contains(&bytes.len()) {
-                    return Err(DecodeError::Length { expected: HEAD_OFFSET + TOLD_BYTES, found: bytes.len() });
+                let expected = size_of::<RequestHead>();
+                if bytes.len() != expected {
+                    return Err(DecodeError::Length { expected, found: bytes.len() });
                 }
-                let (sequence, cookie) = (fields.u32(), fields.u64());
-                Ok(Self::Head { cookie, sequence, bytes: &bytes[HEAD_OFFSET..] })
+                let (sequence, cookie, length) = (fields.u32(), fields.u64(), fields.u32());
+                let _zero = fields.u32();
+                let length = usize::try_from(length).unwrap_or(usize::MAX).min(fields.0.len());
+                Ok(Self::Head { cookie, sequence, bytes: &fields.0[..length] })
             }
             Some(Kind::Answered) => answered(kind, bytes, &mut fields).map(Self::Answered),
-            None => Err(DecodeError::Unknown { field: "kind", number: bytes.first().copied().unwrap_or_default() }),
+            None => Err(DecodeError::Unknown {
+                field: "kind",
+                number: bytes.first().copied().unwrap_or_default(),
+            }),
         }
     }
 }
@@ -179,19 +187,33 @@ pub(crate) mod tests {
             assert_eq!(bytes[offset..offset + 8], number.to_ne_bytes());
         }
         assert_eq!(bytes[std::mem::offset_of!(RequestEvent, operation)], 1);
-        let expected = Answered { event: event(), protocol: AppProtocol::Http1, direction: Direction::Outbound };
+        let expected =
+            Answered { event: event(), protocol: AppProtocol::Http1, direction: Direction::Outbound };
         assert_eq!(Told::decode(&bytes), Ok(Told::Answered(expected)));
     }
 
-    #[test]
-    fn a_head_ends_where_its_record_does() {
+    /// How a request begins, as a program would write it; behind it something else stands.
+    pub(crate) fn written_head(cookie: u64, sequence: u32, text: &str) -> Vec<u8> {
         let mut bytes = Vec::new();
-        bytes.extend(0_u32.to_ne_bytes());
-        bytes.extend(9_u32.to_ne_bytes());
-        bytes.extend(77_u64.to_ne_bytes());
-        bytes.extend(b"GET /");
+        bytes.extend((Kind::Head as u32).to_ne_bytes());
+        bytes.extend(sequence.to_ne_bytes());
+        bytes.extend(cookie.to_ne_bytes());
+        bytes.extend(u32::try_from(text.len()).expect("short").to_ne_bytes());
+        bytes.extend([0; 4]);
+        bytes.extend(text.bytes());
+        bytes.resize(size_of::<RequestHead>(), b'?');
+        bytes
+    }
+
+    #[test]
+    fn a_head_is_as_long_as_it_says() {
+        let mut bytes = written_head(77, 9, "GET /");
         assert_eq!(Told::decode(&bytes), Ok(Told::Head { cookie: 77, sequence: 9, bytes: b"GET /" }));
-        bytes.truncate(HEAD_OFFSET - 1);
+        let length = std::mem::offset_of!(RequestHead, length);
+        bytes[length..length + 4].copy_from_slice(&u32::MAX.to_ne_bytes());
+        let Ok(Told::Head { bytes: all, .. }) = Told::decode(&bytes) else { panic!("a head") };
+        assert_eq!(all.len(), agent_ebpf::abi::request_event::TOLD_BYTES, "and no longer than its record");
+        bytes.pop();
         assert!(matches!(Told::decode(&bytes), Err(DecodeError::Length { .. })));
     }
 

@@ -4,7 +4,7 @@ use std::borrow::Cow;
 use std::fmt;
 
 use super::sheet::{Metric, Sheet, label};
-use crate::admin::view::{CanaryState, Counters, HeldView, Status};
+use crate::admin::view::{CanaryState, Counters, HeldView, Status, TracesView};
 use crate::desired::guard::Loss;
 use crate::discovery::SourceKind;
 

@@ -3,7 +3,7 @@
 use std::borrow::Cow;
 use std::fmt;
 
-use agent_ebpf::abi::Direction;
+use agent_ebpf::abi::{AppProtocol, Direction};
 
 use super::sheet::{Label, Metric, Sheet, label};
 use crate::flows::{Distribution, RequestView, split_service_name};
@@ -20,6 +20,7 @@ const CLIENT: Metric = Metric::histogram(
         "http_request_method",
         "http_response_status_code",
         "network_protocol_name",
+        "network_protocol_version",
     ],
     "Requests that workloads of this node made to services: time from the first byte of a request to the first byte of its answer.",
 );
@@ -32,6 +33,7 @@ const SERVER: Metric = Metric::histogram(
         "http_request_method",
         "http_response_status_code",
         "network_protocol_name",
+        "network_protocol_version",
     ],
     "Requests that workloads of this node answered: time from the first byte of a request to the first byte of its answer.",
 );
@@ -43,6 +45,8 @@ const UNPARSED: Metric = Metric::counter(
 
 /// The metrics of this subject.
 pub(super) const METRICS: &[&Metric] = &[&CLIENT, &SERVER, &UNPARSED];
+/// Those of them that say how long requests took.
+const DURATIONS: &[&Metric] = &[&CLIENT, &SERVER];
 
 /// Whose requests they are, as labels.
 fn labels(view: &RequestView) -> Vec<Label<'_>> {
@@ -68,27 +72,57 @@ fn labels(view: &RequestView) -> Vec<Label<'_>> {
     ]
 }
 
+/// How the requests of a protocol are told.
+struct Family {
+    protocol: AppProtocol,
+    client: &'static Metric,
+    server: &'static Metric,
+    operation: &'static str,
+    status: &'static str,
+    /// What is the same for all of them.
+    constant: &'static [(&'static str, &'static str)],
+}
+
+/// One for each protocol that is understood. Several may write the same metrics; then something constant tells them apart.
+const FAMILIES: &[Family] = &[Family {
+    protocol: AppProtocol::Http1,
+    client: &CLIENT,
+    server: &SERVER,
+    operation: "http_request_method",
+    status: "http_response_status_code",
+    constant: &[("network_protocol_name", "http"), ("network_protocol_version", "1")],
+}];
+
+impl Family {
+    /// Whether these are told here. The sum beyond the limit, which is of no protocol, is told with the first.
+    fn tells(&self, view: &RequestView) -> bool {
+        self.protocol == view.requests.protocol || view.overflow && self.protocol == AppProtocol::Http1
+    }
+
+    fn rows<'a>(&'a self, view: &'a RequestView) -> impl Iterator<Item = (Vec<Label<'a>>, Distribution)> {
+        view.requests.rows.iter().map(move |row| {
+            let mut labels = labels(view);
+            if !view.overflow {
+                labels.push(label(self.operation, row.operation_name(self.protocol)));
+                labels.push((self.status, Cow::Owned(row.status_name(self.protocol))));
+                labels.extend(self.constant.iter().map(|(name, value)| label(name, value)));
+            }
+            (labels, Distribution::from(row.duration))
+        })
+    }
+}
+
 /// Writes the durations.
 pub(super) fn write(sheet: &mut Sheet<'_>, views: &[RequestView]) -> fmt::Result {
-    let rows = |direction| {
-        views
-            .iter()
-            .filter(move |view| view.direction == direction)
-            .flat_map(|view| {
-                view.requests.rows.iter().map(move |row| {
-                    let mut labels = labels(view);
-                    if !view.overflow {
-                        labels.push(label("http_request_method", row.method.name()));
-                        labels.push(("http_response_status_code", Cow::Owned(row.status.to_string())));
-                        labels.push(label("network_protocol_name", "http"));
-                    }
-                    (labels, Distribution::from(row.duration))
-                })
-            })
-            .collect::<Vec<_>>()
-    };
-    for (metric, direction) in [(&CLIENT, Direction::Outbound), (&SERVER, Direction::Inbound)] {
-        let rows = rows(direction);
+    for metric in DURATIONS {
+        let mut rows = Vec::new();
+        for (family, view) in FAMILIES.iter().flat_map(|family| views.iter().map(move |view| (family, view)))
+        {
+            let of_side = if view.direction == Direction::Outbound { family.client } else { family.server };
+            if of_side.name == metric.name && family.tells(view) {
+                rows.extend(family.rows(view));
+            }
+        }
         sheet.histogram(metric, rows.iter().map(|(labels, duration)| (labels.clone(), duration)))?;
     }
     Ok(())

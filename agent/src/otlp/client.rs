@@ -98,13 +98,7 @@ impl Client {
 }
 
 /// What an answer means, by the specification of OTLP.
-fn outcome(
-    signal: Signal,
-    status: StatusCode,
-    headers: &HeaderMap,
-    body: &[u8],
-    now: Timestamp,
-) -> Outcome {
+fn outcome(signal: Signal, status: StatusCode, headers: &HeaderMap, body: &[u8], now: Timestamp) -> Outcome {
     if status.is_success() {
         return match message::refused(signal, body) {
             None => Outcome::Ok,

@@ -145,9 +145,9 @@ pub fn share(text: &str) -> Result<f64, String> {
         None => (text.trim(), 1.0),
     };
     let share = number.parse::<f64>().ok().map(|number| number / whole);
-    share.filter(|share| *share > 0.0 && *share <= 1.0).ok_or_else(|| {
-        "give a share of all requests: more than 0, up to 100%, as in 1% or 0.01".to_owned()
-    })
+    share
+        .filter(|share| *share > 0.0 && *share <= 1.0)
+        .ok_or_else(|| "give a share of all requests: more than 0, up to 100%, as in 1% or 0.01".to_owned())
 }
 
 #[cfg(test)]

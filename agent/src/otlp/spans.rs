@@ -134,7 +134,11 @@ mod tests {
         let (sender, mut queue) = queue();
         (0..QUEUE + 3).for_each(|_| sender.put(span()));
         assert_eq!(sender.counts().queue_full.load(Ordering::Relaxed), 3);
-        assert_eq!(batch(&mut queue.spans).await.map(|spans| spans.len()), Some(BATCH), "a whole batch waits for nothing");
+        assert_eq!(
+            batch(&mut queue.spans).await.map(|spans| spans.len()),
+            Some(BATCH),
+            "a whole batch waits for nothing"
+        );
     }
 
     /// Takes one request and answers it; gives the path and how many spans it held.
@@ -145,12 +149,14 @@ mod tests {
             assert!(stream.read_buf(&mut bytes).await.expect("a request") > 0);
             let Some(end) = bytes.windows(4).position(|four| four == b"\r\n\r\n") else { continue };
             let head = String::from_utf8_lossy(&bytes[..end]).to_lowercase();
-            let length = head.lines().find_map(|line| line.strip_prefix("content-length: ")).expect("a length");
+            let length =
+                head.lines().find_map(|line| line.strip_prefix("content-length: ")).expect("a length");
             let length: usize = length.parse().expect("a number");
             if bytes.len() == end + 4 + length {
                 stream.write_all(answer.as_bytes()).await.expect("sent");
                 let request = ExportTraceServiceRequest::decode(&bytes[end + 4..]).expect("a message");
-                let spans = request.resource_spans.iter().flat_map(|of| &of.scope_spans).map(|of| of.spans.len());
+                let spans =
+                    request.resource_spans.iter().flat_map(|of| &of.scope_spans).map(|of| of.spans.len());
                 return (head.lines().next().unwrap_or_default().to_owned(), spans.sum());
             }
         }

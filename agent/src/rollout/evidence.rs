@@ -5,9 +5,9 @@ use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::time::Duration;
 
 use agent_ebpf::abi::{
-    CloseReason, ConnectFailure, Direction, Edge, EdgeKey, Histogram, RequestKey, Requests,
+    AppProtocol, CloseReason, ConnectFailure, Direction, Edge, EdgeKey, Histogram, RequestKey, Requests,
 };
-use agent_ebpf::decide::breaker::answer::SERVER_ERROR;
+use agent_ebpf::decide::l7::is_server_error;
 
 use crate::flows::histogram;
 
@@ -55,11 +55,11 @@ pub fn readings(edges: &[(EdgeKey, Edge)], requests: &[(RequestKey, Requests)]) 
     let mut readings: BTreeMap<EdgeKey, Counts> =
         edges.iter().map(|(key, edge)| (*key, Counts::from(edge))).collect();
     for (key, requests) in requests.iter().filter(|(key, _)| key.direction == Direction::Outbound as u8) {
-        let RequestKey { cgroup, service, version, status, .. } = *key;
+        let RequestKey { cgroup, service, version, status, protocol, .. } = *key;
         let counts = readings.entry(EdgeKey { cgroup, service, version }).or_default();
         let answered = requests.0.buckets.iter().sum::<u64>();
         counts.answered = counts.answered.saturating_add(answered);
-        if status >= SERVER_ERROR {
+        if AppProtocol::from_raw(protocol).is_some_and(|protocol| is_server_error(protocol, status)) {
             counts.errors = counts.errors.saturating_add(answered);
         }
     }

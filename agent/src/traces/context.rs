@@ -110,7 +110,9 @@ mod tests {
         let unsampled = WRITTEN.replace("-01", "-00");
         assert_eq!(TraceContext::parse(&unsampled), Some(TraceContext { sampled: false, ..written() }));
         // A later version, with and without more behind it.
-        for later in ["cc-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01-what", &WRITTEN.replace("00-4", "01-4")] {
+        for later in
+            ["cc-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01-what", &WRITTEN.replace("00-4", "01-4")]
+        {
             assert_eq!(TraceContext::parse(later), Some(written()), "{later}");
         }
         for wrong in [
@@ -131,7 +133,8 @@ mod tests {
 
     #[test]
     fn a_beginning_says_its_trace_and_its_path_only_where_asked() {
-        let bytes = format!("GET /cart?user=7#x HTTP/1.1\r\nhost: shop\r\nTraceParent:  {WRITTEN} \r\n\r\nbody\r\n");
+        let bytes =
+            format!("GET /cart?user=7#x HTTP/1.1\r\nhost: shop\r\nTraceParent:  {WRITTEN} \r\n\r\nbody\r\n");
         let beginning = Beginning::read(bytes.as_bytes(), false);
         assert_eq!(beginning, Beginning { context: Some(written()), path: None, minor_version: Some(1) });
         assert_eq!(Beginning::read(bytes.as_bytes(), true).path.as_deref(), Some("/cart"));

@@ -5,6 +5,7 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
+use agent_ebpf::abi::operation::OTHER;
 use agent_ebpf::abi::{AppProtocol, Direction};
 use agent_ebpf::decide::trace;
 use jiff::Timestamp;
@@ -107,8 +108,8 @@ impl Span {
 fn name(answered: &Answered) -> String {
     match answered.operation() {
         // "HTTP" is what the conventions want for methods that have no name.
-        "_OTHER" => "HTTP".to_owned(),
-        "" => answered.protocol.name().to_owned(),
+        OTHER if is_http(answered.protocol) => "HTTP".to_owned(),
+        OTHER => answered.protocol.name().to_owned(),
         operation => operation.to_owned(),
     }
 }
@@ -144,13 +145,31 @@ fn spoken(answered: &Answered, beginning: &Beginning, attributes: &mut Vec<(&'st
         return;
     }
     add("network.protocol.name", answered.protocol.name().into());
+    let operation = Some(operation).filter(|operation| *operation != OTHER);
+    match answered.protocol {
+        AppProtocol::Grpc => {
+            add("rpc.system", "grpc".into());
+            add("rpc.grpc.status_code", answered.event.status.into());
+        }
+        AppProtocol::Redis | AppProtocol::Postgresql | AppProtocol::Mysql => {
+            add("db.system.name", answered.protocol.name().into());
+            operation.into_iter().for_each(|operation| add("db.operation.name", operation.into()));
+            if answered.is_server_error() {
+                add("db.response.status_code", status.into());
+            }
+        }
+        AppProtocol::Kafka => {
+            add("messaging.system", "kafka".into());
+            operation.into_iter().for_each(|operation| add("messaging.operation.name", operation.into()));
+        }
+        AppProtocol::Unknown | AppProtocol::Http1 | AppProtocol::Http2 | AppProtocol::Dns => {}
+    }
 }
 
 /// Attributes of the two ends: the address that was asked for, and the one at the other end of the connection.
 fn ends(answered: &Answered, names: &mut dyn Names, attributes: &mut Vec<(&'static str, Value)>) {
     let event = &answered.event;
-    let (client, server): (SocketAddr, SocketAddr) =
-        (event.place.client.into(), event.place.server.into());
+    let (client, server): (SocketAddr, SocketAddr) = (event.place.client.into(), event.place.server.into());
     let asked = match answered.direction {
         Direction::Outbound if event.requested.port_be != 0 => event.requested.into(),
         _ => server,
@@ -178,5 +197,5 @@ fn ends(answered: &Answered, names: &mut dyn Names, attributes: &mut Vec<(&'stat
 
 /// Whether its numbers are methods and statuses of HTTP.
 fn is_http(protocol: AppProtocol) -> bool {
-    protocol.name().starts_with("http")
+    matches!(protocol, AppProtocol::Http1 | AppProtocol::Http2)
 }

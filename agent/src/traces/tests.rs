@@ -1,10 +1,10 @@
 use std::sync::Arc;
 
-use agent_ebpf::abi::{Direction, RequestEvent, RequestPlace, Told as Kind};
+use agent_ebpf::abi::{Direction, RequestEvent, RequestPlace};
 use agent_ebpf::decide::trace;
 
 use super::*;
-use crate::flows::told::tests::{event, written};
+use crate::flows::told::tests::{event, written, written_head};
 use crate::flows::{Client, ServiceLabel, Workload, identity};
 
 struct Shop;
@@ -33,11 +33,7 @@ fn tell(traces: &mut Traces, bytes: &[u8]) -> Became {
 }
 
 fn head(event: &RequestEvent, text: &str) -> Vec<u8> {
-    let mut bytes = (Kind::Head as u32).to_ne_bytes().to_vec();
-    bytes.extend(event.place.sequence.to_ne_bytes());
-    bytes.extend(event.cookie.to_ne_bytes());
-    bytes.extend(text.bytes());
-    bytes
+    written_head(event.cookie, event.place.sequence, text)
 }
 
 /// The server's side of the same request, on another node.

@@ -2,10 +2,8 @@
 //! read off a connection is the programs' business.
 
 use super::signal::{self, Signal};
-use crate::abi::BreakerPolicy;
-
-/// The first status that is the server's fault (RFC 9110, section 15.6).
-pub const SERVER_ERROR: u16 = 500;
+use crate::abi::{AppProtocol, BreakerPolicy};
+use crate::decide::l7::is_server_error;
 
 /// What an answer says of the backend.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -35,17 +33,34 @@ const fn times_answers(policy: &BreakerPolicy) -> bool {
 ///
 /// One that comes after its deadline is as bad as none, whatever it says: whoever asked has had to wait.
 #[inline(always)]
-pub const fn judge(policy: &BreakerPolicy, status: u16, duration_us: u64) -> Judgement {
+pub const fn judge(
+    policy: &BreakerPolicy,
+    protocol: AppProtocol,
+    status: u16,
+    duration_us: u64,
+) -> Judgement {
     if is_overdue(policy, duration_us) {
         return Judgement::Failed(Signal::NoAnswer);
     }
-    if status >= SERVER_ERROR && signal::counts(policy, Signal::Http5xx) {
-        return Judgement::Failed(Signal::Http5xx);
+    if let Some(signal) = error_signal(protocol)
+        && is_server_error(protocol, status)
+        && signal::counts(policy, signal)
+    {
+        return Judgement::Failed(signal);
     }
     if times_answers(policy) && duration_us > policy.slow_answer_us as u64 {
         return Judgement::Slow;
     }
     Judgement::Good
+}
+
+/// What an error of a server is called in policies; `None` where no policy asks about this protocol's.
+#[inline(always)]
+const fn error_signal(protocol: AppProtocol) -> Option<Signal> {
+    match protocol {
+        AppProtocol::Http1 | AppProtocol::Http2 => Some(Signal::Http5xx),
+        _ => None,
+    }
 }
 
 /// Whether a request that waited so long without an answer counts as a failure.
@@ -61,6 +76,10 @@ mod tests {
     use super::super::SignalSet;
     use super::*;
 
+    fn judge_http(policy: &BreakerPolicy, status: u16, duration_us: u64) -> Judgement {
+        judge(policy, AppProtocol::Http1, status, duration_us)
+    }
+
     fn policy(signals: &[Signal]) -> BreakerPolicy {
         BreakerPolicy {
             signals: signals.iter().copied().fold(SignalSet::NONE, SignalSet::with).0,
@@ -73,24 +92,24 @@ mod tests {
     fn by_default_answers_are_not_looked_at() {
         let policy = BreakerPolicy::default();
         assert!(!is_judged(&policy));
-        assert_eq!(judge(&policy, 503, u64::MAX), Judgement::Good);
+        assert_eq!(judge_http(&policy, 503, u64::MAX), Judgement::Good);
     }
 
     #[test]
     fn a_status_counts_from_500_on_and_where_the_policy_says_so() {
         let counting = policy(&[Signal::Http5xx]);
         assert!(is_judged(&counting));
-        assert_eq!(judge(&counting, 499, 0), Judgement::Good);
-        assert_eq!(judge(&counting, 500, 0), Judgement::Failed(Signal::Http5xx));
-        assert_eq!(judge(&policy(&[Signal::NoAnswer]), 500, 0), Judgement::Good);
+        assert_eq!(judge_http(&counting, 499, 0), Judgement::Good);
+        assert_eq!(judge_http(&counting, 500, 0), Judgement::Failed(Signal::Http5xx));
+        assert_eq!(judge_http(&policy(&[Signal::NoAnswer]), 500, 0), Judgement::Good);
     }
 
     #[test]
     fn an_answer_after_its_deadline_is_none() {
         let counting = policy(&[Signal::NoAnswer, Signal::Http5xx]);
-        assert_eq!(judge(&counting, 200, 1_999), Judgement::Good);
-        assert_eq!(judge(&counting, 200, 2_000), Judgement::Failed(Signal::NoAnswer));
-        assert_eq!(judge(&counting, 500, 2_000), Judgement::Failed(Signal::NoAnswer));
+        assert_eq!(judge_http(&counting, 200, 1_999), Judgement::Good);
+        assert_eq!(judge_http(&counting, 200, 2_000), Judgement::Failed(Signal::NoAnswer));
+        assert_eq!(judge_http(&counting, 500, 2_000), Judgement::Failed(Signal::NoAnswer));
         assert!(!is_overdue(&policy(&[Signal::Http5xx]), u64::MAX));
     }
 
@@ -98,10 +117,13 @@ mod tests {
     fn slow_answers_count_in_the_slow_ratio_and_only_with_one() {
         let timing = BreakerPolicy { slow_percent: 50, slow_answer_us: 100, ..policy(&[]) };
         assert!(is_judged(&timing));
-        assert_eq!(judge(&timing, 200, 100), Judgement::Good);
-        assert_eq!(judge(&timing, 200, 101), Judgement::Slow);
+        assert_eq!(judge_http(&timing, 200, 100), Judgement::Good);
+        assert_eq!(judge_http(&timing, 200, 101), Judgement::Slow);
         assert!(!is_judged(&BreakerPolicy { slow_percent: 0, ..timing }));
-        assert_eq!(judge(&BreakerPolicy { slow_answer_us: 0, ..timing }, 200, u64::MAX), Judgement::Good);
+        assert_eq!(
+            judge_http(&BreakerPolicy { slow_answer_us: 0, ..timing }, 200, u64::MAX),
+            Judgement::Good
+        );
     }
 
     proptest! {
@@ -113,7 +135,7 @@ mod tests {
             let policy = BreakerPolicy {
                 signals, slow_percent, slow_answer_us, answer_timeout_us, ..BreakerPolicy::default()
             };
-            let judgement = judge(&policy, status, duration_us);
+            let judgement = judge_http(&policy, status, duration_us);
             if !is_judged(&policy) {
                 prop_assert_eq!(judgement, Judgement::Good);
             }

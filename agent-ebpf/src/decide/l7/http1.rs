@@ -4,27 +4,25 @@
 //! the sides speaking in turn tell where messages begin. What breaks that rule is noticed where it can be, and ends the
 //! following of that connection.
 
-use super::Heard;
+use super::{Head, Heard, Known};
 use crate::abi::request::HEAD_BYTES;
 use crate::abi::{Method, Stage, Unparsed};
 
-/// The first bytes of what a side says, and how many of them there are.
-pub type Head = [u8; 2 * HEAD_BYTES];
-
-/// What a client's bytes mean. `is_known`: requests were understood on this connection before, or it was open before
-/// anybody looked, so that what does not look like a request may be the rest of one.
+/// What a client's bytes mean.
 #[inline(always)]
-pub const fn request(stage: Stage, is_known: bool, method: Method, head: &Head, length: usize) -> Heard {
-    match stage {
+pub const fn request(known: Known, head: &Head, length: usize) -> Heard {
+    match known.stage {
         Stage::Idle | Stage::Answered => match method_of(head, length) {
-            Token::Method(method) => Heard::Request(method),
+            Token::Method(method) => Heard::Request(method as u8),
             Token::Incomplete => Heard::More,
             // The rest of a request that was answered early.
-            Token::None if is_known => Heard::Nothing,
+            Token::None if known.is_followed => Heard::Nothing,
             Token::None => Heard::Lost(Unparsed::OtherProtocol),
         },
         // The rest of a request, unless it can have none.
-        Stage::Asked | Stage::Interim if is_pipelined(method, head) => Heard::Lost(Unparsed::Pipelined),
+        Stage::Asked | Stage::Interim if is_pipelined(known.operation, head) => {
+            Heard::Lost(Unparsed::Pipelined)
+        }
         Stage::Asked | Stage::Interim => Heard::Nothing,
         Stage::Ended => Heard::Nothing,
     }
@@ -32,22 +30,22 @@ pub const fn request(stage: Stage, is_known: bool, method: Method, head: &Head, 
 
 /// What a server's bytes mean.
 #[inline(always)]
-pub const fn answer(stage: Stage, is_known: bool, method: Method, head: &Head, length: usize) -> Heard {
-    match stage {
+pub const fn answer(known: Known, head: &Head, length: usize) -> Heard {
+    match known.stage {
         // An answer to what was asked before anybody looked, or a server that speaks first.
-        Stage::Idle if is_known => Heard::Nothing,
+        Stage::Idle if known.is_followed => Heard::Nothing,
         Stage::Idle => Heard::Lost(Unparsed::OtherProtocol),
         Stage::Asked | Stage::Interim => match status_of(head, length) {
             Line::Status(101) => Heard::LastAnswer(101),
             Line::Status(status) if status < 200 => Heard::Interim,
-            Line::Status(status) if matches!(method, Method::Connect) && status < 300 => {
+            Line::Status(status) if known.operation == Method::Connect as u8 && status < 300 => {
                 Heard::LastAnswer(status)
             }
             Line::Status(status) => Heard::Answer(status),
             Line::Incomplete => Heard::More,
             // The rest of an interim answer.
-            Line::None if matches!(stage, Stage::Interim) => Heard::Nothing,
-            Line::None if is_known => Heard::Lost(Unparsed::Malformed),
+            Line::None if matches!(known.stage, Stage::Interim) => Heard::Nothing,
+            Line::None if known.is_followed => Heard::Lost(Unparsed::Malformed),
             Line::None => Heard::Lost(Unparsed::OtherProtocol),
         },
         // A second answer to one request: the client asked twice.
@@ -61,14 +59,19 @@ pub const fn answer(stage: Stage, is_known: bool, method: Method, head: &Head, l
 
 /// Whether what comes after the head of a request of this method, before its answer, is another request.
 #[inline(always)]
-pub const fn is_pipelined(method: Method, rest: &Head) -> bool {
+const fn is_pipelined(method: u8, rest: &Head) -> bool {
     !has_body(method) && known_method(rest).is_some()
 }
 
 /// Whether requests of this method have a body as a rule.
 #[inline(always)]
-pub const fn has_body(method: Method) -> bool {
-    matches!(method, Method::Post | Method::Put | Method::Patch | Method::Other | Method::Delete)
+pub const fn has_body(method: u8) -> bool {
+    match Method::from_raw(method) {
+        Some(method) => {
+            matches!(method, Method::Post | Method::Put | Method::Patch | Method::Other | Method::Delete)
+        }
+        None => true,
+    }
 }
 
 enum Token {

@@ -58,7 +58,8 @@ fn read(asked: Asked) -> Result<Wanted, Refused> {
             "since" => window.get_or_insert_with(Window::default).since = Some(time()?),
             "until" => window.get_or_insert_with(Window::default).until = Some(time()?),
             "requests" => {
-                requests = value.parse().map_err(|_| bad(format!("requests is true or false, not `{value}`")))?;
+                requests =
+                    value.parse().map_err(|_| bad(format!("requests is true or false, not `{value}`")))?;
             }
             key => selector.add(key, value).map_err(bad)?,
         }

@@ -50,8 +50,11 @@ pub(super) fn edges() -> Vec<EdgeView> {
 
 /// What was asked for on the first of them, what was answered, and the sum of what is beyond the limit.
 pub(super) fn requests() -> Vec<RequestView> {
-    let row =
-        |status, counts: &[u64]| RequestRow { method: Method::Get, status, duration: histogram(4, counts) };
+    let row = |status, counts: &[u64]| RequestRow {
+        operation: Method::Get as u8,
+        status,
+        duration: histogram(4, counts),
+    };
     let rows = vec![row(200, &[900, 250, 40]), row(404, &[30]), row(503, &[0, 2, 5])];
     let client = RequestView {
         direction: Direction::Outbound,
@@ -64,7 +67,7 @@ pub(super) fn requests() -> Vec<RequestView> {
             protocol: AppProtocol::Http1,
             count: 1_227,
             errors: 7,
-            by_status: [(200, 1_190), (404, 30), (503, 7)].into(),
+            by_status: [("200".into(), 1_190), ("404".into(), 30), ("503".into(), 7)].into(),
             duration: histogram(4, &[930, 252, 45]).into(),
             rows,
         },

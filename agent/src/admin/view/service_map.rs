@@ -170,7 +170,7 @@ pub struct RequestTotals {
     /// Of these, those whose answer was the server's fault.
     pub errors: u64,
     /// The answers by status.
-    pub by_status: BTreeMap<u16, u64>,
+    pub by_status: BTreeMap<String, u64>,
     /// Time to the first byte of the answer.
     pub duration: Durations,
 }

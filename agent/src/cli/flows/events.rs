@@ -253,10 +253,17 @@ mod tests {
             "12:00:00.000  nginx → shop/payment (v2) 10.1.0.7:8443  request POST 503 in 2.3 ms\n"
         );
         let text = plain(&dict(&record, &TimeZone::UTC));
-        for part in ["SPOKEN: http1\n", "ASKED: POST\n", "ANSWERED: 503\n", "FROM: 10.0.0.1:40000\n", "CLIENT: host/nginx\n"] {
+        for part in [
+            "SPOKEN: http1\n",
+            "ASKED: POST\n",
+            "ANSWERED: 503\n",
+            "FROM: 10.0.0.1:40000\n",
+            "CLIENT: host/nginx\n",
+        ] {
             assert!(text.contains(part), "{part} in {text}");
         }
-        let served = Record { happening: Happening::Served, service: "host/web".into(), version: None, ..record };
+        let served =
+            Record { happening: Happening::Served, service: "host/web".into(), version: None, ..record };
         let line = plain(&compact(&served, &TimeZone::UTC));
         assert!(line.contains("  10.0.0.1:40000 → host/web 10.1.0.7:8443  served POST 503 in"), "{line}");
         assert!(!plain(&dict(&served, &TimeZone::UTC)).contains("CLIENT"));

@@ -76,7 +76,8 @@ fn any_breaker() -> impl Strategy<Value = BreakerPolicy> + Clone {
         proptest::sample::select(BreakerMode::ALL),
         any::<u8>(),
         (percent(), percent(), 1..=100_000_u32),
-        (1..=60_000_u32, ticks(101, 359_999)),
+        // A bucket, of which eight are a window of a second or more.
+        (1..=60_000_u32, ticks(126, 359_999)),
         proptest::sample::subsequence(known, 0..=most),
     );
     let times = (ticks(101, 3_599_999), ticks(101, 3_599_999), ticks(101, 3_599_999));

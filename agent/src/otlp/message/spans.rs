@@ -140,9 +140,9 @@ pub(in crate::otlp) mod tests {
 
     fn texts(attributes: &[KeyValue]) -> Vec<(&str, &str)> {
         let text = |attribute| match attribute {
-            &KeyValue { ref key, value: Some(AnyValue { value: Some(Any::StringValue(ref text)) }), .. } => {
-                Some((&key[..], &text[..]))
-            }
+            &KeyValue {
+                ref key, value: Some(AnyValue { value: Some(Any::StringValue(ref text)) }), ..
+            } => Some((&key[..], &text[..])),
             _ => None,
         };
         attributes.iter().filter_map(text).collect()
@@ -180,7 +180,10 @@ pub(in crate::otlp) mod tests {
         assert_eq!((client.start_time_unix_nano, client.end_time_unix_nano), (1_000_000_000, 1_002_000_000));
         assert_eq!(client.status.as_ref().map(Status::code), Some(StatusCode::Unset));
         let server = &pods.scope_spans[0].spans[0];
-        assert_eq!((server.kind(), &server.parent_span_id[..]), (SpanKind::Server, &[0, 0, 0, 0, 0, 0, 0, 5][..]));
+        assert_eq!(
+            (server.kind(), &server.parent_span_id[..]),
+            (SpanKind::Server, &[0, 0, 0, 0, 0, 0, 0, 5][..])
+        );
         assert_eq!(server.status.as_ref().map(Status::code), Some(StatusCode::Error));
         let status = server.attributes[0].value.as_ref().and_then(|value| value.value.as_ref());
         assert_eq!(status, Some(&Any::IntValue(503)));

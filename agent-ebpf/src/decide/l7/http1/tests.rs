@@ -3,6 +3,7 @@
 use proptest::prelude::*;
 
 use super::*;
+use crate::abi::AppProtocol;
 
 fn head(bytes: &[u8]) -> (Head, usize) {
     let mut head = [0; 2 * HEAD_BYTES];
@@ -11,14 +12,18 @@ fn head(bytes: &[u8]) -> (Head, usize) {
     (head, length)
 }
 
-fn hear_request(stage: Stage, is_known: bool, bytes: &[u8]) -> Heard {
-    let (head, length) = head(bytes);
-    request(stage, is_known, Method::Get, &head, length)
+fn known(stage: Stage, is_followed: bool, method: Method) -> Known {
+    Known { protocol: AppProtocol::Http1, stage, operation: method as u8, is_followed }
 }
 
-fn hear_answer(stage: Stage, is_known: bool, method: Method, bytes: &[u8]) -> Heard {
+fn hear_request(stage: Stage, is_followed: bool, bytes: &[u8]) -> Heard {
     let (head, length) = head(bytes);
-    answer(stage, is_known, method, &head, length)
+    request(known(stage, is_followed, Method::Get), &head, length)
+}
+
+fn hear_answer(stage: Stage, is_followed: bool, method: Method, bytes: &[u8]) -> Heard {
+    let (head, length) = head(bytes);
+    answer(known(stage, is_followed, method), &head, length)
 }
 
 #[test]
@@ -26,13 +31,17 @@ fn requests_are_told_by_their_method() {
     for &method in Method::ALL {
         if method != Method::Other {
             let line = format!("{} / HTTP/1.1\r\n", method.name());
-            assert_eq!(hear_request(Stage::Idle, false, line.as_bytes()), Heard::Request(method), "{line}");
+            assert_eq!(
+                hear_request(Stage::Idle, false, line.as_bytes()),
+                Heard::Request(method as u8),
+                "{line}"
+            );
         }
     }
     for line in ["PROPFIND /dav HTTP/1.1", "M-SEARCH * HTTP/1.1", "QUERY /x HTTP/1.1"] {
         assert_eq!(
             hear_request(Stage::Idle, false, line.as_bytes()),
-            Heard::Request(Method::Other),
+            Heard::Request(Method::Other as u8),
             "{line}"
         );
     }
@@ -95,10 +104,13 @@ fn a_tunnel_is_the_last_thing_a_connection_answers() {
 fn a_second_request_before_the_answer_is_pipelining_unless_it_may_be_a_body() {
     let next = b"GET /b HTTP/1.1\r\n";
     let (bytes, length) = head(next);
-    assert_eq!(request(Stage::Asked, true, Method::Get, &bytes, length), Heard::Lost(Unparsed::Pipelined));
-    assert_eq!(request(Stage::Asked, true, Method::Post, &bytes, length), Heard::Nothing);
-    assert!(is_pipelined(Method::Head, &bytes));
-    assert!(!is_pipelined(Method::Put, &bytes));
+    assert_eq!(
+        request(known(Stage::Asked, true, Method::Get), &bytes, length),
+        Heard::Lost(Unparsed::Pipelined)
+    );
+    assert_eq!(request(known(Stage::Asked, true, Method::Post), &bytes, length), Heard::Nothing);
+    assert!(is_pipelined(Method::Head as u8, &bytes));
+    assert!(!is_pipelined(Method::Put as u8, &bytes));
     assert_eq!(
         hear_answer(Stage::Answered, true, Method::Get, b"HTTP/1.1 200 OK\r\n"),
         Heard::Lost(Unparsed::Pipelined),
@@ -155,15 +167,15 @@ impl Follower {
         bytes[..self.kept.len()].copy_from_slice(&self.kept);
         bytes[self.kept.len()..self.kept.len() + added].copy_from_slice(&piece[..added]);
         let length = self.kept.len() + added;
-        let heard = if asks {
-            request(self.stage, self.is_known, self.method, &bytes, length)
-        } else {
-            answer(self.stage, self.is_known, self.method, &bytes, length)
-        };
+        let known = known(self.stage, self.is_known, self.method);
+        let heard = if asks { request(known, &bytes, length) } else { answer(known, &bytes, length) };
         self.kept.clear();
         match heard {
             Heard::More => self.kept.extend_from_slice(&bytes[..length]),
-            Heard::Request(method) => (self.stage, self.method) = (Stage::Asked, method),
+            Heard::Request(method) => {
+                self.stage = Stage::Asked;
+                self.method = Method::from_raw(method).expect("a method");
+            }
             Heard::Interim => {
                 self.stage = Stage::Interim;
                 if let Some(end) = head_end(piece, 0, piece.len()).filter(|end| *end < piece.len()) {

@@ -30,7 +30,7 @@ async fn totals_are_those_that_were_asked_for() {
     let nginx = edges("?from-workload=nginx&protocol=tcp").await.expect("an answer");
     assert_eq!(nginx.len(), 1);
     let failed = edges("?from-workload=nginx&http-status=5xx").await.expect("an answer");
-    assert_eq!(failed[0].requests[0].by_status, [(503, 7)].into());
+    assert_eq!(failed[0].requests[0].by_status, [("503".into(), 7)].into());
     server.stop().await;
 }
 

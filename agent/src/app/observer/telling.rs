@@ -1,0 +1,125 @@
+//! Single requests: switched on in the kernel while somebody follows them or spans are sent, and handed to both.
+
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex};
+
+use agent_ebpf::decide::trace;
+use tokio::sync::broadcast;
+
+use super::super::names::LiveNames;
+use super::{FOLLOW_QUEUE, Observer, lock};
+use crate::admin::view::TracesView;
+use crate::clock;
+use crate::flows::{Record, Told};
+use crate::otlp::spans::{self, SpanQueue, SpanSender};
+use crate::otlp::{self, Exports, Signal};
+use crate::traces::{Became, Traces};
+
+/// See the module.
+pub(super) struct Telling {
+    followers: broadcast::Sender<Arc<Record>>,
+    tracing: Option<Tracing>,
+}
+
+/// Spans of some requests.
+struct Tracing {
+    share: f64,
+    traces: Mutex<Traces>,
+    sender: SpanSender,
+    /// The other end, until somebody sends what is in it.
+    queue: Mutex<Option<SpanQueue>>,
+    exports: Arc<Exports>,
+    declined: AtomicU64,
+    headless: AtomicU64,
+}
+
+impl Telling {
+    /// For followers, and for spans where the options want them.
+    pub(super) fn new(options: Option<&otlp::Options>) -> Self {
+        let tracing = options.and_then(|options| {
+            let otlp::Tracing { share, with_paths } = options.traces?;
+            let (sender, queue) = spans::queue();
+            Some(Tracing {
+                share,
+                traces: Mutex::new(Traces::new(trace::lots_of(share), with_paths)),
+                sender,
+                queue: Mutex::new(Some(queue)),
+                exports: Arc::new(Exports::new(options, Signal::Traces, spans::GATHER)),
+                declined: AtomicU64::new(0),
+                headless: AtomicU64::new(0),
+            })
+        });
+        Self { followers: broadcast::channel(FOLLOW_QUEUE).0, tracing }
+    }
+
+    /// Every request that is answered from now on.
+    pub(super) fn follow(&self) -> broadcast::Receiver<Arc<Record>> {
+        self.followers.subscribe()
+    }
+
+    /// Which requests are to be told, by their lots, and which of them with how they begin.
+    pub(super) fn wanted(&self) -> (u64, u64) {
+        let traced = self.tracing.as_ref().map_or(0, |tracing| trace::lots_of(tracing.share));
+        let all = if self.followers.receiver_count() > 0 { trace::ALL_LOTS } else { traced };
+        (all, traced)
+    }
+
+    /// How it stands with spans.
+    pub(super) fn view(&self) -> Option<TracesView> {
+        let tracing = self.tracing.as_ref()?;
+        let counts = tracing.sender.counts();
+        let load = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
+        Some(TracesView {
+            share: tracing.share,
+            sent: load(&counts.sent),
+            rejected: load(&counts.rejected),
+            queue_full: load(&counts.queue_full),
+            declined: load(&tracing.declined),
+            headless: load(&tracing.headless),
+            sending: tracing.exports.view(),
+        })
+    }
+}
+
+impl Observer {
+    /// What spans are sent from, and what came of it, for the one task that sends them; `None` where none are, or it runs.
+    pub(in crate::app) fn spans(&self) -> Option<(SpanQueue, Arc<Exports>, Arc<str>)> {
+        let tracing = self.telling.tracing.as_ref()?;
+        let queue = lock(&tracing.queue).take()?;
+        Some((queue, Arc::clone(&tracing.exports), Arc::clone(&self.facts.node)))
+    }
+
+    /// Decodes what a program told of a request, and hands it to those who want it.
+    pub(in crate::app) fn hear(&self, bytes: &[u8]) {
+        let told = match Told::decode(bytes) {
+            Ok(told) => told,
+            Err(error) => {
+                self.records_lost.fetch_add(1, Ordering::Relaxed);
+                tracing::debug!("{error}");
+                return;
+            }
+        };
+        let zero = clock::monotonic_zero();
+        let mut cgroups = lock(&self.cgroups);
+        let mut names =
+            LiveNames { cgroups: &mut cgroups, directory: &self.directory, now: clock::monotonic() };
+        if let Told::Answered(answered) = &told
+            && self.telling.followers.receiver_count() > 0
+        {
+            let record = Record::of_request(answered, zero, &mut names);
+            // Whoever left in this moment misses nothing.
+            drop(self.telling.followers.send(Arc::new(record)));
+        }
+        let Some(tracing) = &self.telling.tracing else { return };
+        match lock(&tracing.traces).told(&told, zero, &mut names) {
+            Became::Span(span, is_whole) => {
+                tracing.headless.fetch_add(u64::from(!is_whole), Ordering::Relaxed);
+                tracing.sender.put(*span);
+            }
+            Became::Declined => {
+                tracing.declined.fetch_add(1, Ordering::Relaxed);
+            }
+            Became::Nothing => {}
+        }
+    }
+}
