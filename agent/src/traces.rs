@@ -5,6 +5,7 @@
 pub mod context;
 mod heads;
 pub mod span;
+mod unnamed;
 
 use jiff::Timestamp;
 
@@ -12,6 +13,7 @@ use crate::flows::{Names, Told};
 use context::Beginning;
 use heads::Heads;
 pub use span::{Span, Value};
+pub use unnamed::Unnamed;
 
 /// What makes spans of what programs tell.
 #[derive(Debug)]
@@ -25,8 +27,15 @@ pub struct Traces {
 /// What became of a request that was told.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Became {
-    /// A span. Whether the beginning it should have had was there.
-    Span(Box<Span>, bool),
+    /// A span.
+    Span {
+        /// The span.
+        span: Box<Span>,
+        /// The beginning that such a request should have was there.
+        is_whole: bool,
+        /// Its workload may have a better name in a moment.
+        is_provisional: bool,
+    },
     /// Its application says that it does not record this trace.
     Declined,
     /// Nothing: it is none of those that are sampled, or is not answered yet.
@@ -57,7 +66,12 @@ impl Traces {
         let beginning = beginning.unwrap_or_default();
         match beginning.context {
             Some(context) if !context.sampled => Became::Declined,
-            _ => Became::Span(Box::new(Span::of(answered, beginning, monotonic_zero, names)), is_whole),
+            _ => {
+                let client = names.client(event.cgroup);
+                let is_provisional = client.is_provisional;
+                let span = Span::of(answered, beginning, client.workload, monotonic_zero, names);
+                Became::Span { span: Box::new(span), is_whole, is_provisional }
+            }
         }
     }
 }

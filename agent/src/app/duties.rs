@@ -28,6 +28,7 @@ impl Duties {
     /// One tick, a second after the last.
     pub(super) fn tick(&mut self) {
         self.observer.sign_of_life();
+        self.observer.name_spans();
         if self.ticks.is_multiple_of(FOLD_EVERY) {
             self.observer.learn_workloads();
             if let Err(error) = self.observer.fold_edges() {

@@ -45,6 +45,8 @@ impl From<u16> for Value {
 pub struct Span {
     /// Whose it is: who asked (outbound), or who answered.
     pub workload: Arc<Workload>,
+    /// The cgroup it was named by.
+    pub cgroup: u64,
     /// Which side it is.
     pub direction: Direction,
     /// The trace; not zero.
@@ -75,6 +77,7 @@ impl Span {
     pub(super) fn of(
         answered: &Answered,
         beginning: Beginning,
+        workload: Arc<Workload>,
         monotonic_zero: Timestamp,
         names: &mut dyn Names,
     ) -> Self {
@@ -90,7 +93,8 @@ impl Span {
         spoken(answered, &beginning, &mut attributes);
         ends(answered, names, &mut attributes);
         Self {
-            workload: names.client(event.cgroup).workload,
+            workload,
+            cgroup: event.cgroup,
             direction: answered.direction,
             trace_id: told.map_or_else(|| trace::trace_id(&event.place), |context| context.trace_id),
             id,

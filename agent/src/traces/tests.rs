@@ -7,11 +7,15 @@ use super::*;
 use crate::flows::told::tests::{event, written, written_head};
 use crate::flows::{Client, ServiceLabel, Workload, identity};
 
-struct Shop;
+pub(super) struct Shop;
 
 impl Names for Shop {
     fn client(&mut self, cgroup: u64) -> Client {
-        let path = if cgroup == 42 { "/system.slice/nginx.service" } else { "/system.slice/web.service" };
+        let path = match cgroup {
+            42 => "/system.slice/nginx.service",
+            43 => "/system.slice/web.service",
+            _ => return Client::unknown(),
+        };
         Client { workload: Arc::new(identity::workload_of(path)), live: true, is_provisional: false }
     }
     fn is_live(&self, _: &Workload) -> bool {
@@ -58,9 +62,14 @@ fn span(event: &RequestEvent, text: &str) -> (Span, bool) {
         assert_eq!(tell(&mut traces, &head(event, text)), Became::Nothing);
     }
     match tell(&mut traces, &written(event)) {
-        Became::Span(span, is_whole) => (*span, is_whole),
+        Became::Span { span, is_whole, .. } => (*span, is_whole),
         other => panic!("{other:?}"),
     }
+}
+
+/// A span of a workload in this cgroup.
+pub(super) fn some_span(cgroup: u64) -> Span {
+    Span { cgroup, workload: Arc::new(Workload::unknown()), ..span(&event(), "").0 }
 }
 
 fn text(span: &Span, name: &str) -> String {
@@ -102,7 +111,7 @@ fn only_lots_below_the_limit_are_spans() {
     let mut traces = Traces::new(u64::from(event().lot), false);
     assert_eq!(tell(&mut traces, &written(&event())), Became::Nothing, "told for somebody who follows");
     let mut traces = Traces::new(u64::from(event().lot) + 1, false);
-    assert!(matches!(tell(&mut traces, &written(&event())), Became::Span(..)));
+    assert!(matches!(tell(&mut traces, &written(&event())), Became::Span { is_provisional: false, .. }));
 }
 
 #[test]

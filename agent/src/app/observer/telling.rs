@@ -13,7 +13,7 @@ use crate::clock;
 use crate::flows::{Record, Told};
 use crate::otlp::spans::{self, SpanQueue, SpanSender};
 use crate::otlp::{self, Exports, Signal};
-use crate::traces::{Became, Traces};
+use crate::traces::{Became, Traces, Unnamed};
 
 /// See the module.
 pub(super) struct Telling {
@@ -25,6 +25,7 @@ pub(super) struct Telling {
 struct Tracing {
     share: f64,
     traces: Mutex<Traces>,
+    unnamed: Mutex<Unnamed>,
     sender: SpanSender,
     /// The other end, until somebody sends what is in it.
     queue: Mutex<Option<SpanQueue>>,
@@ -42,6 +43,7 @@ impl Telling {
             Some(Tracing {
                 share,
                 traces: Mutex::new(Traces::new(trace::lots_of(share), with_paths)),
+                unnamed: Mutex::default(),
                 sender,
                 queue: Mutex::new(Some(queue)),
                 exports: Arc::new(Exports::new(options, Signal::Traces, spans::GATHER)),
@@ -112,14 +114,27 @@ impl Observer {
         }
         let Some(tracing) = &self.telling.tracing else { return };
         match lock(&tracing.traces).told(&told, zero, &mut names) {
-            Became::Span(span, is_whole) => {
+            Became::Span { span, is_whole, is_provisional } => {
                 tracing.headless.fetch_add(u64::from(!is_whole), Ordering::Relaxed);
-                tracing.sender.put(*span);
+                let ready = match is_provisional {
+                    true => lock(&tracing.unnamed).wait(clock::monotonic(), *span),
+                    false => Some(*span),
+                };
+                ready.into_iter().for_each(|span| tracing.sender.put(span));
             }
             Became::Declined => {
                 tracing.declined.fetch_add(1, Ordering::Relaxed);
             }
             Became::Nothing => {}
         }
+    }
+
+    /// Sends spans whose workloads have a name by now.
+    pub(in crate::app) fn name_spans(&self) {
+        let Some(tracing) = &self.telling.tracing else { return };
+        let now = clock::monotonic();
+        let mut cgroups = lock(&self.cgroups);
+        let mut names = LiveNames { cgroups: &mut cgroups, directory: &self.directory, now };
+        lock(&tracing.unnamed).take(now, &mut names).into_iter().for_each(|span| tracing.sender.put(span));
     }
 }

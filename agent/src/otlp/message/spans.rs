@@ -126,6 +126,7 @@ pub(in crate::otlp) mod tests {
         let at = |ms| Timestamp::from_millisecond(ms).expect("a time");
         Span {
             workload: Arc::new(workload),
+            cgroup: 42,
             direction,
             trace_id: 0x0102,
             id: 0x0304,
