@@ -113,7 +113,7 @@ fn a_renamed_metric_and_a_lost_label_are_noticed() {
 fn every_metric_is_on_a_dashboard_or_on_the_list_of_those_that_are_not() {
     // Said by others of the same subject, or of no use as a picture.
     // Those of Kubernetes exist only with `--kubernetes`; the test that asks every panel for data has no cluster.
-    const NOT_SHOWN: [&str; 12] = [
+    const NOT_SHOWN: [&str; 14] = [
         "segue_kubernetes_connection",
         "segue_kubernetes_errors_total",
         "segue_kubernetes_events_total",
@@ -122,6 +122,8 @@ fn every_metric_is_on_a_dashboard_or_on_the_list_of_those_that_are_not() {
         "segue_kubernetes_services_noted",
         "segue_kubernetes_snapshot_timestamp_seconds",
         "segue_otlp_exports_total",
+        "segue_otlp_spans_headless_total",
+        "segue_otlp_spans_total",
         "process_virtual_memory_bytes",
         "process_virtual_memory_max_bytes",
         "process_threads",

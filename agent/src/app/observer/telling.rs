@@ -2,8 +2,10 @@
 
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
+use std::time::Duration;
 
 use agent_ebpf::decide::trace;
+use jiff::Timestamp;
 use tokio::sync::broadcast;
 
 use super::super::names::LiveNames;
@@ -15,10 +17,16 @@ use crate::otlp::spans::{self, SpanQueue, SpanSender};
 use crate::otlp::{self, Exports, Signal};
 use crate::traces::{Became, Traces, Unnamed};
 
+/// How often the clocks are compared: the wall clock may be set.
+const ZERO_AGE: Duration = Duration::from_secs(1);
+
 /// See the module.
 pub(super) struct Telling {
     followers: broadcast::Sender<Arc<Record>>,
     tracing: Option<Tracing>,
+    /// The wall-clock time at which the monotonic clock read zero, and when that was asked. Both sides of a request go by the
+    /// same, or one would begin before the other by the time between two looks.
+    zero: Mutex<Option<(Duration, Timestamp)>>,
 }
 
 /// Spans of some requests.
@@ -51,7 +59,15 @@ impl Telling {
                 headless: AtomicU64::new(0),
             })
         });
-        Self { followers: broadcast::channel(FOLLOW_QUEUE).0, tracing }
+        Self { followers: broadcast::channel(FOLLOW_QUEUE).0, tracing, zero: Mutex::default() }
+    }
+
+    fn zero(&self, now: Duration) -> Timestamp {
+        let mut zero = lock(&self.zero);
+        match *zero {
+            Some((at, zero)) if now.saturating_sub(at) < ZERO_AGE => zero,
+            _ => zero.insert((now, clock::monotonic_zero())).1,
+        }
     }
 
     /// Every request that is answered from now on.
@@ -101,10 +117,10 @@ impl Observer {
                 return;
             }
         };
-        let zero = clock::monotonic_zero();
+        let now = clock::monotonic();
+        let zero = self.telling.zero(now);
         let mut cgroups = lock(&self.cgroups);
-        let mut names =
-            LiveNames { cgroups: &mut cgroups, directory: &self.directory, now: clock::monotonic() };
+        let mut names = LiveNames { cgroups: &mut cgroups, directory: &self.directory, now };
         if let Told::Answered(answered) = &told
             && self.telling.followers.receiver_count() > 0
         {
@@ -117,7 +133,7 @@ impl Observer {
             Became::Span { span, is_whole, is_provisional } => {
                 tracing.headless.fetch_add(u64::from(!is_whole), Ordering::Relaxed);
                 let ready = match is_provisional {
-                    true => lock(&tracing.unnamed).wait(clock::monotonic(), *span),
+                    true => lock(&tracing.unnamed).wait(now, *span),
                     false => Some(*span),
                 };
                 ready.into_iter().for_each(|span| tracing.sender.put(span));
