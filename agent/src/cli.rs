@@ -248,6 +248,11 @@ fn run(args: RunArgs) -> anyhow::Result<()> {
         Some(endpoint) => Some(otlp_options(endpoint, args.otlp_interval, args.otlp_header)?),
         None => None,
     };
+    if args.otlp_traces.is_some() && args.requests == Reading::Off {
+        anyhow::bail!(
+            "--otlp-traces makes spans of requests, and --requests off reads none; leave one of them out"
+        );
+    }
     let traces = args.otlp_traces.map(|share| otlp::Tracing { share, with_paths: args.otlp_trace_paths });
     let otlp = otlp.map(|otlp| otlp::Options { traces, ..otlp });
     let options = app::Options {
