@@ -97,6 +97,8 @@ fn a_follower_is_told_of_what_it_selected_and_of_nothing_else() {
 fn requests_are_shown_one_by_one_to_who_asks_for_them() {
     let world = World::new();
     let _nginx = crate::requests::nginx_in(&world, "web.service");
+    // The client's cgroup is there before the agent looks who is there.
+    let _client = world.client();
     let agent = world.agent(&services());
     let all =
         agent.start_command(&["flows", "-f", "-o", "json", "--requests", "--not", "--verdict", "opened"]);
