@@ -23,6 +23,7 @@ pub mod other;
 pub mod outcome;
 pub mod redis;
 pub mod request;
+pub mod request_event;
 pub mod sample;
 pub mod service;
 pub mod settings;
@@ -45,6 +46,7 @@ pub use lookup::{
 pub use operation::{Method, StatusName, operation_name};
 pub use outcome::{Loss, Outcome};
 pub use request::{AppProtocol, Direction, Exchange, RequestKey, Requests, Scratch, Stage, Unparsed};
+pub use request_event::{RequestEvent, RequestHead, RequestPlace, RequestRecord};
 pub use sample::Sample;
 pub use service::{
     Algorithm, Backend, BackendState, BackendStatus, Policy, ServiceState, ServiceWord, Slot, Subset, Verdict,

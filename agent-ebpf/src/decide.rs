@@ -15,3 +15,4 @@ pub mod limits;
 pub mod locality;
 pub mod ordinary;
 pub mod split;
+pub mod trace;

@@ -3,6 +3,7 @@
 mod conversations;
 mod exchanges;
 mod lookups;
+mod tidings;
 mod walkers;
 mod workloads;
 
@@ -34,6 +35,7 @@ pub(crate) use lookups::{
     load_waiting, lookup_room, lookup_stream, lookups, lookups_or_new, new_lookup_stream, served_lookups,
     served_lookups_or_new,
 };
+pub(crate) use tidings::{send_answered, send_head, tell_below, tell_heads_below, tell_until_ns};
 pub(crate) use walkers::{
     copy_connection, copy_stream, copy_walk, forget_http2, http2, new_http2, take_walker, walker,
 };

@@ -20,6 +20,7 @@ mod select;
 mod sendmsg;
 mod sock_ops;
 mod sock_release;
+mod tell;
 
 /// The system call goes on.
 const ALLOW: i32 = 1;

@@ -76,8 +76,9 @@ pub trait Observe: Send + Sync + 'static {
     fn overhead(&self) -> OverheadView;
     /// The events remembered that are wanted, the oldest first, and what the memory holds. Does not block.
     fn remembered(&self, selector: &Selector, window: Window) -> (Vec<Arc<Record>>, MemoryView);
-    /// The events remembered that are wanted, and every one from now on, none of them twice.
-    fn follow(&self, selector: &Selector, window: Window) -> Followed;
+    /// The events remembered that are wanted, and every one from now on, none of them twice; with `requests` also every
+    /// request that is answered from now on.
+    fn follow(&self, selector: &Selector, window: Window, requests: bool) -> Followed;
     /// The names that flows can have now.
     fn known_names(&self) -> KnownNames;
     /// Whether the agent is ready. Does not block.
@@ -93,6 +94,8 @@ pub struct Followed {
     pub remembered: Vec<Arc<Record>>,
     /// All that happens after these, until the receiver is dropped.
     pub to_come: broadcast::Receiver<Arc<Record>>,
+    /// Requests, where they were asked for.
+    pub requests: Option<broadcast::Receiver<Arc<Record>>>,
 }
 
 /// What can be ordered of a running agent. Only the admin API offers it.

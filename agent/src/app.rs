@@ -137,8 +137,13 @@ pub async fn run(options: Options, beginnings: Beginnings) -> anyhow::Result<()>
         servers.spawn(admin::serve_metrics(listener, observer, origins, leaving.wait()));
     }
     let reader = tokio::spawn(duties::read_events(Arc::clone(&observer), observer.events()?));
+    let request_reader =
+        tokio::spawn(duties::read_requests(Arc::clone(&observer), observer.request_events()?));
     let timer = tokio::spawn(duties::time_programs(Arc::clone(&observer)));
     let greeter = tokio::spawn(duties::greet_pods(Arc::clone(&observer)));
+    let tracer = options.otlp.clone().zip(observer.spans()).map(|(options, (queue, exports, node))| {
+        tokio::spawn(otlp::spans::run(options, node, exports, queue))
+    });
     let exporter = options.otlp.zip(observer.exports()).map(|(options, (exports, sender))| {
         tokio::spawn(otlp::run(options, sender, exports, Exposition::new(observer.clone())))
     });
@@ -162,6 +167,8 @@ pub async fn run(options: Options, beginnings: Beginnings) -> anyhow::Result<()>
     trigger.leave();
     control.sources.stop().await;
     reader.abort();
+    request_reader.abort();
+    tracer.inspect(tokio::task::JoinHandle::abort);
     timer.abort();
     greeter.abort();
     exporter.inspect(tokio::task::JoinHandle::abort);

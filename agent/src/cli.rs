@@ -171,6 +171,13 @@ pub struct RunArgs {
     /// How often that is looked at, for a second at most
     #[arg(long, value_name = "TIME", default_value = "10s", value_parser = overhead_interval)]
     overhead_interval: Duration,
+    /// Send spans of this share of requests as well, as in 1%, to /v1/traces: one of the side that asks, one of the side that
+    /// answers, joined across nodes and to the trace the application is in, which is read where requests begin
+    #[arg(long, value_name = "SHARE", value_parser = otlp::share, requires = "otlp")]
+    otlp_traces: Option<f64>,
+    /// Give spans the path of their request (url.path), never its query: paths may hold names and secrets
+    #[arg(long, requires = "otlp_traces")]
+    otlp_trace_paths: bool,
     /// Hold no deletion back, however large: not when most services, or most backends of one, are gone all at once
     #[arg(long)]
     accept_mass_deletion: bool,
@@ -251,6 +258,13 @@ fn run(args: RunArgs) -> anyhow::Result<()> {
         Some(endpoint) => Some(otlp_options(endpoint, args.otlp_interval, args.otlp_header)?),
         None => None,
     };
+    if args.otlp_traces.is_some() && args.requests == Reading::Off {
+        anyhow::bail!(
+            "--otlp-traces makes spans of requests, and --requests off reads none; leave one of them out"
+        );
+    }
+    let traces = args.otlp_traces.map(|share| otlp::Tracing { share, with_paths: args.otlp_trace_paths });
+    let otlp = otlp.map(|otlp| otlp::Options { traces, ..otlp });
     let options = app::Options {
         config: args.config,
         kubernetes,
@@ -294,7 +308,7 @@ fn otlp_options(
     headers.extend(typed);
     let trust =
         endpoint.is_secret().then(otlp::Trust::of_this_host).transpose().map_err(anyhow::Error::msg)?;
-    Ok(otlp::Options { endpoint, interval, headers, trust })
+    Ok(otlp::Options { endpoint, interval, headers, trust, traces: None })
 }
 
 /// How often the cost of observing is looked at.

@@ -12,8 +12,14 @@ pub fn monotonic() -> Duration {
 }
 
 /// The wall-clock time at which the monotonic clock read zero, as of now.
+///
+/// The two clocks cannot be read at once, and something may come between: of three tries the one counts that took least.
 pub fn monotonic_zero() -> Timestamp {
-    let now = Timestamp::now();
-    let since = SignedDuration::from_nanos(i64::try_from(monotonic_ns()).unwrap_or(i64::MAX));
+    let read = || {
+        let (before, now, after) = (monotonic_ns(), Timestamp::now(), monotonic_ns());
+        (after - before, before.midpoint(after), now)
+    };
+    let (_, at_ns, now) = [read(), read(), read()].into_iter().min().unwrap_or_else(read);
+    let since = SignedDuration::from_nanos(i64::try_from(at_ns).unwrap_or(i64::MAX));
     now.checked_sub(since).unwrap_or(now)
 }

@@ -6,6 +6,7 @@
 pub mod accumulator;
 pub mod cgroups;
 pub mod edge;
+mod fields;
 pub mod histogram;
 pub mod identity;
 pub mod memory;
@@ -16,6 +17,7 @@ pub mod record;
 pub mod requests;
 pub mod selector;
 pub mod tally;
+pub mod told;
 
 use std::sync::Arc;
 
@@ -31,6 +33,7 @@ pub use record::{DecodeError, Record};
 pub use requests::{RequestAccumulator, RequestView, Requests};
 pub use selector::{KnownNames, Selector};
 pub use tally::Tally;
+pub use told::{Answered, Told};
 
 /// Who and what the ids in a kernel key stand for.
 pub trait Names {

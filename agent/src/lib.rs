@@ -31,3 +31,4 @@ pub mod readiness;
 pub mod reconcile;
 pub mod rollout;
 pub mod shutdown;
+pub mod traces;

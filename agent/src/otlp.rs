@@ -1,14 +1,15 @@
-//! Sends the agent's metrics to a receiver of OpenTelemetry: OTLP over HTTP, in protobuf. Knows no metric by name; the
-//! messages are in [`message`].
+//! Sends the agent's metrics, and spans of requests, to a receiver of OpenTelemetry: OTLP over HTTP, in protobuf. Knows no
+//! metric by name; the messages are in [`message`].
 //!
-//! Always the newest values, one request at a time, by a task of its own: a receiver that is slow or gone costs the agent
-//! nothing but the next reading.
+//! Of metrics always the newest values, one request at a time, by a task of its own: a receiver that is slow or gone costs the
+//! agent nothing but the next reading. Spans wait in a queue of their own ([`spans`]).
 
 mod client;
 mod exports;
 mod message;
 mod pace;
 mod settings;
+pub mod spans;
 mod tls;
 
 use std::sync::Arc;
@@ -20,7 +21,7 @@ use client::Client;
 pub use exports::Exports;
 use message::Bodies;
 use pace::Pace;
-pub use settings::{Endpoint, HEADERS_VARIABLE, Header, Options, interval};
+pub use settings::{Endpoint, HEADERS_VARIABLE, Header, Options, Tracing, interval, share};
 pub use tls::Trust;
 
 /// Who sends, as the receiver is told.
@@ -32,13 +33,40 @@ pub struct Sender {
     pub since: Timestamp,
 }
 
+/// What is sent.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Signal {
+    /// The agent's metrics.
+    Metrics,
+    /// Spans of requests.
+    Traces,
+}
+
+impl Signal {
+    /// The name in paths, labels and messages.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Metrics => "metrics",
+            Self::Traces => "traces",
+        }
+    }
+
+    /// What a request holds many of.
+    const fn units(self) -> &'static str {
+        match self {
+            Self::Metrics => "values",
+            Self::Traces => "spans",
+        }
+    }
+}
+
 /// What came of one request.
 #[derive(Clone, Debug, PartialEq, Eq)]
 enum Outcome {
     /// All of it was taken.
     Ok,
-    /// The receiver will not take it, or not these many points of it. It is not sent again.
-    Rejected { points: u64, error: String },
+    /// The receiver will not take it, or not so many values or spans of it. It is not sent again.
+    Rejected { count: Option<u64>, error: String },
     /// It did not arrive, or came at a bad time; the receiver may have said for how long it wants to be left alone.
     Failed { error: String, retry_after: Option<std::time::Duration> },
 }
@@ -47,7 +75,7 @@ enum Outcome {
 pub async fn run(options: Options, sender: Sender, exports: Arc<Exports>, exposition: Exposition) {
     let exposition = Arc::new(exposition);
     let mut pace = Pace::new(options.interval);
-    let client = Client::new(options);
+    let client = Client::new(options, Signal::Metrics);
     tokio::time::sleep(pace.first()).await;
     loop {
         let (exposition, sender) = (Arc::clone(&exposition), sender.clone());

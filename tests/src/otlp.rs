@@ -1,5 +1,5 @@
-//! A receiver of OpenTelemetry for tests: it takes OTLP over HTTP, remembers what it was told last, and answers as it is
-//! told to, also with a refusal. Knows no metric by name.
+//! A receiver of OpenTelemetry for tests: it takes metrics and spans by OTLP over HTTP, remembers what it was told, and answers
+//! as it is told to, also with a refusal. Knows no metric by name.
 
 use std::collections::BTreeMap;
 use std::io::{BufRead, BufReader, Read, Write};
@@ -12,10 +12,14 @@ use std::time::Duration;
 use opentelemetry_proto::tonic::collector::metrics::v1::{
     ExportMetricsPartialSuccess, ExportMetricsServiceRequest, ExportMetricsServiceResponse,
 };
+use opentelemetry_proto::tonic::collector::trace::v1::{
+    ExportTraceServiceRequest, ExportTraceServiceResponse,
+};
 use opentelemetry_proto::tonic::common::v1::KeyValue;
 use opentelemetry_proto::tonic::common::v1::any_value::Value as Any;
 use opentelemetry_proto::tonic::metrics::v1::metric::Data;
 use opentelemetry_proto::tonic::metrics::v1::{AggregationTemporality, Metric, number_data_point};
+use opentelemetry_proto::tonic::trace::v1::span::SpanKind;
 use prost::Message;
 
 use crate::exposition::Sample;
@@ -48,9 +52,27 @@ pub struct Told {
     pub since_ns: u64,
 }
 
+/// One span.
+#[derive(Clone, Debug)]
+pub struct Span {
+    /// `service.name` of its resource.
+    pub service: String,
+    /// It is of the side that asks.
+    pub is_client: bool,
+    /// Its name.
+    pub name: String,
+    /// Trace, span and parent in hexadecimal; the last is empty where there is none.
+    pub ids: [String; 3],
+    /// When it began and ended, in nanoseconds since 1970.
+    pub times_ns: [u64; 2],
+    /// Numbers and texts, as text.
+    pub attributes: BTreeMap<String, String>,
+}
+
 #[derive(Default)]
 struct Shared {
     told: Mutex<Vec<Told>>,
+    spans: Mutex<Vec<Span>>,
     answer: Mutex<Answer>,
     stop: AtomicBool,
 }
@@ -94,7 +116,12 @@ impl Receiver {
         *lock(&self.shared.answer) = answer;
     }
 
-    /// How many requests it was sent.
+    /// Every span it was sent, in the order in which they came.
+    pub fn spans(&self) -> Vec<Span> {
+        lock(&self.shared.spans).clone()
+    }
+
+    /// How many requests with metrics it was sent.
     pub fn requests(&self) -> usize {
         lock(&self.shared.told).len()
     }
@@ -121,7 +148,11 @@ fn serve(stream: &TcpStream, shared: &Shared) -> std::io::Result<()> {
     let mut reader = BufReader::new(stream);
     let mut line = String::new();
     reader.read_line(&mut line)?;
-    assert_eq!(line, "POST /v1/metrics HTTP/1.1\r\n");
+    let is_of_spans = match line.as_str() {
+        "POST /v1/metrics HTTP/1.1\r\n" => false,
+        "POST /v1/traces HTTP/1.1\r\n" => true,
+        other => panic!("{other}"),
+    };
     let mut told = Told::default();
     loop {
         line.clear();
@@ -132,6 +163,9 @@ fn serve(stream: &TcpStream, shared: &Shared) -> std::io::Result<()> {
     let length = told.headers.get("content-length").and_then(|length| length.parse().ok());
     let mut body = vec![0; length.expect("a length")];
     reader.read_exact(&mut body)?;
+    if is_of_spans {
+        return serve_spans(stream, &body, shared);
+    }
     read(&ExportMetricsServiceRequest::decode(&body[..]).expect("a message of OTLP"), &mut told);
     lock(&shared.told).push(told);
     let answer = lock(&shared.answer).clone();
@@ -153,13 +187,39 @@ fn serve(stream: &TcpStream, shared: &Shared) -> std::io::Result<()> {
             return reader.read(&mut [0]).map(drop);
         }
     };
-    let body = body.encode_to_vec();
+    respond(stream, status, &more, &body.encode_to_vec())
+}
+
+fn respond(mut stream: &TcpStream, status: &str, more: &str, body: &[u8]) -> std::io::Result<()> {
     let head = format!(
         "HTTP/1.1 {status}\r\nContent-Type: application/x-protobuf\r\n{more}Content-Length: {}\r\n\r\n",
         body.len()
     );
-    let mut writer = stream;
-    writer.write_all(&[head.as_bytes(), &body].concat())
+    stream.write_all(&[head.as_bytes(), body].concat())
+}
+
+/// Takes spans, or says to come again in a second: what it does not take it does not remember.
+fn serve_spans(stream: &TcpStream, body: &[u8], shared: &Shared) -> std::io::Result<()> {
+    let request = ExportTraceServiceRequest::decode(body).expect("a message of OTLP");
+    if !matches!(*lock(&shared.answer), Answer::Ok) {
+        return respond(stream, "503 Service Unavailable", "Retry-After: 1\r\n", &[]);
+    }
+    let mut spans = lock(&shared.spans);
+    for of_resource in &request.resource_spans {
+        let resource = texts(of_resource.resource.iter().flat_map(|resource| &resource.attributes));
+        for span in of_resource.scope_spans.iter().flat_map(|of_scope| &of_scope.spans) {
+            let hexadecimal = |id: &[u8]| id.iter().map(|byte| format!("{byte:02x}")).collect();
+            spans.push(Span {
+                service: resource["service.name"].clone(),
+                is_client: span.kind() == SpanKind::Client,
+                name: span.name.clone(),
+                ids: [&span.trace_id, &span.span_id, &span.parent_span_id].map(|id| hexadecimal(id)),
+                times_ns: [span.start_time_unix_nano, span.end_time_unix_nano],
+                attributes: texts(&span.attributes),
+            });
+        }
+    }
+    respond(stream, "200 OK", "", &ExportTraceServiceResponse::default().encode_to_vec())
 }
 
 fn read(request: &ExportMetricsServiceRequest, told: &mut Told) {
@@ -211,6 +271,7 @@ fn cumulative(temporality: i32) -> bool {
 fn texts<'a>(attributes: impl IntoIterator<Item = &'a KeyValue>) -> BTreeMap<String, String> {
     let text = |attribute: &KeyValue| match &attribute.value.as_ref()?.value {
         Some(Any::StringValue(text)) => Some((attribute.key.clone(), text.clone())),
+        Some(Any::IntValue(number)) => Some((attribute.key.clone(), number.to_string())),
         _ => None,
     };
     attributes.into_iter().filter_map(text).collect()

@@ -61,6 +61,9 @@ pub const MAX_TRANSLATIONS: usize = 4;
 /// Bytes of the event ring: 4 096 events of 128 B in flight.
 pub const EVENT_RING_BYTES: u32 = 512 * 1024;
 
+/// Bytes of the ring of requests: 8 000 requests in flight while somebody follows, or 500 whose beginnings are told as well.
+pub const REQUEST_RING_BYTES: u32 = 1024 * 1024;
+
 /// Buckets of a breaker's window: what the window forgets at a time is an eighth of it, and a backend's state fills two
 /// cache lines.
 pub const WINDOW_BUCKETS: usize = 8;

@@ -69,5 +69,7 @@ named_enum! {
         Client = 4 => "clients",
         /// The bucket of a rate was changed by others so often that a connection was refused without a look.
         Contended = 5 => "contended",
+        /// The ring of requests was full.
+        Request = 6 => "request_ring",
     }
 }

@@ -145,10 +145,14 @@ pub struct Exchange {
     pub port_be: u16,
     /// Zero.
     pub _pad: u16,
+    /// The sequence number of the first byte of the request.
+    pub asked_sequence: u32,
+    /// Zero.
+    pub _pad_end: u32,
 }
 
 const _: () = assert!(core::mem::offset_of!(Exchange, head) <= 56);
-const _: () = assert!(size_of::<Exchange>() == 96);
+const _: () = assert!(size_of::<Exchange>() == 104);
 
 /// Something was read of what this side sent: `sent` holds.
 pub const READ_SENT: u8 = 1;

@@ -11,9 +11,15 @@ pub struct Settings {
     pub heartbeat_ns: u64,
     /// How many workloads are to be left alone. At 0 nobody looks whether the caller is one.
     pub left_alone: u64,
+    /// Until then, on the monotonic clock, requests are told one by one. It ends by itself, as `follow_until_ns` does.
+    pub tell_until_ns: u64,
+    /// Of these, the ones whose lot is less: see `decide::trace::lot`.
+    pub tell_below: u64,
+    /// Of these, the ones whose lot is less also with the bytes they begin with.
+    pub tell_heads_below: u64,
 }
 
-const _: () = assert!(size_of::<Settings>() == 24);
+const _: () = assert!(size_of::<Settings>() == 48);
 
 /// In a value of `WORKLOADS`: the cgroup is a workload's. In every value.
 pub const WORKLOAD_KNOWN: u32 = 1;

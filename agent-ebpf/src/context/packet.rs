@@ -6,9 +6,12 @@ use core::ptr;
 use agent_ebpf::abi::conversation::{self, CARRY_BYTES, Room, WINDOW_BYTES};
 use agent_ebpf::abi::lookup::{DNS_PORT, ROOM_BYTES};
 use agent_ebpf::abi::request::{HEAD_BYTES, SCAN_BYTES};
+use agent_ebpf::abi::request_event::TOLD_BYTES;
 use agent_ebpf::abi::{Address, Endpoint};
 use aya_ebpf::bindings::__sk_buff;
-use aya_ebpf::helpers::generated::{bpf_sk_cgroup_id, bpf_skb_load_bytes, bpf_tcp_sock};
+use aya_ebpf::helpers::generated::{
+    bpf_get_socket_cookie, bpf_sk_cgroup_id, bpf_skb_load_bytes, bpf_tcp_sock,
+};
 use aya_ebpf::programs::SkBuffContext;
 
 use super::Socket;
@@ -172,6 +175,43 @@ impl Packet {
         Endpoint::new(self.address(is_source), port_be)
     }
 
+    /// Where it comes from and where it goes to. `None` where [`Packet::segment`] gives none.
+    #[inline(always)]
+    pub(crate) fn ends(&self) -> Option<(Endpoint, Endpoint)> {
+        // SAFETY: as in `segment`.
+        unsafe {
+            let (data, end) = ((*self.raw).data as usize, (*self.raw).data_end as usize);
+            if data + IPV4_HEADER + TCP_HEADER > end {
+                return None;
+            }
+            let word = |at: usize| *((data + at) as *const u32);
+            let first = *(data as *const u8);
+            let (from, to, header) = if first >> 4 == 4 {
+                let header = (first & 0xf) as usize * 4;
+                (Address::from_v4_be(word(12)), Address::from_v4_be(word(16)), header)
+            } else {
+                if data + IPV6_HEADER + TCP_HEADER > end {
+                    return None;
+                }
+                let from = Address::from_v6_be([word(8), word(12), word(16), word(20)]);
+                (from, Address::from_v6_be([word(24), word(28), word(32), word(36)]), IPV6_HEADER)
+            };
+            let tcp = data + header;
+            if tcp + TCP_HEADER > end {
+                return None;
+            }
+            let port = |at: usize| *((tcp + at) as *const u16);
+            Some((Endpoint::new(from, port(0)), Endpoint::new(to, port(2))))
+        }
+    }
+
+    /// The number of the socket, which nothing else has while this kernel runs.
+    #[inline(always)]
+    pub(crate) fn socket_cookie(&self) -> u64 {
+        // SAFETY: a helper of this program type.
+        unsafe { bpf_get_socket_cookie(self.raw.cast()) }
+    }
+
     /// The socket.
     #[inline(always)]
     pub(crate) fn socket(&self) -> Option<Socket> {
@@ -238,6 +278,20 @@ impl Packet {
             bpf_skb_load_bytes(self.raw.cast(), at, to, count as u32 + 1)
         };
         if copied == 0 { count + 1 } else { 0 }
+    }
+
+    /// Copies up to [`TOLD_BYTES`] bytes of the packet from `at` on; gives how many. None where `bytes` is 0.
+    ///
+    /// # Safety
+    /// `to` must be valid for writing so many.
+    #[inline(always)]
+    pub(crate) unsafe fn copy_to(&self, to: *mut c_void, at: u32, bytes: u32) -> u32 {
+        const MASK: usize = TOLD_BYTES - 1;
+        let wanted = if bytes as usize >= TOLD_BYTES { TOLD_BYTES } else { bytes as usize };
+        let count = crate::maps::unproven(wanted.wrapping_sub(1)) & MASK;
+        // SAFETY: the caller's word; `count` + 1 is at most so many.
+        let copied = unsafe { bpf_skb_load_bytes(self.raw.cast(), at, to, count as u32 + 1) };
+        if copied == 0 { count as u32 + 1 } else { 0 }
     }
 
     /// Copies the packet's bytes from `at` on into a room, as many as there are and fit; gives how many.

@@ -13,7 +13,7 @@ use agent_ebpf::decide::l7::position::{self, Fresh};
 use agent_ebpf::decide::l7::{self, Heard, Known, Told, http1, mysql};
 
 use super::http2::{self, Said};
-use super::{answers, conversations, lookups};
+use super::{answers, conversations, lookups, tell};
 use crate::context::{Moment, Packet, Segment, Socket};
 use crate::maps;
 
@@ -58,7 +58,8 @@ pub(crate) fn read(packet: &Packet, way: Way) -> Outcome {
     let asks = (way == Way::Sent) == (exchange.direction == Direction::Outbound as u8);
     if !is_walked(exchange) {
         let outcome = if asks {
-            asked(packet, socket, exchange, at, fresh.length, way)
+            let sequence = segment.sequence.wrapping_add(fresh.skip);
+            asked(packet, socket, exchange, (at, fresh.length, sequence), way)
         } else {
             answered(packet, socket, exchange, at, fresh.length, way)
         };
@@ -108,6 +109,8 @@ fn begin(packet: &Packet, segment: &Segment, socket: Socket, way: Way) -> Option
         head_length: 0,
         head: [0; HEAD_BYTES / 4],
         doubts: 0,
+        asked_sequence: 0,
+        _pad_end: 0,
         _pad: 0,
     };
     match maps::connection(socket) {
@@ -209,9 +212,15 @@ fn skips(exchange: &Exchange, segment: &Segment, way: Way) -> bool {
     position.next != segment.sequence.wrapping_add(segment.payload_bytes)
 }
 
-/// The client said something.
+/// The client said something: so many bytes, of which the first is in the packet at `at` and in its stream at `sequence`.
 #[inline(always)]
-fn asked(packet: &Packet, socket: Socket, exchange: &mut Exchange, at: u32, bytes: u32, way: Way) -> Outcome {
+fn asked(
+    packet: &Packet,
+    socket: Socket,
+    exchange: &mut Exchange,
+    (at, bytes, sequence): (u32, u32, u32),
+    way: Way,
+) -> Outcome {
     let filled = exchange.head_length;
     let begins = filled == 0;
     let length = fill(packet, exchange, at, bytes);
@@ -221,6 +230,7 @@ fn asked(packet: &Packet, socket: Socket, exchange: &mut Exchange, at: u32, byte
     }
     if begins && matches!(heard, Heard::Request(_) | Heard::More) {
         exchange.asked_at_ns = moment(packet, way).ns;
+        exchange.asked_sequence = sequence;
     }
     match heard {
         Heard::More => more(exchange, length),
@@ -241,6 +251,9 @@ fn asked(packet: &Packet, socket: Socket, exchange: &mut Exchange, at: u32, byte
             }
             if !answers::asked(socket, exchange) {
                 exchange.stage = Stage::Ended as u8;
+            }
+            if begins {
+                tell::asked(packet, exchange, at, bytes);
             }
             Outcome::Asked
         }
@@ -296,12 +309,12 @@ fn answered(
             Heard::Answer(status) => {
                 exchange.head_length = 0;
                 exchange.stage = Stage::Answered as u8;
-                return count(socket, exchange, status, moment(packet, way));
+                return count(packet, socket, exchange, status, moment(packet, way));
             }
             Heard::LastAnswer(status) => {
                 exchange.stage = Stage::Ended as u8;
                 maps::unparsed(Unparsed::Upgraded);
-                return count(socket, exchange, status, moment(packet, way));
+                return count(packet, socket, exchange, status, moment(packet, way));
             }
             Heard::Lost(reason) => return lose(packet, socket, exchange, reason),
             _ => {
@@ -430,10 +443,11 @@ pub(super) fn give_up(exchange: &mut Exchange, reason: Unparsed) -> Outcome {
 
 /// Counts a request that was answered.
 #[inline(always)]
-fn count(socket: Socket, exchange: &mut Exchange, status: u16, now: Moment) -> Outcome {
+fn count(packet: &Packet, socket: Socket, exchange: &mut Exchange, status: u16, now: Moment) -> Outcome {
     exchange.marks |= UNDERSTOOD;
     let duration_ns = now.ns.saturating_sub(exchange.asked_at_ns);
     answers::answered(socket, exchange, status, duration_ns, now);
+    tell::answered(packet, socket, exchange, status, duration_ns);
     let key = RequestKey {
         cgroup: exchange.cgroup,
         service: exchange.service,

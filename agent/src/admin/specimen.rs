@@ -9,14 +9,14 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use agent_ebpf::abi::{
-    Algorithm, BackendStatus, BreakerMode, CloseReason, Histogram, Limit, Outcome, Protocol,
+    Algorithm, AppProtocol, BackendStatus, BreakerMode, CloseReason, Histogram, Limit, Outcome, Protocol,
 };
 use jiff::Timestamp;
 use tokio::sync::broadcast;
 
 use super::view::*;
 use super::{Control, ExplainError, Followed, Observe, ObserveError};
-use crate::flows::record::Happening;
+use crate::flows::record::{Happening, RequestPart};
 use crate::flows::{
     EdgeView, KnownNames, Memory, MemoryView, Record, RequestView, Selector, Window, Workload, identity,
 };
@@ -33,6 +33,8 @@ pub(crate) struct Specimen {
     pub(crate) waiting_for: Vec<String>,
     /// Where records are published.
     pub(crate) records: broadcast::Sender<Arc<Record>>,
+    /// Where requests are.
+    pub(crate) requests: broadcast::Sender<Arc<Record>>,
     /// The orders that were carried out.
     pub(crate) orders: Mutex<Vec<OrderRequest>>,
     /// The events published so far, the newest of them.
@@ -46,6 +48,7 @@ impl Default for Specimen {
             broken: false,
             waiting_for: Vec::new(),
             records,
+            requests: broadcast::channel(64).0,
             orders: Mutex::default(),
             memory: Mutex::default(),
         }
@@ -95,6 +98,29 @@ impl Specimen {
             received_bytes: 20_971_520,
             retransmits: 2,
             rtt_us: Some(410),
+            request: None,
+        })
+    }
+
+    /// A request on such a connection.
+    pub(crate) fn request(&self) -> Arc<Record> {
+        let request = RequestPart {
+            protocol: AppProtocol::Http1,
+            operation: "POST".into(),
+            status: "503".into(),
+            code: 503,
+            is_error: true,
+            peer: address("10.0.0.1:40000"),
+        };
+        Arc::new(Record {
+            happening: Happening::Request,
+            duration_ns: 2_340_000,
+            sent_bytes: 0,
+            received_bytes: 0,
+            retransmits: 0,
+            rtt_us: None,
+            request: Some(Box::new(request)),
+            ..(*self.record()).clone()
         })
     }
 
@@ -214,6 +240,24 @@ impl Observe for Specimen {
                 rejected_points: 12,
                 last_ok: Some(ago(15)),
                 error: None,
+            }),
+            traces: Some(TracesView {
+                share: 0.01,
+                sent: 9_120,
+                rejected: 12,
+                queue_full: 3,
+                declined: 40,
+                headless: 2,
+                sending: OtlpView {
+                    endpoint: "http://collector:4318/v1/traces".to_owned(),
+                    interval_ms: 1_000,
+                    ok: 310,
+                    rejected: 1,
+                    failed: 2,
+                    rejected_points: 12,
+                    last_ok: Some(ago(2)),
+                    error: None,
+                },
             }),
             held: Vec::new(),
         })
@@ -376,7 +420,7 @@ impl Observe for Specimen {
                 run("connect4", Outcome::Unmanaged, 44_611),
                 run("flow", Outcome::Ignored, 17),
             ],
-            losses: vec![("ring", 0), ("edges", 2), ("affinity", 0), ("follow", 0)],
+            losses: vec![("ring", 0), ("edges", 2), ("affinity", 0), ("request_ring", 4), ("follow", 0)],
             unparsed: vec![("pipelined", 3), ("other_protocol", 12)],
             events_written: 900,
             map_update_errors: vec![("FRONTENDS", "E2BIG", 1)],
@@ -394,10 +438,11 @@ impl Observe for Specimen {
         (memory.select(selector, window), memory.view())
     }
 
-    fn follow(&self, selector: &Selector, window: Window) -> Followed {
+    fn follow(&self, selector: &Selector, window: Window, requests: bool) -> Followed {
         let memory = self.memory.lock().expect("no panic");
         let remembered = memory.select(selector, window);
-        Followed { memory: memory.view(), remembered, to_come: self.records.subscribe() }
+        let requests = requests.then(|| self.requests.subscribe());
+        Followed { memory: memory.view(), remembered, to_come: self.records.subscribe(), requests }
     }
 
     fn known_names(&self) -> KnownNames {

@@ -31,7 +31,7 @@ pub use held::{AcceptError, AcceptRequest, Accepted, HeldView, HeldViews};
 pub use kubernetes::{KindView, KubernetesView, NoteView};
 pub use limits::LimitView;
 pub use neighbours::NeighbourView;
-pub use otlp::OtlpView;
+pub use otlp::{OtlpView, TracesView};
 pub use overhead::{BudgetView, ConfinementView, OverheadView, ProgramCost};
 pub use rollout::{RolloutError, RolloutRequest, RolloutView, Rollouts, SampleView};
 pub use service_map::ServiceMap;
@@ -92,6 +92,9 @@ pub struct Status {
     /// How it stands with the receiver of OpenTelemetry; null where nothing is sent to one.
     #[serde(default)]
     pub otlp: Option<OtlpView>,
+    /// How it stands with spans of requests; null where none are sent.
+    #[serde(default)]
+    pub traces: Option<TracesView>,
     /// What sources would take away, all at once, and is kept until somebody accepts.
     #[serde(default)]
     pub held: Vec<HeldView>,

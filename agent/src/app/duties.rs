@@ -26,6 +26,7 @@ impl Duties {
     /// One tick, a second after the last.
     pub(super) fn tick(&mut self) {
         self.observer.sign_of_life();
+        self.observer.name_spans();
         if self.ticks.is_multiple_of(FOLD_EVERY) {
             self.observer.learn_workloads();
             if let Err(error) = self.observer.fold_edges() {
@@ -42,20 +43,25 @@ impl Duties {
 }
 
 /// Reads the event ring until the agent leaves.
-pub(super) async fn read_events(observer: Arc<Observer>, mut events: EventReader) {
+pub(super) async fn read_events(observer: Arc<Observer>, events: EventReader) {
+    let error = read(events, |record| observer.announce(record)).await;
+    tracing::error!("cannot read the event ring, connections are not followed any more: {error}");
+}
+
+/// The same for the ring of requests.
+pub(super) async fn read_requests(observer: Arc<Observer>, events: EventReader) {
+    let error = read(events, |record| observer.hear(record)).await;
+    tracing::error!("cannot read the ring of requests, none are followed or traced any more: {error}");
+}
+
+/// Hands on every record of a ring, until it cannot be read.
+async fn read(mut events: EventReader, take: impl Fn(&[u8])) -> std::io::Error {
     loop {
         match events.read(EVENT_BATCH).await {
-            Ok(records) => {
-                for record in records {
-                    observer.announce(&record);
-                }
-                tokio::task::yield_now().await;
-            }
-            Err(error) => {
-                tracing::error!("cannot read the event ring, connections are not followed any more: {error}");
-                return;
-            }
+            Ok(records) => records.iter().for_each(|record| take(record)),
+            Err(error) => return error,
         }
+        tokio::task::yield_now().await;
     }
 }
 

@@ -64,8 +64,10 @@ mod answers;
 mod changes;
 mod cluster;
 mod counting;
+mod telling;
 
 use changes::Changes;
+use telling::Telling;
 
 /// Events kept for a reader that is slower than the data plane. What it misses it is told.
 const FOLLOW_QUEUE: usize = 4_096;
@@ -98,6 +100,7 @@ pub(super) struct Observer {
     rollouts: Rollouts,
     kubernetes: Option<Standing>,
     exports: Option<Arc<Exports>>,
+    telling: Telling,
     guards: Guards,
     governing: Governing,
     facts: Facts,
@@ -192,7 +195,11 @@ impl Observer {
             neighbours: Mutex::default(),
             rollouts: Rollouts::restored(&options.state),
             kubernetes,
-            exports: options.otlp.as_ref().map(|otlp| Arc::new(Exports::new(otlp))),
+            exports: options
+                .otlp
+                .as_ref()
+                .map(|otlp| Arc::new(Exports::new(otlp, otlp::Signal::Metrics, otlp.interval))),
+            telling: Telling::new(options.otlp.as_ref()),
             guards: Guards::new(options.accept_mass_deletion),
             governing: Governing::new(options.overhead),
         })
@@ -212,6 +219,10 @@ impl Observer {
 
     pub(super) fn events(&self) -> Result<EventReader, KernelError> {
         lock(&self.data_plane).events()
+    }
+
+    pub(super) fn request_events(&self) -> Result<EventReader, KernelError> {
+        lock(&self.data_plane).request_events()
     }
 
     pub(super) fn attach(&self) -> Result<Vec<Repair>, KernelError> {
@@ -274,9 +285,12 @@ impl Observer {
         counters.heartbeat(now_ns);
         let is_recording = self.is_followed() && self.governing.allows_events();
         lock(&self.memory).recording(Timestamp::now(), is_recording);
+        let until_ns = now_ns + u64::try_from(FOLLOW.as_nanos()).unwrap_or(u64::MAX);
         if is_recording {
-            counters.follow_until(now_ns + u64::try_from(FOLLOW.as_nanos()).unwrap_or(u64::MAX));
+            counters.follow_until(until_ns);
         }
+        let (below, heads_below) = self.telling.wanted();
+        counters.tell(if below > 0 { until_ns } else { 0 }, below, heads_below);
     }
 
     /// Whether somebody wants to be told of single connections.

@@ -217,6 +217,7 @@ pub(super) fn record(change: &Change) -> Option<Record> {
         received_bytes: 0,
         retransmits: 0,
         rtt_us: None,
+        request: None,
     })
 }
 

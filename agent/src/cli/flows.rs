@@ -36,20 +36,26 @@ pub enum Form {
     segue flows --to-service shop/payment --status 5xx   who got how many of these answers\n  \
     segue flows --verdict refused --verdict timeout      the edges on which that happened\n  \
     segue flows -f --from-workload nginx                 connections as they open, fail and close\n  \
+    segue flows -f --requests                            and each request as it is answered\n  \
+    segue flows -f --status 5xx --to-service payment     only such requests\n  \
     segue flows -f --not --to-service dns --not --verdict fin\n  \
     segue flows --last 20 --verdict breaker              what breakers did lately\n  \
     segue flows --since 5m --namespace 'shop*' -o json   for scripts, an object a line\n\n\
-    Events: opened, failed, closed, breaker_opened, breaker_half_open, breaker_closed, rollout_…; a verdict is one \
+    Events: opened, failed, closed, request, served, breaker_opened, breaker_half_open, breaker_closed, rollout_…; a verdict is one \
     of these, a reason (refused, timeout, no_backend, fin, rst_remote, …), established or reset.\n\n\
     The agent remembers the newest 4096 events. What breakers and canaries do is always among them; single \
     connections, also those that failed, are only recorded while somebody follows (-f), or with \
-    `segue run --record-flows`. Requests are counted and never recorded one by one. Totals are always \
-    complete.\n\n\
+    `segue run --record-flows`. Requests are always counted; one by one they are only shown as they \
+    are answered, and not remembered. Totals are always complete.\n\n\
     Exit code: 0 answered, 1 the agent cannot be asked or knows no such name, 2 typed wrongly.")]
 pub struct FlowsArgs {
     /// Show connections as they open, fail and close, until interrupted
     #[arg(short, long, conflicts_with = "until")]
     pub follow: bool,
+    /// Show requests too, one by one as they are answered: `request` where a workload of this node asks, `served` where it
+    /// answers. A selector of requests (--status, --method, --protocol http) shows them alone
+    #[arg(long, requires = "follow")]
+    pub requests: bool,
     /// Show the newest N events that are remembered and selected; with -f, before those that happen
     #[arg(long, value_name = "N")]
     pub last: Option<usize>,
@@ -88,6 +94,7 @@ impl FlowsArgs {
             (false, false) => "/v1/flows",
         };
         let mut query = self.selectors.query();
+        query.extend(self.requests.then(|| "requests=true".to_owned()));
         query.extend(self.last.map(|last| format!("last={last}")));
         query.extend(self.since.map(|since| format!("since={since}")));
         query.extend(self.until.map(|until| format!("until={until}")));
@@ -98,7 +105,11 @@ impl FlowsArgs {
 /// Asks the agent and writes the answer. Exit code 1 where it cannot be asked, 2 where what was typed makes no sense.
 pub async fn run(args: &FlowsArgs) -> ExitCode {
     let selector = &args.selectors.0;
-    let fits = if args.wants_events() { selector.fits_connections() } else { selector.fits_totals() };
+    let fits = match (args.follow, args.wants_events()) {
+        (true, _) => Ok(()),
+        (false, true) => selector.fits_remembered(),
+        (false, false) => selector.fits_totals(),
+    };
     if let Err(error) = fits {
         anstream::eprintln!("{BAD}segue:{BAD:#} {error}");
         return ExitCode::from(2);
@@ -244,6 +255,8 @@ mod tests {
         assert_eq!(args("").path(), "/v1/flows");
         assert_eq!(args("--status 404").path(), "/v1/flows?http-status=404");
         assert_eq!(args("-f").path(), "/v1/flows/follow");
+        assert_eq!(args("-f --requests").path(), "/v1/flows/follow?requests=true");
+        assert!(Typed::try_parse_from(["--requests"]).is_err());
         assert_eq!(
             args("-f --last 3 --not --to-service dns").path(),
             "/v1/flows/follow?not.to-service=dns&last=3"

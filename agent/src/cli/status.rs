@@ -8,7 +8,7 @@ use jiff::Timestamp;
 use super::client::{Client, ConnectArgs};
 use super::table::{BAD, Cell, DIM, GOOD, HEADING, Output, Table, WARN, bytes, duration, print, print_json};
 use crate::admin::view::{
-    BudgetView, CanaryState, ClientsView, MAP_ALMOST_FULL, OtlpView, OverheadView, Status,
+    BudgetView, CanaryState, ClientsView, MAP_ALMOST_FULL, OtlpView, OverheadView, Status, TracesView,
 };
 
 /// Exit code where the agent answers and something needs a look.
@@ -160,6 +160,9 @@ fn summary(status: &Status, now: Timestamp) -> String {
     if let Some(view) = &status.otlp {
         line("otlp", &otlp(view, now));
     }
+    if let Some(view) = &status.traces {
+        line("traces", &traces(view, now));
+    }
     line("clients", &clients(&status.clients));
     let canary = &status.canary;
     let when = canary.at.map(|at| format!(", {} ago", since(at, now))).unwrap_or_default();
@@ -204,6 +207,12 @@ fn otlp(view: &OtlpView, now: Timestamp) -> String {
     let counts = view.counts().map(|(outcome, count)| format!("{count} {outcome}")).join(", ");
     let error = view.error.as_ref().map(|error| format!("; {BAD}{error}{BAD:#}")).unwrap_or_default();
     format!("{}; {last}; {counts}{error}", view.endpoint)
+}
+
+fn traces(view: &TracesView, now: Timestamp) -> String {
+    let spans = view.spans().map(|(outcome, count)| format!("{count} {}", outcome.replace('_', " ")));
+    let share = view.share * 100.0;
+    format!("{share} % of requests; spans: {}; {}", spans.join(", "), otlp(&view.sending, now))
 }
 
 fn clients(view: &ClientsView) -> String {
@@ -343,6 +352,7 @@ Segue 0.1.0  pid 4711, up 2 h 3 min, map layouts of version 1
              40 Services, 310 endpoints, 3 policies, 1 routes, 31 pods here; 1 with notes
   cost       0.34 % of the processors, budget 2.00 %; everything is observed
   otlp       http://collector:4318/v1/metrics; taken 15 s ago; 480 ok, 1 rejected, 3 failed
+  traces     1 % of requests; spans: 9120 sent, 12 rejected, 3 queue full, 40 declined; http://collector:4318/v1/traces; taken 2 s ago; 310 ok, 1 rejected, 2 failed
   clients    44 workloads, 2 pods left alone, 1 pods named by their UID, 6 cgroups gone unnamed
   test call  reached its backend, 12 s ago
   may use    CAP_NET_ADMIN; system calls are filtered

@@ -7,15 +7,17 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use agent_ebpf::abi::{
-    Address, BreakerState, CloseReason, ConnectFailure, Endpoint, Event, EventKind, Protocol,
+    AppProtocol, BreakerState, CloseReason, ConnectFailure, Direction, Event, EventKind, Protocol,
     TransitionReason,
 };
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
 use super::Names;
+use super::fields::Fields;
 use super::identity::{UNKNOWN, Workload};
 use super::named;
+use super::told::Answered;
 use crate::rollout::Cause;
 
 /// Bytes that are no event of this build's programs.
@@ -53,6 +55,10 @@ pub enum Happening {
     /// It ended.
     #[serde(with = "named::close_reason")]
     Closed(CloseReason),
+    /// A request that a workload of this node made on it was answered.
+    Request,
+    /// A request that a workload of this node got on it was answered. The client is whoever is at the other end.
+    Served,
     /// The backend's breaker opened: it gets no more connections. About the backend, not about one connection.
     #[serde(with = "named::transition_reason")]
     BreakerOpened(TransitionReason),
@@ -81,6 +87,8 @@ impl Happening {
             Self::Opened => EventKind::Opened.name(),
             Self::Failed(_) => EventKind::Failed.name(),
             Self::Closed(_) => EventKind::Closed.name(),
+            Self::Request => "request",
+            Self::Served => "served",
             Self::BreakerOpened(_) => "breaker_opened",
             Self::BreakerHalfOpen(_) => "breaker_half_open",
             Self::BreakerClosed(_) => "breaker_closed",
@@ -97,6 +105,11 @@ impl Happening {
         matches!(self, Self::BreakerOpened(_) | Self::BreakerHalfOpen(_) | Self::BreakerClosed(_))
     }
 
+    /// It is about one request.
+    pub const fn is_of_request(self) -> bool {
+        matches!(self, Self::Request | Self::Served)
+    }
+
     /// It is about a service and nobody's connection.
     pub const fn is_of_service(self) -> bool {
         match self {
@@ -108,6 +121,8 @@ impl Happening {
             Self::Opened
             | Self::Failed(_)
             | Self::Closed(_)
+            | Self::Request
+            | Self::Served
             | Self::BreakerOpened(_)
             | Self::BreakerHalfOpen(_)
             | Self::BreakerClosed(_) => false,
@@ -118,6 +133,8 @@ impl Happening {
     pub const fn reason(self) -> &'static str {
         match self {
             Self::Opened
+            | Self::Request
+            | Self::Served
             | Self::RolloutSteppedUp
             | Self::RolloutPromoted
             | Self::RolloutPaused
@@ -130,6 +147,24 @@ impl Happening {
             }
         }
     }
+}
+
+/// What was asked and answered.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RequestPart {
+    /// What was spoken.
+    #[serde(with = "named::app_protocol")]
+    pub protocol: AppProtocol,
+    /// What was asked for, by the protocol's words.
+    pub operation: Arc<str>,
+    /// What the answer was, by the protocol's words.
+    pub status: Arc<str>,
+    /// The same by its number.
+    pub code: u16,
+    /// The answer was the server's fault.
+    pub is_error: bool,
+    /// Where the client's end of the connection is.
+    pub peer: SocketAddr,
 }
 
 /// One event of one connection.
@@ -163,6 +198,9 @@ pub struct Record {
     pub retransmits: u32,
     /// The smoothed round-trip time, in microseconds; null where none is known.
     pub rtt_us: Option<u32>,
+    /// The request; absent in events that are about none.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub request: Option<Box<RequestPart>>,
 }
 
 impl Record {
@@ -199,7 +237,56 @@ impl Record {
             received_bytes: event.received_bytes,
             retransmits: event.retransmits,
             rtt_us: (event.rtt_us != 0).then_some(event.rtt_us),
+            request: None,
         })
+    }
+
+    /// The record of a request that was answered; its time is that of the answer.
+    pub fn of_request(answered: &Answered, monotonic_zero: Timestamp, names: &mut dyn Names) -> Self {
+        let event = &answered.event;
+        let at = Duration::from_nanos(event.asked_at_ns.saturating_add(event.duration_ns));
+        let (client, server): (SocketAddr, SocketAddr) =
+            (event.place.client.into(), event.place.server.into());
+        let workload = names.client(event.cgroup).workload;
+        let request = RequestPart {
+            protocol: answered.protocol,
+            operation: answered.operation().into(),
+            status: answered.status().into(),
+            code: event.status,
+            is_error: answered.is_server_error(),
+            peer: client,
+        };
+        let (happening, client, service) = match answered.direction {
+            Direction::Outbound => {
+                let service = names.service(event.service).map_or_else(|| UNKNOWN.into(), |label| label.name);
+                (Happening::Request, workload, service)
+            }
+            // Who asks is on some other node, or outside: known by its address only.
+            Direction::Inbound => {
+                let service = format!("{}/{}", workload.namespace, workload.name);
+                (Happening::Served, Arc::new(Workload::unknown()), service.into())
+            }
+        };
+        let version = match event.version {
+            0 => None,
+            id => Some(names.version(event.service, id).unwrap_or_else(|| UNKNOWN.into())),
+        };
+        Self {
+            time: monotonic_zero.checked_add(at).unwrap_or(monotonic_zero),
+            happening,
+            client,
+            service,
+            version,
+            protocol: Protocol::Tcp,
+            requested: if event.requested.port_be == 0 { server } else { event.requested.into() },
+            backend: Some(server),
+            duration_ns: event.duration_ns,
+            sent_bytes: 0,
+            received_bytes: 0,
+            retransmits: 0,
+            rtt_us: None,
+            request: Some(Box::new(request)),
+        }
     }
 }
 
@@ -222,39 +309,6 @@ fn happening_of(event: &Event) -> Result<Happening, DecodeError> {
             }
         }
         None => Err(unknown("kind", event.kind)),
-    }
-}
-
-/// Reads fields one after the other, in the order of [`Event`].
-struct Fields<'a>(&'a [u8]);
-
-impl Fields<'_> {
-    /// The next `N` bytes; zeros past the end, which [`event_of`] rules out by the length.
-    fn bytes<const N: usize>(&mut self) -> [u8; N] {
-        let Some((head, tail)) = self.0.split_first_chunk() else { return [0; N] };
-        self.0 = tail;
-        *head
-    }
-
-    fn u8(&mut self) -> u8 {
-        u8::from_ne_bytes(self.bytes())
-    }
-
-    fn u16(&mut self) -> u16 {
-        u16::from_ne_bytes(self.bytes())
-    }
-
-    fn u32(&mut self) -> u32 {
-        u32::from_ne_bytes(self.bytes())
-    }
-
-    fn u64(&mut self) -> u64 {
-        u64::from_ne_bytes(self.bytes())
-    }
-
-    fn endpoint(&mut self) -> Endpoint {
-        let words_be = [self.u32(), self.u32(), self.u32(), self.u32()];
-        Endpoint { address: Address { words_be }, port_be: self.u16(), _pad: self.u16() }
     }
 }
 
@@ -288,6 +342,7 @@ fn event_of(bytes: &[u8]) -> Result<Event, DecodeError> {
 mod tests {
     use std::mem::offset_of;
 
+    use agent_ebpf::abi::Endpoint;
     use proptest::prelude::*;
 
     use super::*;
@@ -362,6 +417,7 @@ mod tests {
             received_bytes: 12,
             retransmits: 3,
             rtt_us: Some(350),
+            request: None,
         };
         assert_eq!(record, expected);
     }
@@ -376,6 +432,43 @@ mod tests {
         let json =
             serde_json::to_value(decode(&written(1, 0)).expect("a whole event")).expect("plain values");
         assert_eq!((&json["event"], &json["reason"]), (&"failed".into(), &"refused".into()));
+    }
+
+    #[test]
+    fn a_request_is_of_its_client_to_a_service_or_of_its_server_from_somewhere() {
+        use crate::flows::told::tests::{event, written};
+        use crate::flows::{Answered, Told};
+        let of = |event: agent_ebpf::abi::RequestEvent| match Told::decode(&written(&event)) {
+            Ok(Told::Answered(answered)) => answered,
+            other => panic!("{other:?}"),
+        };
+        let record = |answered: &Answered| Record::of_request(answered, Timestamp::UNIX_EPOCH, &mut Shop);
+        let asked = record(&of(event()));
+        assert_eq!(
+            (asked.happening, &*asked.service, &*asked.client.name),
+            (Happening::Request, "shop/payment", "nginx")
+        );
+        assert_eq!(asked.requested, "10.96.0.10:443".parse().expect("an address"));
+        assert_eq!(asked.time, "1970-01-01T00:00:01.502Z".parse().expect("a time"), "when it was answered");
+        let request = asked.request.clone().expect("a request");
+        assert_eq!((&*request.operation, &*request.status, request.is_error), ("GET", "503", true));
+        let json = serde_json::to_string(&asked).expect("plain values");
+        assert_eq!(serde_json::from_str::<Record>(&json).expect("its own output"), asked, "{json}");
+
+        let inbound = agent_ebpf::abi::RequestEvent {
+            direction: Direction::Inbound as u8,
+            service: 0,
+            version: 0,
+            requested: Endpoint::default(),
+            ..event()
+        };
+        let served = record(&of(inbound));
+        assert_eq!((served.happening, &*served.service), (Happening::Served, "host/nginx"));
+        assert_eq!(
+            (&*served.client.name, served.requested),
+            (UNKNOWN, "10.1.0.7:8443".parse().expect("an address"))
+        );
+        assert_eq!(served.request.expect("a request").peer, "10.0.0.1:40000".parse().expect("an address"));
     }
 
     #[test]

@@ -12,6 +12,7 @@ use agent_ebpf::abi::{AppProtocol, Method, Protocol};
 
 pub use pattern::{Pattern, Statuses, Verdict, nearest};
 
+use super::record::Happening;
 use super::requests::RequestRow;
 use super::{EdgeView, Record, Requests, Workload, split_service_name};
 
@@ -165,16 +166,16 @@ pub enum SelectorError {
         /// What may be meant.
         near: Vec<String>,
     },
-    /// Asked of single connections.
+    /// Asked of what is remembered.
     #[error(
-        "{key} selects requests, and these are counted, not recorded one by one: ask for totals, without -f, --last, --since and --until"
+        "{key} selects requests, and these are counted, not remembered one by one: follow them with -f, or ask for totals, without --last, --since and --until"
     )]
-    NotOfConnections {
+    NotRemembered {
         /// The selector.
         key: &'static str,
     },
     /// Asked of totals.
-    #[error("{key} selects single connections: ask for these with -f, --last or --since")]
+    #[error("{key} selects single events: ask for these with -f, --last or --since")]
     NotOfTotals {
         /// The selector.
         key: &'static str,
@@ -281,6 +282,11 @@ impl Value {
         }
     }
 
+    /// It is the name of what happens to single requests only.
+    fn names_requests(&self) -> bool {
+        matches!(self, Self::Verdict(verdict) if verdict.is_only_of_requests())
+    }
+
     /// It is about requests, not about connections.
     fn is_of_requests(&self) -> bool {
         matches!(self, Self::Statuses(_) | Self::Method(_) | Self::Spoken(Spoken::Http | Spoken::Exactly(_)))
@@ -360,13 +366,19 @@ impl Selector {
         self.terms.iter().any(|term| term.value.is_of_requests())
     }
 
-    /// Whether single connections can be asked for this.
+    /// Single requests are meant: it is about what only they have, or names them.
+    pub fn wants_requests(&self) -> bool {
+        self.is_of_requests() || self.terms.iter().any(|term| !term.negated && term.value.names_requests())
+    }
+
+    /// Whether what is remembered can be asked for this.
     ///
     /// # Errors
     /// What they do not know.
-    pub fn fits_connections(&self) -> Result<(), SelectorError> {
-        let wrong = self.terms.iter().find(|term| term.value.is_of_requests());
-        wrong.map_or(Ok(()), |term| Err(SelectorError::NotOfConnections { key: term.key.name() }))
+    pub fn fits_remembered(&self) -> Result<(), SelectorError> {
+        let is_wrong = |term: &&Term| term.value.is_of_requests() || term.value.names_requests();
+        let wrong = self.terms.iter().find(is_wrong);
+        wrong.map_or(Ok(()), |term| Err(SelectorError::NotRemembered { key: term.key.name() }))
     }
 
     /// Whether totals can be asked for this.
@@ -374,7 +386,8 @@ impl Selector {
     /// # Errors
     /// What they do not know.
     pub fn fits_totals(&self) -> Result<(), SelectorError> {
-        let wrong = self.terms.iter().find(|term| term.key == Key::ToIp);
+        let is_wrong = |term: &&Term| term.key == Key::ToIp || term.value.names_requests();
+        let wrong = self.terms.iter().find(is_wrong);
         wrong.map_or(Ok(()), |term| Err(SelectorError::NotOfTotals { key: term.key.name() }))
     }
 
@@ -420,8 +433,14 @@ impl Selector {
 
     /// Whether a single event is wanted.
     pub fn matches(&self, record: &Record) -> bool {
+        let request = record.request.as_deref();
+        if request.is_none() && self.is_of_requests() {
+            return false;
+        }
         let ends = Ends {
-            client: (!record.happening.is_of_service()).then_some(&*record.client),
+            // Of a request that came in, the client is an address.
+            client: (!record.happening.is_of_service() && record.happening != Happening::Served)
+                .then_some(&*record.client),
             service: &record.service,
             version: record.version.as_deref(),
         };
@@ -432,7 +451,16 @@ impl Selector {
             Value::Port(port) => targets().any(|target| target.port() == *port),
             Value::Spoken(Spoken::Carried(protocol)) => record.protocol == *protocol,
             Value::Verdict(verdict) => verdict.is_of(record.happening),
-            Value::Spoken(_) | Value::Statuses(_) | Value::Method(_) => false,
+            Value::Spoken(Spoken::Http) => request.is_some_and(|part| is_http(part.protocol)),
+            Value::Spoken(Spoken::Exactly(protocol)) => {
+                request.is_some_and(|part| part.protocol == *protocol)
+            }
+            Value::Statuses(statuses) => {
+                request.is_some_and(|part| is_http(part.protocol) && statuses.holds(part.code))
+            }
+            Value::Method(method) => {
+                request.is_some_and(|part| is_http(part.protocol) && *part.operation == *method.name())
+            }
         })
     }
 

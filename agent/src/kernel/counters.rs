@@ -336,6 +336,15 @@ impl Counters {
         self.settings.word(0, 0).store(until_ns, Ordering::Relaxed);
     }
 
+    /// Asks for single requests until this moment of the monotonic clock, 0 for none: for those whose lot is less than
+    /// `below`, and also for how they begin for those whose lot is less than `heads_below`.
+    pub fn tell(&self, until_ns: u64, below: u64, heads_below: u64) {
+        const UNTIL: usize = std::mem::offset_of!(Settings, tell_until_ns) / 8;
+        for (word, value) in [(UNTIL + 1, below), (UNTIL + 2, heads_below), (UNTIL, until_ns)] {
+            self.settings.word(0, word).store(value, Ordering::Relaxed);
+        }
+    }
+
     /// Says that the agent is alive.
     pub fn heartbeat(&self, now_ns: u64) {
         self.settings.word(0, 1).store(now_ns, Ordering::Relaxed);

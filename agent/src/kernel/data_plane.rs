@@ -136,7 +136,12 @@ impl DataPlane {
 
     /// The event ring. One reader at a time.
     pub fn events(&self) -> Result<EventReader, KernelError> {
-        EventReader::new(&self.layout.map("EVENTS"))
+        EventReader::new("EVENTS", &self.layout.map("EVENTS"))
+    }
+
+    /// The reader of the ring of requests.
+    pub fn request_events(&self) -> Result<EventReader, KernelError> {
+        EventReader::new("REQUEST_EVENTS", &self.layout.map("REQUEST_EVENTS"))
     }
 
     /// An array map, to be used as memory.

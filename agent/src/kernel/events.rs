@@ -1,4 +1,4 @@
-//! The event ring, read as it fills.
+//! The rings of events and of requests, read as they fill.
 
 use std::io;
 use std::path::Path;
@@ -15,8 +15,8 @@ pub struct EventReader {
 }
 
 impl EventReader {
-    pub(super) fn new(path: &Path) -> Result<Self, KernelError> {
-        let fail = |source| KernelError::Map { map: "EVENTS", path: path.to_owned(), source };
+    pub(super) fn new(name: &'static str, path: &Path) -> Result<Self, KernelError> {
+        let fail = |source| KernelError::Map { map: name, path: path.to_owned(), source };
         let map = MapData::from_pin(path).map_err(|error| fail(io::Error::other(error)))?;
         let ring = RingBuf::try_from(Map::RingBuf(map)).map_err(|error| fail(io::Error::other(error)))?;
         // SAFETY: the ring owns its map's descriptor and always gives the same one until it is dropped.

@@ -43,7 +43,7 @@ pub(super) const SAMPLE_PROGRAM: &str = "segue_sample";
 pub(super) const DRAIN_PROGRAM: &str = "segue_drain";
 
 /// Every map of the object that is pinned.
-pub(super) const MAPS: [&str; 30] = [
+pub(super) const MAPS: [&str; 31] = [
     "FRONTENDS",
     "SERVICES",
     "POLICIES",
@@ -59,6 +59,7 @@ pub(super) const MAPS: [&str; 30] = [
     "OUTCOMES",
     "LOSSES",
     "EVENTS",
+    "REQUEST_EVENTS",
     "SETTINGS",
     "CONNECTIONS",
     "DATAGRAMS",

@@ -4,7 +4,7 @@ use std::borrow::Cow;
 use std::fmt;
 
 use super::sheet::{Metric, Sheet, label};
-use crate::admin::view::{CanaryState, Counters, HeldView, Status};
+use crate::admin::view::{CanaryState, Counters, HeldView, Status, TracesView};
 use crate::desired::guard::Loss;
 use crate::discovery::SourceKind;
 
@@ -79,6 +79,20 @@ const OTLP_EXPORTS: Metric = Metric::counter(
      later and later); absent without the option.",
 );
 
+const OTLP_SPANS: Metric = Metric::counter(
+    "segue_otlp_spans_total",
+    &["outcome"],
+    "Requests sampled by `--otlp-traces`, by what became of their span: sent, rejected (by the receiver, for good), queue_full \
+     (the receiver was too slow, or gone) or declined (none was made: the application does not record the trace); absent without \
+     the option.",
+);
+const OTLP_HEADLESS: Metric = Metric::counter(
+    "segue_otlp_spans_headless_total",
+    &[],
+    "Spans that do not know what the application says of its trace (`traceparent`), because the beginning of the request was lost \
+     or came in pieces; absent without `--otlp-traces`.",
+);
+
 /// The metrics of this subject.
 pub(super) const METRICS: &[&Metric] = &[
     &BUILD,
@@ -94,6 +108,8 @@ pub(super) const METRICS: &[&Metric] = &[
     &OVERFLOW,
     &SCRAPE_ERRORS,
     &OTLP_EXPORTS,
+    &OTLP_SPANS,
+    &OTLP_HEADLESS,
 ];
 
 /// Writes what the status shows of the agent.
@@ -112,11 +128,16 @@ pub(super) fn write_status(sheet: &mut Sheet<'_>, status: &Status) -> fmt::Resul
         })
     });
     sheet.gauge(&HELD, held)?;
-    let exports = status.otlp.iter().flat_map(|view| {
+    let of_metrics = status.otlp.iter().map(|view| ("metrics", view));
+    let of_traces = status.traces.iter().map(|view| ("traces", &view.sending));
+    let exports = of_metrics.chain(of_traces).flat_map(|(signal, view)| {
         view.counts()
-            .map(|(outcome, count)| (vec![label("signal", "metrics"), label("outcome", outcome)], count))
+            .map(|(outcome, count)| (vec![label("signal", signal), label("outcome", outcome)], count))
     });
     sheet.counter(&OTLP_EXPORTS, exports)?;
+    let spans = status.traces.iter().flat_map(TracesView::spans);
+    sheet.counter(&OTLP_SPANS, spans.map(|(outcome, count)| (vec![label("outcome", outcome)], count)))?;
+    sheet.counter(&OTLP_HEADLESS, status.traces.iter().map(|view| (Vec::new(), view.headless)))?;
     sheet.gauge(&UNNAMED, [(Vec::new(), status.clients.pods_unnamed)])?;
     sheet.gauge(&LEFT_ALONE, [(Vec::new(), status.clients.left_alone)])?;
     let canary = match status.canary.state {

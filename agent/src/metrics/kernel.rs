@@ -45,7 +45,7 @@ const OUTCOMES: Metric = Metric::counter(
 const EVENTS_LOST: Metric = Metric::counter(
     "segue_events_lost_total",
     &["source"],
-    "What could not be recorded or delivered: ring (full event ring), edges (full edge table), affinity (refused entry), clients (full table: a connection did not count towards its client's limits), contended (a rate that other CPUs changed too often: refused), follow (slow reader).",
+    "What could not be recorded or delivered: ring (full event ring), edges (full edge table), affinity (refused entry), clients (full table: a connection did not count towards its client's limits), contended (a rate that other CPUs changed too often: refused), request_ring (full ring of single requests), follow (slow reader).",
 );
 const EVENTS_WRITTEN: Metric =
     Metric::counter("segue_events_written_total", &[], "Events the kernel wrote to the event ring.");

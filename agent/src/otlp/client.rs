@@ -14,7 +14,7 @@ use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::TcpStream;
 
 use super::message::{self, Refused};
-use super::{Options, Outcome};
+use super::{Options, Outcome, Signal};
 
 /// For a request as a whole, with its connection and its answer.
 const TIMEOUT: Duration = Duration::from_secs(10);
@@ -29,17 +29,23 @@ type Failure = Box<dyn Error + Send + Sync>;
 #[derive(Debug)]
 pub(super) struct Client {
     options: Options,
+    signal: Signal,
+    path: String,
 }
 
 impl Client {
-    pub(super) fn new(options: Options) -> Self {
-        Self { options }
+    /// One that sends messages of this kind.
+    pub(super) fn new(options: Options, signal: Signal) -> Self {
+        let path = options.endpoint.path(signal);
+        Self { options, signal, path }
     }
 
     /// Sends one message.
     pub(super) async fn send(&self, body: Vec<u8>) -> Outcome {
         let error = match tokio::time::timeout(TIMEOUT, self.exchange(body)).await {
-            Ok(Ok((status, headers, body))) => return outcome(status, &headers, &body, Timestamp::now()),
+            Ok(Ok((status, headers, body))) => {
+                return outcome(self.signal, status, &headers, &body, Timestamp::now());
+            }
             Ok(Err(error)) => format!("{error}; does the receiver run, and can this host reach it?"),
             Err(_) => format!("no answer within {} s; is the receiver overloaded?", TIMEOUT.as_secs()),
         };
@@ -63,7 +69,7 @@ impl Client {
         let endpoint = &self.options.endpoint;
         let (mut sender, connection) =
             hyper::client::conn::http1::handshake::<_, Full<Bytes>>(TokioIo::new(stream)).await?;
-        let request = Request::post(endpoint.path())
+        let request = Request::post(&self.path)
             .header(HOST, endpoint.authority())
             .header(CONTENT_TYPE, "application/x-protobuf")
             .header(USER_AGENT, concat!("segue/", env!("CARGO_PKG_VERSION")));
@@ -92,18 +98,20 @@ impl Client {
 }
 
 /// What an answer means, by the specification of OTLP.
-fn outcome(status: StatusCode, headers: &HeaderMap, body: &[u8], now: Timestamp) -> Outcome {
+fn outcome(signal: Signal, status: StatusCode, headers: &HeaderMap, body: &[u8], now: Timestamp) -> Outcome {
     if status.is_success() {
-        return match message::refused(body) {
+        return match message::refused(signal, body) {
             None => Outcome::Ok,
-            Some(Refused { points, message }) => {
-                let error = format!("the receiver did not take {points} values: {}", words(&message));
-                Outcome::Rejected { points, error }
+            Some(Refused { count, message }) => {
+                let error =
+                    format!("the receiver did not take {count} {}: {}", signal.units(), words(&message));
+                Outcome::Rejected { count: Some(count), error }
             }
         };
     }
     let hint = match status.as_u16() {
         401 | 403 => "; does --otlp-header say who the agent is?",
+        404 | 405 if signal == Signal::Traces => "; is the path right, and does it take traces?",
         404 | 405 => {
             "; is the path right? Prometheus wants http://HOST:PORT/api/v1/otlp and --web.enable-otlp-receiver"
         }
@@ -113,7 +121,7 @@ fn outcome(status: StatusCode, headers: &HeaderMap, body: &[u8], now: Timestamp)
     let error = format!("the receiver answers {}{hint}", status.as_u16());
     match status.as_u16() {
         429 | 502 | 503 | 504 => Outcome::Failed { error, retry_after: retry_after(headers, now) },
-        _ => Outcome::Rejected { points: 0, error },
+        _ => Outcome::Rejected { count: None, error },
     }
 }
 
@@ -144,7 +152,7 @@ mod tests {
         let mut headers = HeaderMap::new();
         headers.insert(RETRY_AFTER, retry_after.parse().expect("a value"));
         let status = StatusCode::from_u16(status).expect("a status");
-        outcome(status, &headers, &[], "2026-10-21T07:28:00Z".parse().expect("a time"))
+        outcome(Signal::Metrics, status, &headers, &[], "2026-10-21T07:28:00Z".parse().expect("a time"))
     }
 
     #[test]
@@ -160,7 +168,7 @@ mod tests {
             assert_eq!(retry_after.map(|wait| wait.as_secs()), seconds, "{told}");
         }
         for status in [301, 400, 401, 404, 413, 500] {
-            assert!(matches!(judged(status, "7"), Outcome::Rejected { points: 0, .. }), "{status}");
+            assert!(matches!(judged(status, "7"), Outcome::Rejected { count: None, .. }), "{status}");
         }
         assert_eq!(judged(200, "7"), Outcome::Ok);
     }
@@ -183,8 +191,9 @@ mod tests {
         });
         let endpoint = Endpoint::parse(&format!("http://localhost:{port}/otlp")).expect("a URL");
         let headers = vec![Header::parse("authorization=Bearer x").expect("a header")];
-        let client =
-            Client::new(Options { endpoint, interval: Duration::from_secs(1), headers, trust: None });
+        let options =
+            Options { endpoint, interval: Duration::from_secs(1), headers, trust: None, traces: None };
+        let client = Client::new(options, Signal::Metrics);
         let outcome = client.send(b"metrics".to_vec()).await;
         let request = receiver.await.expect("no panic");
         for line in [

@@ -1,15 +1,17 @@
 //! What came of sending, counted and told: to the log once per change, to the status always. Sends nothing.
 
 use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 
 use jiff::Timestamp;
 
-use super::{Options, Outcome};
+use super::{Options, Outcome, Signal};
 use crate::admin::view::OtlpView;
 
 /// See the module.
 #[derive(Debug)]
 pub struct Exports {
+    signal: Signal,
     record: Mutex<Record>,
 }
 
@@ -28,11 +30,11 @@ enum Told {
 }
 
 impl Exports {
-    /// Nothing was sent yet.
-    pub fn new(options: &Options) -> Self {
+    /// Nothing was sent yet. `interval` is how often it is, at least while there is something to send.
+    pub fn new(options: &Options, signal: Signal, interval: Duration) -> Self {
         let view = OtlpView {
-            endpoint: options.endpoint.to_string(),
-            interval_ms: options.interval.as_millis().try_into().unwrap_or(u64::MAX),
+            endpoint: options.endpoint.url(signal),
+            interval_ms: interval.as_millis().try_into().unwrap_or(u64::MAX),
             ok: 0,
             rejected: 0,
             failed: 0,
@@ -40,7 +42,7 @@ impl Exports {
             last_ok: None,
             error: None,
         };
-        Self { record: Mutex::new(Record { view, told: None }) }
+        Self { signal, record: Mutex::new(Record { view, told: None }) }
     }
 
     /// How it stands.
@@ -56,9 +58,9 @@ impl Exports {
                 view.ok += 1;
                 view.last_ok = Some(now);
             }
-            Outcome::Rejected { points, .. } => {
+            Outcome::Rejected { count, .. } => {
                 view.rejected += 1;
-                view.rejected_points = view.rejected_points.saturating_add(*points);
+                view.rejected_points = view.rejected_points.saturating_add(count.unwrap_or(0));
             }
             Outcome::Failed { .. } => view.failed += 1,
         }
@@ -73,14 +75,15 @@ impl Exports {
             Outcome::Rejected { error, .. } => (Told::Rejected, Some(error)),
             Outcome::Failed { error, .. } => (Told::Failed, Some(error)),
         };
+        let what = self.signal.name();
         if record.told.replace(told) != Some(told) {
             match error {
-                None => tracing::info!(endpoint, "metrics are sent by OTLP"),
+                None => tracing::info!(endpoint, "{what} are sent by OTLP"),
                 Some(error) if told == Told::Rejected => {
-                    tracing::warn!(endpoint, "the receiver of OTLP does not take all metrics: {error}");
+                    tracing::warn!(endpoint, "the receiver of OTLP does not take all {what}: {error}");
                 }
                 Some(error) => {
-                    tracing::warn!(endpoint, "metrics cannot be sent by OTLP, it is tried again: {error}");
+                    tracing::warn!(endpoint, "{what} cannot be sent by OTLP, it is tried again: {error}");
                 }
             }
         }

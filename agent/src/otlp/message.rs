@@ -1,12 +1,15 @@
-//! Metrics as messages of OTLP. The only module that names `opentelemetry_proto`; sends nothing.
+//! Metrics, and in [`spans`] spans, as messages of OTLP. The only module that names `opentelemetry_proto`; sends nothing.
 //!
 //! A name is that of the Prometheus text without `_total`, and keeps its unit: a receiver that puts units and `_total` behind
 //! names finds the unit there and arrives at the name of `docs/metrics.md`.
+
+pub(super) mod spans;
 
 use jiff::Timestamp;
 use opentelemetry_proto::tonic::collector::metrics::v1::{
     ExportMetricsServiceRequest, ExportMetricsServiceResponse,
 };
+use opentelemetry_proto::tonic::collector::trace::v1::ExportTraceServiceResponse;
 use opentelemetry_proto::tonic::common::v1::any_value::Value as Any;
 use opentelemetry_proto::tonic::common::v1::{AnyValue, InstrumentationScope, KeyValue};
 use opentelemetry_proto::tonic::metrics::v1::{
@@ -16,7 +19,7 @@ use opentelemetry_proto::tonic::metrics::v1::{
 use opentelemetry_proto::tonic::resource::v1::Resource;
 use prost::Message;
 
-use super::Sender;
+use super::{Sender, Signal};
 use crate::metrics::{Family, Kind, Point, Value};
 
 /// Points in one request. Some 300 bytes each, of a histogram 500: within the 4 MB that some receivers take.
@@ -96,13 +99,8 @@ impl Bodies {
 
     fn close(&mut self) {
         self.points = 0;
-        let scope = InstrumentationScope {
-            name: "segue".to_owned(),
-            version: env!("CARGO_PKG_VERSION").to_owned(),
-            ..InstrumentationScope::default()
-        };
         let metrics = std::mem::take(&mut self.metrics);
-        let scope_metrics = vec![ScopeMetrics { scope: Some(scope), metrics, schema_url: String::new() }];
+        let scope_metrics = vec![ScopeMetrics { scope: Some(scope()), metrics, schema_url: String::new() }];
         let resource = Some(self.resource.clone());
         let of_resource = ResourceMetrics { resource, scope_metrics, schema_url: String::new() };
         self.done.push(ExportMetricsServiceRequest { resource_metrics: vec![of_resource] }.encode_to_vec());
@@ -163,6 +161,15 @@ impl Bodies {
     }
 }
 
+/// Who measured.
+fn scope() -> InstrumentationScope {
+    InstrumentationScope {
+        name: "segue".to_owned(),
+        version: env!("CARGO_PKG_VERSION").to_owned(),
+        ..InstrumentationScope::default()
+    }
+}
+
 fn attributes(labels: Vec<(&'static str, String)>) -> Vec<KeyValue> {
     labels.into_iter().map(|(name, value)| attribute(name, value)).collect()
 }
@@ -182,16 +189,26 @@ fn unix_ns(at: Timestamp) -> u64 {
 /// What a receiver says it did not take of a request that it answered well.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) struct Refused {
-    pub(super) points: u64,
+    /// Values, or spans.
+    pub(super) count: u64,
     pub(super) message: String,
 }
 
 /// Reads an answer; `None` where all was taken. Words without a number are a warning, and no refusal. What cannot be read
 /// is an answer of a receiver that does not say.
-pub(super) fn refused(body: &[u8]) -> Option<Refused> {
-    let partial = ExportMetricsServiceResponse::decode(body).ok()?.partial_success?;
-    let points = u64::try_from(partial.rejected_data_points).ok().filter(|points| *points > 0)?;
-    Some(Refused { points, message: partial.error_message })
+pub(super) fn refused(signal: Signal, body: &[u8]) -> Option<Refused> {
+    let (count, message) = match signal {
+        Signal::Metrics => {
+            let partial = ExportMetricsServiceResponse::decode(body).ok()?.partial_success?;
+            (partial.rejected_data_points, partial.error_message)
+        }
+        Signal::Traces => {
+            let partial = ExportTraceServiceResponse::decode(body).ok()?.partial_success?;
+            (partial.rejected_spans, partial.error_message)
+        }
+    };
+    let count = u64::try_from(count).ok().filter(|count| *count > 0)?;
+    Some(Refused { count, message })
 }
 
 #[cfg(test)]
@@ -199,6 +216,7 @@ mod tests {
     use std::collections::BTreeSet;
 
     use opentelemetry_proto::tonic::collector::metrics::v1::ExportMetricsPartialSuccess;
+    use opentelemetry_proto::tonic::collector::trace::v1::ExportTracePartialSuccess;
 
     use super::*;
 
@@ -290,10 +308,15 @@ mod tests {
             };
             ExportMetricsServiceResponse { partial_success: Some(partial) }.encode_to_vec()
         };
-        assert_eq!(refused(&answer(3, "old")), Some(Refused { points: 3, message: "old".to_owned() }));
+        let refused = |body: &[u8]| refused(Signal::Metrics, body);
+        assert_eq!(refused(&answer(3, "old")), Some(Refused { count: 3, message: "old".to_owned() }));
         assert_eq!(refused(&answer(0, "a warning")), None);
         assert_eq!(refused(&answer(-1, "")), None);
         assert_eq!(refused(b""), None);
         assert_eq!(refused(b"{}"), None);
+        let partial = ExportTracePartialSuccess { rejected_spans: 2, error_message: "full".to_owned() };
+        let body = ExportTraceServiceResponse { partial_success: Some(partial) }.encode_to_vec();
+        let expected = Refused { count: 2, message: "full".to_owned() };
+        assert_eq!(super::refused(Signal::Traces, &body), Some(expected));
     }
 }

@@ -87,7 +87,7 @@ mod tests {
     #[test]
     fn what_is_refused_for_good_is_not_hurried() {
         let mut pace = Pace::new(Duration::from_secs(15));
-        assert_eq!(pace.wait(&Outcome::Rejected { points: 0, error: String::new() }, 1.0).as_secs(), 15);
+        assert_eq!(pace.wait(&Outcome::Rejected { count: None, error: String::new() }, 1.0).as_secs(), 15);
     }
 
     #[test]

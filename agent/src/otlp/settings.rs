@@ -6,7 +6,7 @@ use std::time::Duration;
 use hyper::Uri;
 use hyper::header::{HeaderName, HeaderValue};
 
-use super::Trust;
+use super::{Signal, Trust};
 use crate::config::duration_within;
 
 /// The environment variable of headers, one a line.
@@ -23,9 +23,20 @@ pub struct Options {
     pub headers: Vec<Header>,
     /// Whom to trust, where the endpoint speaks TLS.
     pub trust: Option<Trust>,
+    /// Which spans are sent as well; `None`: no spans.
+    pub traces: Option<Tracing>,
 }
 
-/// The URL that metrics are sent to. Holds no secret.
+/// Of which requests spans are sent.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Tracing {
+    /// The share of all requests, more than 0, up to 1.
+    pub share: f64,
+    /// Spans have the path of their request.
+    pub with_paths: bool,
+}
+
+/// The URL below which everything is sent. Holds no secret.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Endpoint {
     uri: Uri,
@@ -33,14 +44,14 @@ pub struct Endpoint {
 }
 
 impl Endpoint {
-    /// The receiver's URL, without `/v1/metrics`.
+    /// The receiver's URL, without `/v1/metrics` and the like.
     ///
     /// # Errors
     /// What is wrong with it.
     pub fn parse(text: &str) -> Result<Self, String> {
         const WANTED: &str = "write http://HOST:PORT or https://HOST:PORT, as in http://collector:4318";
         let base = text.trim_end_matches('/');
-        let uri: Uri = format!("{base}/v1/metrics").parse().map_err(|error| format!("{error}; {WANTED}"))?;
+        let uri: Uri = format!("{base}/").parse().map_err(|error| format!("{error}; {WANTED}"))?;
         match uri.scheme_str() {
             Some("http" | "https") => {}
             _ => return Err(WANTED.to_owned()),
@@ -75,14 +86,13 @@ impl Endpoint {
     }
 
     /// The path to post to.
-    pub(super) fn path(&self) -> &str {
-        self.uri.path()
+    pub(super) fn path(&self, signal: Signal) -> String {
+        format!("{}v1/{}", self.uri.path(), signal.name())
     }
-}
 
-impl fmt::Display for Endpoint {
-    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
-        self.uri.fmt(formatter)
+    /// Where that is, in full.
+    pub(super) fn url(&self, signal: Signal) -> String {
+        format!("{}v1/{}", self.uri, signal.name())
     }
 }
 
@@ -125,9 +135,34 @@ pub fn interval(text: &str) -> Result<Duration, String> {
     duration_within(text, &(Duration::from_secs(1)..=Duration::from_secs(3_600)), "15s")
 }
 
+/// A share of requests as people write it: `1%`, `0.5%`, `100%`, or a number from 0 to 1.
+///
+/// # Errors
+/// It is none, or out of range.
+pub fn share(text: &str) -> Result<f64, String> {
+    let (number, whole) = match text.trim().strip_suffix('%') {
+        Some(number) => (number.trim_end(), 100.0),
+        None => (text.trim(), 1.0),
+    };
+    let share = number.parse::<f64>().ok().map(|number| number / whole);
+    share
+        .filter(|share| *share > 0.0 && *share <= 1.0)
+        .ok_or_else(|| "give a share of all requests: more than 0, up to 100%, as in 1% or 0.01".to_owned())
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_share_is_written_in_percent_or_as_a_number() {
+        for (text, expected) in [("1%", 0.01), ("0.01", 0.01), ("100%", 1.0), ("1", 1.0), ("0.5 %", 0.005)] {
+            assert_eq!(share(text), Ok(expected), "{text}");
+        }
+        for wrong in ["", "%", "0", "0%", "101%", "1.5", "-1%", "nan", "inf", "one"] {
+            assert!(share(wrong).is_err(), "{wrong}");
+        }
+    }
 
     #[test]
     fn an_endpoint_is_the_base_of_a_path() {
@@ -139,8 +174,11 @@ mod tests {
             ("http://[fd00::1]:4318", ("fd00::1", 4318), "/v1/metrics"),
         ] {
             let endpoint = Endpoint::parse(text).expect(text);
-            assert_eq!((endpoint.target(), endpoint.path()), (target, path), "{text}");
+            let sent_to = endpoint.path(Signal::Metrics);
+            assert_eq!((endpoint.target(), &sent_to[..]), (target, path), "{text}");
         }
+        let endpoint = Endpoint::parse("http://collector:4318/").expect("a URL");
+        assert_eq!(endpoint.url(Signal::Traces), "http://collector:4318/v1/traces");
     }
 
     #[test]

@@ -94,6 +94,69 @@ fn a_follower_is_told_of_what_it_selected_and_of_nothing_else() {
 
 #[test]
 #[ignore = "kernel tier: needs root and eBPF; run by cargo xtask test"]
+fn requests_are_shown_one_by_one_to_who_asks_for_them() {
+    let world = World::new();
+    let _nginx = crate::requests::nginx_in(&world, "web.service");
+    // The client's cgroup is there before the agent looks who is there.
+    let _client = world.client();
+    let agent = world.agent(&services());
+    let all =
+        agent.start_command(&["flows", "-f", "-o", "json", "--requests", "--not", "--verdict", "opened"]);
+    let errors =
+        agent.start_command(&["flows", "-f", "-o", "json", "--status", "5xx", "--verdict", "request"]);
+    let plain = agent.start_command(&["flows", "-f"]);
+    let ask = |path: &str| {
+        world.run("curl", &["-s", "-o", "/dev/null", &format!("http://{PAYMENT}{path}")]).expect_success();
+    };
+    // A reader that has just come may still be on its way.
+    eventually("all to be told", SOON, || {
+        ask("/broken");
+        let seen = [&all, &errors].map(|reader| objects(&reader.output()).len());
+        if seen.iter().all(|&count| count > 0) { Ok(()) } else { Err(format!("{seen:?}")) }
+    });
+    let before = told(&errors.output()).len();
+    ask("/");
+    ask("/missing");
+    ask("/broken");
+    let failed = await_lines(&errors, before + 1);
+    assert!(
+        failed.iter().all(|told| *told == ("shop/payment".to_owned(), "request".to_owned())),
+        "{failed:?}"
+    );
+    assert_eq!(failed.len(), before + 1);
+    let is_of = |record: &Value, event: &str, status: &str| {
+        record["event"] == event
+            && record["request"]["status"] == status
+            && record["request"]["operation"] == "GET"
+    };
+    let records = eventually("both sides of each", SOON, || {
+        let records = objects(&all.output());
+        let are_there = ["request", "served"].iter().all(|event| {
+            ["200", "404", "503"]
+                .iter()
+                .all(|status| records.iter().any(|record| is_of(record, event, status)))
+        });
+        if are_there { Ok(records) } else { Err(all.output()) }
+    });
+    let one = |event| records.iter().find(|record| is_of(record, event, "404")).expect("looked for above");
+    let (asked, served) = (one("request"), one("served"));
+    assert_eq!((name(asked, "service"), name(served, "service")), ("shop/payment".into(), "host/web".into()));
+    assert_eq!(asked["client"]["name"], "checkout");
+    assert_eq!((name(asked, "requested"), name(asked, "backend")), (PAYMENT.into(), ALIVE.into()));
+    assert_eq!(
+        asked["request"]["peer"], served["request"]["peer"],
+        "the same connection, seen from both ends"
+    );
+    assert!(asked["duration_ns"].as_u64() >= served["duration_ns"].as_u64(), "{asked} {served}");
+    assert!(records.iter().any(|record| record["event"] == "closed"), "connections as well");
+    assert!(plain.output().contains("closed fin") && !plain.output().contains("GET"), "{}", plain.output());
+    // Nobody is left who follows: nothing is told any more.
+    drop((all, errors, plain));
+    eventually_equal("nobody to follow", SOON, &false, || agent.status()["data_plane"]["following"] == true);
+}
+
+#[test]
+#[ignore = "kernel tier: needs root and eBPF; run by cargo xtask test"]
 fn an_agent_that_records_remembers_and_one_that_does_not_says_so() {
     let world = World::new();
     let _server = world.tcp("payment", ALIVE);
@@ -158,9 +221,9 @@ fn totals_are_selected_by_ends_outcomes_and_answers() {
     let unknown = flows(&agent, "--to-service paymnt");
     assert_eq!(unknown.status.code(), Some(1));
     assert!(unknown.stderr.contains("did you mean `shop/payment`?"), "{}", unknown.stderr);
-    let wrong = flows(&agent, "-f --status 500");
+    let wrong = flows(&agent, "--last 3 --status 500");
     assert_eq!(wrong.status.code(), Some(2));
-    assert!(wrong.stderr.contains("counted, not recorded"), "{}", wrong.stderr);
+    assert!(wrong.stderr.contains("counted, not remembered"), "{}", wrong.stderr);
     let typed = flows(&agent, "--verdict refusd");
     assert_eq!(typed.status.code(), Some(2));
     assert!(typed.stderr.contains("did you mean `refused`?"), "{}", typed.stderr);

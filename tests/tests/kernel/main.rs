@@ -49,3 +49,4 @@ mod soak;
 mod sock_ops;
 mod sock_release;
 mod top;
+mod traces;

@@ -20,8 +20,12 @@ fn web() -> Service {
         .to_address("[::1]:8081")
 }
 
-/// nginx in the managed cgroup, on 127.0.0.1:8081 and [::1]:8081.
 fn nginx(world: &World) -> Program {
+    nginx_in(world, "checkout.service")
+}
+
+/// nginx in a unit of the managed cgroup, on 127.0.0.1:8081 and [::1]:8081.
+pub(crate) fn nginx_in(world: &World, unit: &str) -> Program {
     let root = world.directory().join("nginx");
     fs::create_dir_all(&root).expect("a directory");
     let path = |name: &str| root.join(name).display().to_string();
@@ -51,7 +55,7 @@ http {{
         path("t5")
     );
     fs::write(root.join("nginx.conf"), config).expect("a configuration");
-    let nginx = world.start("nginx", &["-c".to_owned(), path("nginx.conf")]);
+    let nginx = world.start_in(unit, "nginx", &["-c".to_owned(), path("nginx.conf")]);
     world.await_listener("127.0.0.1:8081", &nginx);
     nginx
 }

@@ -124,7 +124,7 @@ fn every_metric_is_on_a_dashboard_or_on_the_list_of_those_that_are_not() {
     // Said by others of the same subject, or of no use as a picture.
     // Those of Kubernetes exist only with `--kubernetes`; the test that asks every panel for data has no cluster. Those of the
     // budget exist only with `--overhead-budget`.
-    const NOT_SHOWN: [&str; 16] = [
+    const NOT_SHOWN: [&str; 18] = [
         "segue_kubernetes_connection",
         "segue_kubernetes_errors_total",
         "segue_kubernetes_events_total",
@@ -137,6 +137,8 @@ fn every_metric_is_on_a_dashboard_or_on_the_list_of_those_that_are_not() {
         "segue_otlp_exports_total",
         "segue_overhead_budget_ratio",
         "segue_overhead_ratio",
+        "segue_otlp_spans_headless_total",
+        "segue_otlp_spans_total",
         "process_virtual_memory_bytes",
         "process_virtual_memory_max_bytes",
         "process_threads",

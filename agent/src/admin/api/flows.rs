@@ -12,14 +12,14 @@ use axum::http::{StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use bytes::Bytes;
 use jiff::Timestamp;
-use tokio::sync::broadcast::error::RecvError;
+use tokio::sync::broadcast::{self, error::RecvError};
 use tokio::sync::{OwnedSemaphorePermit, mpsc, watch};
 use tokio_stream::wrappers::ReceiverStream;
 
 use super::{Api, FOLLOW_QUEUE, MAX_FOLLOWERS, answer, failure};
 use crate::admin::view::{Flows, FollowLine, Recent};
 use crate::admin::{Followed, Observe};
-use crate::flows::{Selector, Window};
+use crate::flows::{Record, Selector, Window};
 
 /// What is asked, read from the query.
 type Asked = Result<Query<Vec<(String, String)>>, QueryRejection>;
@@ -32,10 +32,19 @@ fn bad(why: impl ToString) -> Refused {
     (StatusCode::BAD_REQUEST, why.to_string())
 }
 
-/// What is wanted, and of which time. A window makes no sense of totals.
-fn read(asked: Asked) -> Result<(Selector, Option<Window>), Refused> {
+/// What is wanted.
+#[derive(Default)]
+struct Wanted {
+    selector: Selector,
+    /// Of which time; makes no sense of totals.
+    window: Option<Window>,
+    /// Single requests as well.
+    requests: bool,
+}
+
+fn read(asked: Asked) -> Result<Wanted, Refused> {
     let Query(pairs) = asked.map_err(bad)?;
-    let (mut selector, mut window) = (Selector::default(), None);
+    let Wanted { mut selector, mut window, mut requests } = Wanted::default();
     for (key, value) in &pairs {
         let time = || {
             let read = value.parse::<Timestamp>();
@@ -48,10 +57,15 @@ fn read(asked: Asked) -> Result<(Selector, Option<Window>), Refused> {
             }
             "since" => window.get_or_insert_with(Window::default).since = Some(time()?),
             "until" => window.get_or_insert_with(Window::default).until = Some(time()?),
+            "requests" => {
+                requests =
+                    value.parse().map_err(|_| bad(format!("requests is true or false, not `{value}`")))?;
+            }
             key => selector.add(key, value).map_err(bad)?,
         }
     }
-    Ok((selector, window))
+    requests |= selector.wants_requests();
+    Ok(Wanted { selector, window, requests })
 }
 
 /// Refuses names nobody has. Looks into maps, so not on the async runtime.
@@ -73,7 +87,7 @@ async fn blocking<T: Send + 'static>(
 
 /// Totals by edge.
 pub(super) async fn flows(State(api): State<Api>, asked: Asked) -> Response {
-    let checked = read(asked).and_then(|(selector, window)| match window {
+    let checked = read(asked).and_then(|Wanted { selector, window, .. }| match window {
         Some(_) => Err(bad("totals have no time; ask /v1/flows/recent for last, since and until")),
         None => selector.fits_totals().map(|()| selector).map_err(bad),
     });
@@ -107,9 +121,9 @@ fn totals(agent: &dyn Observe, selector: &Selector) -> Result<Flows, crate::admi
 /// What is remembered of single events.
 pub(super) async fn recent(State(api): State<Api>, asked: Asked) -> Response {
     let found = match read(asked) {
-        Ok((selector, window)) => {
+        Ok(Wanted { selector, window, .. }) => {
             blocking(move || {
-                selector.fits_connections().map_err(bad)?;
+                selector.fits_remembered().map_err(bad)?;
                 check_names(&*api.agent, &selector)?;
                 Ok(api.agent.remembered(&selector, window.unwrap_or_default()))
             })
@@ -131,14 +145,13 @@ pub(super) async fn follow(State(api): State<Api>, asked: Asked) -> Response {
     };
     let agent = Arc::clone(&api.agent);
     let begun = match read(asked) {
-        Ok((selector, window)) => {
+        Ok(Wanted { selector, window, requests }) => {
             blocking(move || {
-                selector.fits_connections().map_err(bad)?;
                 check_names(&*agent, &selector)?;
                 // Who names no time wants what is to come.
                 let asks_back = window.is_some();
                 let window = window.unwrap_or(Window { last: Some(0), ..Window::default() });
-                let followed = agent.follow(&selector, window);
+                let followed = agent.follow(&selector, window, requests);
                 Ok((selector, followed, asks_back))
             })
             .await
@@ -164,7 +177,7 @@ async fn forward(
     mut stopping: watch::Receiver<bool>,
     _permit: OwnedSemaphorePermit,
 ) {
-    let Followed { memory, remembered, mut to_come } = followed;
+    let Followed { memory, remembered, mut to_come, mut requests } = followed;
     let beginning = asks_back.then_some(FollowLine::Memory { memory });
     let mut before = beginning.into_iter().chain(remembered.into_iter().map(FollowLine::Record));
     loop {
@@ -173,6 +186,7 @@ async fn forward(
             None => {
                 let received = tokio::select! {
                     received = to_come.recv() => received,
+                    received = next(&mut requests) => received,
                     () = lines.closed() => return,
                     _ = stopping.wait_for(|stopping| *stopping) => return,
                 };
@@ -193,6 +207,14 @@ async fn forward(
         if sent.is_err() {
             return;
         }
+    }
+}
+
+/// The next request; never, where they were not asked for.
+async fn next(requests: &mut Option<broadcast::Receiver<Arc<Record>>>) -> Result<Arc<Record>, RecvError> {
+    match requests {
+        Some(requests) => requests.recv().await,
+        None => std::future::pending().await,
     }
 }
 

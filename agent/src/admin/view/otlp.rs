@@ -24,6 +24,37 @@ pub struct OtlpView {
     pub error: Option<String>,
 }
 
+/// What came of spans of requests.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct TracesView {
+    /// The share of requests of which they are made.
+    pub share: f64,
+    /// Spans the receiver took.
+    pub sent: u64,
+    /// Spans it did not take, for good.
+    pub rejected: u64,
+    /// Spans that were lost because the queue to it was full.
+    pub queue_full: u64,
+    /// Requests without a span, because their application says that it does not record their trace.
+    pub declined: u64,
+    /// Spans that do not know what the application says of its trace, because it was lost, or came in pieces.
+    pub headless: u64,
+    /// The requests to the receiver.
+    pub sending: OtlpView,
+}
+
+impl TracesView {
+    /// What became of sampled requests, by name, with how many did.
+    pub(crate) fn spans(&self) -> [(&'static str, u64); 4] {
+        [
+            ("sent", self.sent),
+            ("rejected", self.rejected),
+            ("queue_full", self.queue_full),
+            ("declined", self.declined),
+        ]
+    }
+}
+
 impl OtlpView {
     /// The outcomes by name, with how often each was.
     pub(crate) fn counts(&self) -> [(&'static str, u64); 3] {

@@ -205,6 +205,7 @@ impl Observe for Observer {
             rollouts_error: self.rollouts.problem(),
             kubernetes: self.kubernetes.as_ref().map(super::cluster::view),
             otlp: self.exports.as_ref().map(|exports| exports.view()),
+            traces: self.telling.view(),
             held: self.guards.views(),
         };
         drop(journal);
@@ -340,13 +341,14 @@ impl Observe for Observer {
         (memory.select(selector, window), memory.view())
     }
 
-    fn follow(&self, selector: &Selector, window: Window) -> Followed {
+    fn follow(&self, selector: &Selector, window: Window, requests: bool) -> Followed {
         let (remembered, to_come) = {
             let memory = lock(&self.memory);
             (memory.select(selector, window), self.followers.subscribe())
         };
+        let requests = requests.then(|| self.telling.follow());
         self.sign_of_life();
-        Followed { memory: lock(&self.memory).view(), remembered, to_come }
+        Followed { memory: lock(&self.memory).view(), remembered, to_come, requests }
     }
 
     fn known_names(&self) -> KnownNames {

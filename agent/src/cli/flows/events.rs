@@ -19,11 +19,13 @@ fn clock(time: Timestamp, zone: &TimeZone) -> String {
     time.to_zoned(zone.clone()).strftime("%H:%M:%S%.3f").to_string()
 }
 
-fn style(happening: Happening) -> Style {
-    match happening {
+fn style(record: &Record) -> Style {
+    match record.happening {
+        _ if record.request.as_ref().is_some_and(|request| request.is_error) => BAD,
         Happening::Opened => GOOD,
         Happening::Failed(_) => BAD,
         Happening::Closed(CloseReason::Fin) => DIM,
+        Happening::Request | Happening::Served => GOOD,
         Happening::Closed(_) | Happening::BreakerHalfOpen(_) => WARN,
         Happening::BreakerOpened(_) => BAD,
         Happening::BreakerClosed(_) => GOOD,
@@ -35,7 +37,26 @@ fn style(happening: Happening) -> Style {
 
 /// It is about a connection, which took time and moved bytes.
 fn is_of_connection(happening: Happening) -> bool {
-    matches!(happening, Happening::Opened | Happening::Failed(_) | Happening::Closed(_))
+    happening.is_of_request()
+        || matches!(happening, Happening::Opened | Happening::Failed(_) | Happening::Closed(_))
+}
+
+/// Who is at the client's end; `None` where the event is about nobody's connection. Of a request that came in, it is an
+/// address.
+fn client(record: &Record) -> Option<String> {
+    match &record.request {
+        _ if record.happening.is_of_service() => None,
+        Some(request) if record.happening == Happening::Served => Some(request.peer.to_string()),
+        _ => Some(client_name(&record.client)),
+    }
+}
+
+/// Why, or of a request what was asked and answered.
+fn reason(record: &Record) -> String {
+    match &record.request {
+        Some(request) => format!("{} {}", request.operation, request.status),
+        None => record.happening.reason().to_owned(),
+    }
 }
 
 /// One line to read along: time, who, to what, what happened.
@@ -43,8 +64,8 @@ pub(super) fn compact(record: &Record, zone: &TimeZone) -> String {
     let time = clock(record.time, zone);
     let version = record.version.as_deref().map(|version| format!(" ({version})")).unwrap_or_default();
     let backend = record.backend.map(|address| format!(" {DIM}{address}{DIM:#}")).unwrap_or_default();
-    let style = style(record.happening);
-    let what = format!("{} {}", record.happening.name(), record.happening.reason());
+    let style = style(record);
+    let what = format!("{} {}", record.happening.name(), reason(record));
     let lasted = match record.happening {
         Happening::Opened => format!("in {}", duration(record.duration_ns)),
         Happening::Failed(_) => format!("after {}", duration(record.duration_ns)),
@@ -54,12 +75,10 @@ pub(super) fn compact(record: &Record, zone: &TimeZone) -> String {
             bytes(record.sent_bytes),
             bytes(record.received_bytes)
         ),
+        Happening::Request | Happening::Served => format!("in {}", duration(record.duration_ns)),
         _ => String::new(),
     };
-    let client = match record.happening.is_of_service() {
-        true => String::new(),
-        false => format!("{} → ", client_name(&record.client)),
-    };
+    let client = client(record).map(|client| format!("{client} → ")).unwrap_or_default();
     let service = &record.service;
     let what = what.trim_end();
     format!("{DIM}{time}{DIM:#}  {client}{service}{version}{backend}  {style}{what}{style:#} {lasted}\n")
@@ -101,16 +120,16 @@ pub(super) fn headings() -> String {
 pub(super) fn row(record: &Record, zone: &TimeZone) -> String {
     let happening = record.happening;
     let dash = || "-".to_owned();
-    let client = if happening.is_of_service() { dash() } else { client_name(&record.client) };
+    let client = client(record).unwrap_or_else(dash);
     let service = match &record.version {
         Some(version) => format!("{} ({version})", record.service),
         None => record.service.to_string(),
     };
-    let reason = if happening.reason().is_empty() { dash() } else { happening.reason().to_owned() };
+    let reason = Some(reason(record)).filter(|reason| !reason.is_empty()).unwrap_or_else(dash);
     let took = if is_of_connection(happening) { duration(record.duration_ns) } else { dash() };
     let moved = |count: u64| if matches!(happening, Happening::Closed(_)) { bytes(count) } else { dash() };
     let plain = Style::new();
-    let bold = style(happening);
+    let bold = style(record);
     columns(
         &[
             clock(record.time, zone),
@@ -140,7 +159,13 @@ pub(super) fn dict(record: &Record, zone: &TimeZone) -> String {
     if !happening.reason().is_empty() {
         line("REASON", happening.reason().to_owned());
     }
-    if !happening.is_of_service() {
+    if let Some(request) = &record.request {
+        line("SPOKEN", request.protocol.name().to_owned());
+        line("ASKED", request.operation.to_string());
+        line("ANSWERED", request.status.to_string());
+        line("FROM", request.peer.to_string());
+    }
+    if !happening.is_of_service() && happening != Happening::Served {
         let client = &record.client;
         line("CLIENT", format!("{}/{}", client.namespace, client.name));
     }
@@ -217,6 +242,33 @@ mod tests {
         record.backend = None;
         record.version = None;
         assert_eq!(line(&record), "12:00:00.000  nginx → shop/payment  failed no_backend after 1.2 s\n");
+    }
+
+    #[test]
+    fn a_request_says_what_was_asked_and_answered_and_who_asked() {
+        let specimen = Specimen::default();
+        let record = (*specimen.request()).clone();
+        assert_eq!(
+            plain(&compact(&record, &TimeZone::UTC)),
+            "12:00:00.000  nginx → shop/payment (v2) 10.1.0.7:8443  request POST 503 in 2.3 ms\n"
+        );
+        let text = plain(&dict(&record, &TimeZone::UTC));
+        for part in [
+            "SPOKEN: http1\n",
+            "ASKED: POST\n",
+            "ANSWERED: 503\n",
+            "FROM: 10.0.0.1:40000\n",
+            "CLIENT: host/nginx\n",
+        ] {
+            assert!(text.contains(part), "{part} in {text}");
+        }
+        let served =
+            Record { happening: Happening::Served, service: "host/web".into(), version: None, ..record };
+        let line = plain(&compact(&served, &TimeZone::UTC));
+        assert!(line.contains("  10.0.0.1:40000 → host/web 10.1.0.7:8443  served POST 503 in"), "{line}");
+        assert!(!plain(&dict(&served, &TimeZone::UTC)).contains("CLIENT"));
+        let row = plain(&row(&served, &TimeZone::UTC));
+        assert!(row.contains("served") && row.contains("POST 503") && row.contains("2.3 ms"), "{row}");
     }
 
     #[test]

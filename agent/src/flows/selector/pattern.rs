@@ -98,10 +98,12 @@ const GROUPS: [(&str, &str); 4] = [
 ];
 
 /// Every name of an event.
-const EVENTS: [&str; 11] = [
+const EVENTS: [&str; 13] = [
     Happening::Opened.name(),
     Happening::Failed(ConnectFailure::Refused).name(),
     Happening::Closed(CloseReason::Fin).name(),
+    Happening::Request.name(),
+    Happening::Served.name(),
     Happening::BreakerOpened(TransitionReason::ALL[0]).name(),
     Happening::BreakerHalfOpen(TransitionReason::ALL[0]).name(),
     Happening::BreakerClosed(TransitionReason::ALL[0]).name(),
@@ -147,6 +149,11 @@ impl Verdict {
             "rollout" => happening.is_of_service(),
             name => name == happening.name() || name == happening.reason(),
         }
+    }
+
+    /// It is the name of what happens to single requests.
+    pub fn is_only_of_requests(self) -> bool {
+        self.0 == Happening::Request.name() || self.0 == Happening::Served.name()
     }
 
     /// Whether it happened to at least one connection of an edge.

@@ -127,11 +127,38 @@ fn of_requests_only_those_wanted_are_counted() {
 }
 
 #[test]
+fn single_requests_are_selected_by_what_only_they_have() {
+    let specimen = Specimen::default();
+    let (request, connection) = (specimen.request(), record());
+    for words in [
+        [("http-status", "5xx")],
+        [("method", "post")],
+        [("protocol", "http")],
+        [("protocol", "http1")],
+        [("verdict", "request")],
+    ] {
+        let selector = selector(&words);
+        assert!(selector.matches(&request) && !selector.matches(&connection), "{words:?}");
+        assert!(selector.wants_requests(), "{words:?}");
+    }
+    for words in [[("http-status", "404")], [("method", "GET")], [("verdict", "served")]] {
+        assert!(!selector(&words).matches(&request), "{words:?}");
+    }
+    let others = selector(&[("not.http-status", "2xx")]);
+    assert!(others.matches(&request) && !others.matches(&connection), "a connection has no status");
+    assert!(!selector(&[("not.verdict", "request")]).wants_requests());
+    let both = selector(&[("to-service", "payment")]);
+    assert!(both.matches(&request) && both.matches(&connection) && !both.wants_requests());
+}
+
+#[test]
 fn what_cannot_be_asked_of_one_kind_of_answer_is_refused_with_the_way_out() {
-    let error = selector(&[("http-status", "5xx")]).fits_connections().expect_err("no single requests");
-    assert!(error.to_string().contains("without -f"), "{error}");
-    assert!(selector(&[("protocol", "http")]).fits_connections().is_err());
-    assert!(selector(&[("protocol", "tcp"), ("verdict", "failed")]).fits_connections().is_ok());
+    let error = selector(&[("http-status", "5xx")]).fits_remembered().expect_err("no single requests");
+    assert!(error.to_string().contains("follow them with -f"), "{error}");
+    assert!(selector(&[("protocol", "http")]).fits_remembered().is_err());
+    assert!(selector(&[("verdict", "served")]).fits_remembered().is_err());
+    assert!(selector(&[("protocol", "tcp"), ("verdict", "failed")]).fits_remembered().is_ok());
+    assert!(selector(&[("verdict", "request")]).fits_totals().is_err());
     let error = selector(&[("to-ip", "10.0.0.1")]).fits_totals().expect_err("no addresses");
     assert!(error.to_string().contains("--last"), "{error}");
     assert!(selector(&[("method", "GET")]).fits_totals().is_ok());
@@ -229,7 +256,9 @@ proptest! {
         let (mut plain, mut negated) = (Selector::default(), Selector::default());
         if plain.add(key, value).is_ok() {
             prop_assert_eq!(negated.add(&format!("not.{key}"), value), Ok(()));
-            prop_assert_ne!(plain.matches(&record), negated.matches(&record));
+            // What only requests have, no connection has, nor the opposite.
+            let expected = !plain.is_of_requests() && !plain.matches(&record);
+            prop_assert_eq!(negated.matches(&record), expected);
         }
     }
 }

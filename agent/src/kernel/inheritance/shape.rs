@@ -187,7 +187,7 @@ records! {
     Address { words_be }
     Endpoint { address, port_be, _pad }
     FrontendKey { address, port_be, protocol, _pad }
-    Policy { service, affinity_timeout_ms, algorithm, subset_count, refuse_errno, limited, fallback, connect_timeout_ms, ready_backends, zone, join_ticks, subsets, breaker, limits }
+    Policy { service, affinity_timeout_ms, algorithm, subset_count, refuse_errno, marks, fallback, connect_timeout_ms, ready_backends, zone, join_ticks, subsets, breaker, limits }
     Subset { share_end, version, first_slot, slot_count, near_slots }
     BreakerPolicy { mode, consecutive_failures, failure_percent, slow_percent, signals, minimum_samples, slow_connect_us, bucket_ticks, open_base_ticks, open_cap_ticks, half_open_ticks, slow_start_ticks, decay_ticks, jitter_percent, probes, successes_to_close, slow_start_min_percent, ejection_cap_percent, panic_percent, avoidance_ticks, slow_answer_us, answer_timeout_us }
     ServiceLimits { backend, service, client }
@@ -203,7 +203,7 @@ records! {
     EdgeKey { cgroup, service, version }
     Edge { opened, closed, failed, sent_bytes, received_bytes, retransmits, connect, connect_failed, rtt }
     Histogram { sum_ns, buckets }
-    Settings { follow_until_ns, heartbeat_ns, left_alone }
+    Settings { follow_until_ns, heartbeat_ns, left_alone, tell_until_ns, tell_below, tell_heads_below }
     Connection { requested, chosen, service, backend, backend_generation, version, cgroup, started_at_ns, phase, protocol, marks, state_at_close, received_at_fin_low, probe, user_timeout_ms, client }
     Translation { requested, chosen, service, backend, backend_generation }
     Datagrams { translations, next }

@@ -73,14 +73,36 @@ async fn a_follower_gets_what_it_asked_for_first_of_the_past_then_of_what_comes(
 }
 
 #[tokio::test]
+async fn requests_are_followed_by_those_who_ask_for_them() {
+    let (server, client) = started().await;
+    let specimen = &server.specimen;
+    let mut connections = client.lines("/v1/flows/follow").await.expect("a stream");
+    let mut all = client.lines("/v1/flows/follow?requests=true").await.expect("a stream");
+    let mut errors = client.lines("/v1/flows/follow?http-status=5xx").await.expect("a stream");
+    let (request, opened) = (specimen.request(), record(specimen, "dns", Happening::Opened));
+    assert_eq!(specimen.requests.send(Arc::clone(&request)).expect("readers"), 2);
+    let next = async |lines: &mut crate::cli::client::Lines| {
+        let line = lines.next().await.expect("the stream is open").expect("the stream goes on");
+        serde_json::from_str::<FollowLine>(&line).expect("a line")
+    };
+    assert_eq!(next(&mut all).await, FollowLine::Record(Arc::clone(&request)));
+    assert_eq!(next(&mut errors).await, FollowLine::Record(request));
+    specimen.publish(&opened);
+    assert_eq!(next(&mut connections).await, FollowLine::Record(Arc::clone(&opened)));
+    assert_eq!(next(&mut all).await, FollowLine::Record(opened));
+    server.stop().await;
+}
+
+#[tokio::test]
 async fn a_question_that_makes_no_sense_is_refused_with_what_may_be_meant() {
     let (server, client) = started().await;
     for (path, expected, part) in [
         ("/v1/flows?to-sevice=x", 400, "did you mean `to-service`"),
         ("/v1/flows?to-service=paymnt", 404, "did you mean `shop/payment`"),
         ("/v1/flows?last=3", 400, "/v1/flows/recent"),
-        ("/v1/flows?to-ip=10.0.0.1", 400, "single connections"),
-        ("/v1/flows/recent?http-status=500", 400, "counted, not recorded"),
+        ("/v1/flows?to-ip=10.0.0.1", 400, "single events"),
+        ("/v1/flows/recent?http-status=500", 400, "counted, not remembered"),
+        ("/v1/flows/follow?requests=maybe", 400, "true or false"),
         ("/v1/flows/recent?last=x", 400, "no number"),
         ("/v1/flows/recent?since=yesterday", 400, "no time"),
         ("/v1/flows/follow?verdict=refusd", 400, "`refused`"),

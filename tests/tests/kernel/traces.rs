@@ -1,0 +1,180 @@
+//! Spans of requests between programs nobody here wrote, as a receiver gets them.
+
+use std::collections::BTreeMap;
+
+use segue_tests::agent::{Agent, SOON};
+use segue_tests::otlp::{Answer, Receiver, Span};
+use segue_tests::service::Service;
+use segue_tests::wait::eventually;
+use segue_tests::world::World;
+use serde_json::Value;
+
+use crate::requests::nginx_in;
+
+const WEB: &str = "198.18.0.10:80";
+const SENDING: [&str; 5] = ["--otlp", "http://127.0.0.1:4318", "--otlp-interval", "60s", "--otlp-traces"];
+const TRACE: &str = "4bf92f3577b34da6a3ce929d0e0e4736";
+const PARENT: &str = "00f067aa0ba902b7";
+
+fn receiver(world: &World) -> Receiver {
+    Receiver::start(world.namespace(), "127.0.0.1:4318")
+}
+
+fn agent<'w>(world: &'w World, more: &[&str]) -> Agent<'w> {
+    let service = Service::tcp("shop/web").at(WEB).at("[fd00:5e::10]:80");
+    let mut agent = world.agent(&[service.to_address("127.0.0.1:8081").to_address("[::1]:8081")]);
+    agent.restart_with(&[&SENDING, more].concat());
+    agent
+}
+
+/// Has curl ask for a path, with headers.
+fn ask(world: &World, path: &str, headers: &[&str]) {
+    let url = format!("http://{WEB}{path}");
+    let headers = headers.iter().flat_map(|header| ["-H", header]);
+    let words: Vec<&str> = ["-s", "-o", "/dev/null"].into_iter().chain(headers).chain([&url[..]]).collect();
+    world.run("curl", &words).expect_success();
+}
+
+fn standing(agent: &Agent<'_>) -> Value {
+    agent.status()["traces"].clone()
+}
+
+/// Waits for so many spans, and gives those of clients and those of servers.
+fn await_spans(agent: &Agent<'_>, receiver: &Receiver, count: usize) -> (Vec<Span>, Vec<Span>) {
+    let spans = eventually(&format!("{count} spans"), SOON, || {
+        let spans = receiver.spans();
+        if spans.len() >= count { Ok(spans) } else { Err(format!("{spans:?}\n{}", standing(agent))) }
+    });
+    assert_eq!(spans.len(), count, "{spans:?}");
+    spans.into_iter().partition(|span| span.is_client)
+}
+
+#[test]
+#[ignore = "kernel tier: needs root and eBPF; run by cargo xtask test"]
+fn both_sides_of_a_request_are_one_trace_under_the_names_of_their_workloads() {
+    let world = World::new();
+    let receiver = receiver(&world);
+    let _nginx = nginx_in(&world, "web.service");
+    let agent = agent(&world, &["100%"]);
+    ask(&world, "/broken?token=secret", &["authorization: Bearer secret"]);
+    let (clients, servers) = await_spans(&agent, &receiver, 2);
+    let (client, server) = (&clients[0], &servers[0]);
+    assert_eq!((&client.service[..], &server.service[..]), ("checkout", "web"));
+    let [trace, span, parent] = &client.ids;
+    assert_eq!((trace.len(), span.len(), &parent[..]), (32, 16, ""));
+    assert_eq!(
+        (&server.ids[0], &server.ids[2]),
+        (trace, span),
+        "the server's span is a child of the client's"
+    );
+    assert_ne!(&server.ids[1], span);
+    for (span, address, port) in [(client, "198.18.0.10", "80"), (server, "127.0.0.1", "8081")] {
+        let attribute = |name: &str| span.attributes.get(name).map(String::as_str).unwrap_or_default();
+        assert_eq!(span.name, "GET");
+        assert_eq!(attribute("http.request.method"), "GET");
+        assert_eq!(attribute("http.response.status_code"), "503");
+        assert_eq!(attribute("error.type"), "503");
+        assert_eq!(attribute("network.protocol.version"), "1.1");
+        assert_eq!((attribute("server.address"), attribute("server.port")), (address, port));
+        assert!(span.times_ns[0] < span.times_ns[1], "{span:?}");
+    }
+    // The request arrives after it was sent, and its answer is there after that was sent, by one clock.
+    assert!(client.times_ns[0] <= server.times_ns[0] && server.times_ns[1] <= client.times_ns[1]);
+    assert_eq!(client.attributes["peer.service"], "shop/web");
+    let all = format!("{clients:?}{servers:?}{}", agent.log());
+    assert!(!all.contains("secret") && !all.contains("/broken"), "{all}");
+}
+
+#[test]
+#[ignore = "kernel tier: needs root and eBPF; run by cargo xtask test"]
+fn what_the_application_says_of_its_trace_is_honoured() {
+    let world = World::new();
+    let receiver = receiver(&world);
+    let _nginx = nginx_in(&world, "web.service");
+    let agent = agent(&world, &["100%", "--otlp-trace-paths"]);
+    ask(&world, "/missing?q=1", &[&format!("traceparent: 00-{TRACE}-{PARENT}-01")]);
+    let (clients, servers) = await_spans(&agent, &receiver, 2);
+    let (client, server) = (&clients[0], &servers[0]);
+    assert_eq!((&client.ids[0][..], &client.ids[2][..]), (TRACE, PARENT));
+    assert_eq!((&server.ids[0][..], &server.ids[2]), (TRACE, &client.ids[1]));
+    assert_eq!(
+        (&client.attributes["url.path"][..], &server.attributes["url.path"][..]),
+        ("/missing", "/missing")
+    );
+    assert!(client.attributes.contains_key("error.type") && !server.attributes.contains_key("error.type"));
+    // Behind a kilobyte of other headers, and on a connection that is kept.
+    let filler = format!("x-filler: {}", "x".repeat(1_200));
+    ask(&world, "/", &[&filler, &format!("TraceParent: 00-{TRACE}-{PARENT}-01")]);
+    let (clients, _) = await_spans(&agent, &receiver, 4);
+    assert_eq!((&clients[1].ids[0][..], &clients[1].ids[2][..]), (TRACE, PARENT));
+    // One that is not recorded is not told about, by either side.
+    ask(&world, "/", &[&format!("traceparent: 00-{TRACE}-{PARENT}-00")]);
+    eventually("both sides to decline", SOON, || {
+        let standing = standing(&agent);
+        if standing["declined"] == 2 { Ok(()) } else { Err(standing.to_string()) }
+    });
+    assert_eq!(receiver.spans().len(), 4);
+    assert_eq!(standing(&agent)["headless"], 0);
+}
+
+#[test]
+#[ignore = "kernel tier: needs root and eBPF; run by cargo xtask test"]
+fn one_in_so_many_is_the_same_one_on_both_sides() {
+    let world = World::new();
+    let receiver = receiver(&world);
+    let _nginx = nginx_in(&world, "web.service");
+    let agent = agent(&world, &["25%"]);
+    // Kept-alive connections over both versions of IP, requests of different lengths.
+    let script = "
+import http.client
+for host in ['198.18.0.10', 'fd00:5e::10']:
+    for turn in range(4):
+        connection = http.client.HTTPConnection(host, 80, timeout=20)
+        for n in range(50):
+            connection.request('POST' if n % 3 else 'GET', '/', body=b'x' * (n * 37) if n % 3 else None)
+            connection.getresponse().read()
+";
+    world.run("python3", &["-c", script]).expect_success();
+    // What comes later is sent later: when a request of this trace is there, all others are.
+    eventually("the last request to be sampled", SOON, || {
+        ask(&world, "/", &[&format!("traceparent: 00-{TRACE}-{PARENT}-01")]);
+        let last = receiver.spans().iter().filter(|span| span.ids[0] == TRACE).count();
+        if last >= 2 { Ok(()) } else { Err(standing(&agent).to_string()) }
+    });
+    let mut sides = BTreeMap::from([(true, Vec::new()), (false, Vec::new())]);
+    for span in receiver.spans().into_iter().filter(|span| span.ids[0] != TRACE) {
+        sides.entry(span.is_client).or_default().push(span.ids[0].clone());
+    }
+    sides.values_mut().for_each(|traces| traces.sort_unstable());
+    let (clients, servers) = (&sides[&true], &sides[&false]);
+    assert_eq!(clients, servers);
+    // Five standard deviations of 400 draws at a quarter are 43.
+    assert!((57..=143).contains(&clients.len()), "{} of 400", clients.len());
+    assert!(clients.windows(2).all(|two| two[0] != two[1]), "a trace each");
+    assert_eq!(standing(&agent)["headless"], 0);
+}
+
+#[test]
+#[ignore = "kernel tier: needs root and eBPF; run by cargo xtask test"]
+fn a_receiver_that_is_busy_gets_the_spans_later() {
+    let world = World::new();
+    let receiver = receiver(&world);
+    receiver.answer(Answer::Busy(1));
+    let _nginx = nginx_in(&world, "web.service");
+    let agent = agent(&world, &["100%"]);
+    ask(&world, "/", &[]);
+    eventually("the receiver to be too busy", SOON, || {
+        let standing = standing(&agent);
+        match standing["sending"]["failed"].as_u64() {
+            Some(1..) => Ok(()),
+            _ => Err(standing.to_string()),
+        }
+    });
+    assert!(receiver.spans().is_empty());
+    receiver.answer(Answer::Ok);
+    let (clients, servers) = await_spans(&agent, &receiver, 2);
+    assert_eq!(clients[0].ids[0], servers[0].ids[0]);
+    let metrics = agent.metrics();
+    assert_eq!(metrics.sum("segue_otlp_spans_total", &[("outcome", "sent")]), 2.0);
+    assert_eq!(metrics.sum("segue_otlp_spans_total", &[("outcome", "queue_full")]), 0.0);
+}
