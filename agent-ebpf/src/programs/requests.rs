@@ -99,6 +99,11 @@ fn begin(packet: &Packet, segment: &Segment, socket: Socket, way: Way) -> Option
             exchange.cgroup = packet.socket_cgroup(socket);
             exchange.port_be = segment.destination_port_be;
         }
+        _ if greets(packet, segment.payload_at, segment.payload_bytes) => {
+            exchange.direction = Direction::Inbound as u8;
+            exchange.cgroup = packet.socket_cgroup(socket);
+            exchange.port_be = segment.source_port_be;
+        }
         // A client of something that is no service, or a server that speaks first: nothing that is understood.
         _ => exchange.stage = Stage::Ended as u8,
     }
@@ -107,6 +112,23 @@ fn begin(packet: &Packet, segment: &Segment, socket: Socket, way: Way) -> Option
         maps::unparsed(Unparsed::Joined);
     }
     maps::new_exchange(socket, &mut exchange)
+}
+
+/// Whether this is how a server speaks that does not wait for its client.
+#[inline(always)]
+fn greets(packet: &Packet, at: u32, bytes: u32) -> bool {
+    let Some(scratch) = maps::scratch() else { return false };
+    maps::load_head(scratch, &[0; HEAD_BYTES / 4]);
+    let length = packet.append(at, bytes, &mut scratch.head, 0);
+    segue_greets(length as u32) != 0
+}
+
+/// The same of the head in the scratch.
+#[unsafe(no_mangle)]
+#[inline(never)]
+extern "C" fn segue_greets(length: u32) -> u32 {
+    let Some(scratch) = maps::scratch() else { return 0 };
+    u32::from(l7::http2::is_greeting(&scratch.head, length as usize))
 }
 
 /// How much of a segment is new, by its place among what went the same way.
@@ -177,6 +199,9 @@ fn asked(packet: &Packet, socket: Socket, exchange: &mut Exchange, at: u32, byte
 /// The server said something. An interim answer (1xx) may have the one that counts behind it.
 #[inline(always)]
 fn answered(packet: &Packet, socket: Socket, exchange: &mut Exchange, at: u32, bytes: u32) -> Outcome {
+    if exchange.stage == Stage::Idle as u8 && exchange.head_length != 0 {
+        return interrupted(packet, socket, exchange, at, bytes);
+    }
     let (mut at, mut bytes) = (at, bytes);
     let mut turn = 0;
     while turn <= MAX_INTERIMS {
@@ -216,6 +241,18 @@ fn answered(packet: &Packet, socket: Socket, exchange: &mut Exchange, at: u32, b
         turn += 1;
     }
     Outcome::Ignored
+}
+
+/// The server speaks before the first words of its client are whole: what is kept is the client's.
+#[inline(always)]
+fn interrupted(packet: &Packet, socket: Socket, exchange: &mut Exchange, at: u32, bytes: u32) -> Outcome {
+    if greets(packet, at, bytes) {
+        return http2::begin(socket, exchange, exchange.head_length);
+    }
+    if exchange.marks & JOINED_LATE != 0 {
+        return Outcome::Ignored;
+    }
+    lose(exchange, Unparsed::OtherProtocol)
 }
 
 /// Beside the protocol: it is the client who speaks.
