@@ -19,6 +19,8 @@ use serde_json::Value;
 const DEAD: &str = "127.0.0.1:9";
 /// A web server.
 const HTTP: &str = "127.0.0.1:8090";
+/// A server of HTTP/2.
+const HTTP2: &str = "127.0.0.1:8091";
 
 /// What would have to break in a way that no test brings about at will, or what a loopback does not do: these queries give
 /// data, but nothing other than 0.
@@ -111,6 +113,7 @@ const EMPTY: usize = 19;
 const DRAINED: usize = 20;
 const RESET: usize = 21;
 const WEB: usize = 22;
+const CALLS: usize = 23;
 
 /// Out at the first failure and back within a second.
 const QUICK: &str = "consecutive_failures: 1, failure_ratio: 0%, open: 1s, open_max: 1s, jitter: 0%, slow_start: 0s, \
@@ -162,6 +165,7 @@ impl Node {
             if lost { drained } else { drained.to(two) },
             service("reset", RESET).to(&self.resetting),
             service("web", WEB).to_address(HTTP),
+            service("calls", CALLS).to_address(HTTP2),
         ]
     }
 }
@@ -176,12 +180,15 @@ fn round(client: &mut Client) {
     client.connect_together(&address(LIMITED), 4);
 }
 
-/// Requests that succeed, and some that do not: this server does not know POST.
+/// Requests that succeed, and some that do not: this server does not know POST. And a call of gRPC, of a server that has none.
 fn requests(world: &World) {
     let (web, missing) = (format!("http://{}/", address(WEB)), format!("http://{}/missing", address(WEB)));
     let quietly = ["-s", "-o", "/dev/null", "--noproxy", "*", "--max-time", "10"];
     world.run("curl", &[&quietly[..], &[&web, "-o", "/dev/null", &missing]].concat()).expect_success();
     world.run("curl", &[&quietly[..], &["-d", "x=1", &web]].concat()).expect_success();
+    let calls = format!("http://{}/shop.Shop/Buy", address(CALLS));
+    let call = ["--http2-prior-knowledge", "-H", "content-type: application/grpc", "-d", "x", &calls];
+    world.run("curl", &[&quietly[..], &call].concat()).expect_success();
 }
 
 /// Opens a connection to each backend of the drained service, takes one away, and gives it back.
@@ -209,6 +216,8 @@ fn every_query_of_every_dashboard_gives_data() {
     let prometheus = Prometheus::start(&world, "127.0.0.1:9464");
     let web = world.start("python3", &["-m", "http.server", "--bind", "127.0.0.1", "8090"]);
     world.await_listener(HTTP, &web);
+    let nghttpd = world.start("nghttpd", &["--no-tls", "-a", "127.0.0.1", "-d", "/", "8091"]);
+    world.await_listener(HTTP2, &nghttpd);
     let mut client = world.client();
     // Stays open throughout.
     let open = client.open(Family::V4, Kind::Stream);

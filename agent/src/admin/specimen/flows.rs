@@ -96,7 +96,7 @@ pub(super) fn requests() -> Vec<RequestView> {
     let (client_calls, server_calls) = (calls(&client), calls(&server));
     let mut overflow = RequestView { overflow: true, service: identity::UNKNOWN.into(), ..client.clone() };
     overflow.requests.rows.truncate(1);
-    vec![client, client_calls, server, server_calls, overflow]
+    vec![client, server, client_calls, server_calls, overflow]
 }
 
 /// A breaker that opened.
