@@ -138,3 +138,22 @@ mod tests {
         assert_eq!(operation_name(AppProtocol::Kafka, KafkaApi::Fetch as u8), "Fetch");
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn statuses_read_as_their_users_know_them() {
+        let read = |protocol, status| StatusName { protocol, status }.to_string();
+        assert_eq!(read(AppProtocol::Http2, 404), "404");
+        assert_eq!(
+            [0, 14, 16, 99].map(|status| read(AppProtocol::Grpc, status)),
+            ["OK", "UNAVAILABLE", "UNAUTHENTICATED", "99"]
+        );
+        assert_eq!(
+            [AppProtocol::Http2, AppProtocol::Grpc].map(|protocol| read(protocol, UNSEEN)),
+            ["unseen"; 2]
+        );
+    }
+}

@@ -31,7 +31,9 @@ pub(crate) struct Segment {
     pub(crate) payload_at: u32,
     /// Bytes of payload, at least 1.
     pub(crate) payload_bytes: u32,
-    /// The port it goes to, in network byte order.
+    /// The port it comes from, in network byte order.
+    pub(crate) source_port_be: u16,
+    /// The port it goes to, likewise.
     pub(crate) destination_port_be: u16,
     /// The port it comes from, in network byte order.
     pub(crate) source_port_be: u16,
@@ -108,6 +110,7 @@ impl Packet {
                 sequence: u32::from_be(*((tcp + 4) as *const u32)).wrapping_add(u32::from(is_syn)),
                 payload_at,
                 payload_bytes: length - payload_at,
+                source_port_be: *(tcp as *const u16),
                 destination_port_be: *((tcp + 2) as *const u16),
                 source_port_be: *(tcp as *const u16),
             })
@@ -233,8 +236,9 @@ impl Packet {
         // SAFETY: a helper of this program type; null-checked as the verifier demands.
         unsafe {
             let tcp = bpf_tcp_sock(socket.0.cast());
-            // A client's SYN counts as one byte that was acknowledged.
-            !tcp.is_null() && ((*tcp).bytes_received > 0 || (*tcp).bytes_acked > 1)
+            // A client's SYN counts as one byte that was acknowledged, and its FIN as one that was received: by a server that greets
+            // somebody who has left.
+            !tcp.is_null() && ((*tcp).bytes_received > 1 || (*tcp).bytes_acked > 1)
         }
     }
 

@@ -217,6 +217,50 @@ mod tests {
     }
 
     #[test]
+    fn a_status_nobody_could_read_is_no_error() {
+        use http2::streams::UNSEEN;
+        assert!(!is_server_error(AppProtocol::Http2, UNSEEN) && is_server_error(AppProtocol::Http2, 503));
+        assert!(!is_server_error(AppProtocol::Grpc, UNSEEN) && is_server_error(AppProtocol::Grpc, 14));
+    }
+
+    #[test]
+    fn the_first_words_of_http2_are_its_own_at_every_length() {
+        let known =
+            Known { protocol: AppProtocol::Unknown, stage: Stage::Idle, operation: 0, is_followed: false };
+        let said = |text: &[u8]| {
+            let mut head = [0; 2 * HEAD_BYTES];
+            let length = text.len().min(HEAD_BYTES);
+            head[..length].copy_from_slice(&text[..length]);
+            request(known, &head, length)
+        };
+        for length in 1..HEAD_BYTES {
+            assert_eq!(said(&http2::PREFACE[..length]).heard, Heard::More, "{length}");
+        }
+        let told = said(&http2::PREFACE);
+        assert_eq!((told.protocol, told.heard), (AppProtocol::Http2, Heard::Request(0)));
+        assert_eq!(said(b"PRI * HTTP/1.1\r\n").protocol, AppProtocol::Http1);
+        assert_eq!(said(b"PUT / HTTP/1.1\r\n").protocol, AppProtocol::Http1);
+    }
+
+    #[test]
+    fn a_server_of_http2_may_speak_first() {
+        let known =
+            Known { protocol: AppProtocol::Unknown, stage: Stage::Idle, operation: 0, is_followed: false };
+        let said = |text: &[u8]| {
+            let mut head = [0; 2 * HEAD_BYTES];
+            head[..text.len()].copy_from_slice(text);
+            answer(known, &head, text.len())
+        };
+        assert_eq!(said(b"\0\0\x0c\x04\0\0\0\0\0\0\x03").protocol, AppProtocol::Http2);
+        for other in
+            [&b"\0\0\x0c\x04\0\0\0\0"[..], b"\0\0\x0d\x04\0\0\0\0\0", b"220 mail\r\n", b"J\0\0\0\x0a8.0.3"]
+        {
+            let told = said(other);
+            assert_eq!(told.heard, Heard::Lost(Unparsed::OtherProtocol), "{}", other.escape_ascii());
+        }
+    }
+
+    #[test]
     fn what_was_heard_reads_back_from_its_number() {
         let mut all =
             vec![Heard::Nothing, Heard::More, Heard::Interim, Heard::Answer(599), Heard::LastAnswer(101)];

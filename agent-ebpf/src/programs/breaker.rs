@@ -215,17 +215,20 @@ pub(crate) fn avoided(asking: &Asking) -> u32 {
     maps::failed_on(&key).avoided(period_ticks, now_ticks)
 }
 
-/// Keeps who failed on what.
-#[inline(always)]
-fn keep_failure(connection: &Connection, policy: &Policy, now: Moment) {
+/// Keeps that a client failed on a backend. A global function: its key takes no room on the stack of who calls it.
+#[unsafe(no_mangle)]
+#[inline(never)]
+extern "C" fn segue_keep_failure(client: u64, service: u32, id: u32, now_ns: u64) -> u32 {
+    let (Some(policy), Some(state)) = (maps::policy_of(service), maps::service_state(service)) else {
+        return 0;
+    };
     if policy.breaker.mode != BreakerMode::Enforce as u8 || policy.breaker.avoidance_ticks == 0 {
-        return;
+        return 0;
     }
-    let key = AffinityKey { client: connection.cgroup, service: connection.service, _pad: 0 };
-    maps::set_failed_on(&key, FailedOn::new(connection.backend, now.ticks()));
-    if let Some(state) = maps::service_state(connection.service) {
-        state.failed_ticks = u64::from(now.ticks());
-    }
+    let now_ticks = ticks(now_ns);
+    maps::set_failed_on(&AffinityKey { client, service, _pad: 0 }, FailedOn::new(id, now_ticks));
+    state.failed_ticks = u64::from(now_ticks);
+    1
 }
 
 /// What a connection has to tell its backend's breaker.
@@ -276,7 +279,7 @@ pub(crate) fn report(connection: &Connection, report: Report, now: Moment) {
             change(connection, Step::Good, now);
         }
         Report::Failed(signal) if signal::counts(&policy.breaker, signal) => {
-            keep_failure(connection, policy, now);
+            segue_keep_failure(connection.cgroup, connection.service, connection.backend, now.ns);
             tally(connection, policy, Verdict::Failed, now);
             change(connection, Step::Failed, now);
         }

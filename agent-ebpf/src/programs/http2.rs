@@ -5,7 +5,7 @@
 
 use agent_ebpf::abi::connection::{JUDGED_BY_ANSWERS, PROVED_GOOD};
 use agent_ebpf::abi::http2::{STREAM_SETS, STREAM_WAYS};
-use agent_ebpf::abi::request::UNDERSTOOD;
+use agent_ebpf::abi::request::{JOINED_LATE, UNDERSTOOD};
 use agent_ebpf::abi::{AppProtocol, Exchange, Http2, Outcome, Probe, RequestKey, Stream, Unparsed, Walker};
 use agent_ebpf::decide::histogram;
 use agent_ebpf::decide::l7::http2::streams;
@@ -43,7 +43,12 @@ pub(super) fn begin(socket: Socket, exchange: &mut Exchange, filled: u8) -> Outc
     let Some(http2) = maps::new_http2(socket) else { return give_up(exchange, Unparsed::NoMemory) };
     exchange.protocol = AppProtocol::Http2 as u8;
     exchange.head_length = 0;
-    http2.asked.expect_preface(filled);
+    if exchange.marks & JOINED_LATE != 0 {
+        http2.asked.lose_way();
+        http2.answered.lose_way();
+    } else {
+        http2.asked.expect_preface(filled);
+    }
     Outcome::Ignored
 }
 

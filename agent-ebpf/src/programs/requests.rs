@@ -128,7 +128,7 @@ fn begin(packet: &Packet, segment: &Segment, socket: Socket, way: Way) -> Option
             exchange.port_be = segment.destination_port_be;
         }
         // A server that speaks first, in words that are understood.
-        _ if greets(packet, segment) => {
+        _ if greets(packet, segment.payload_at, segment.payload_bytes) != NO_GREETING => {
             exchange.direction = Direction::Inbound as u8;
             exchange.cgroup = packet.socket_cgroup(socket);
             exchange.port_be = segment.source_port_be;
@@ -143,13 +143,30 @@ fn begin(packet: &Packet, segment: &Segment, socket: Socket, way: Way) -> Option
     maps::new_exchange(socket, &mut exchange)
 }
 
-/// Whether what this side says before anybody asked is a server's greeting.
+/// As whom a server greets that does not wait for its client.
 #[inline(always)]
-fn greets(packet: &Packet, segment: &Segment) -> bool {
-    let Some(scratch) = maps::scratch() else { return false };
+fn greets(packet: &Packet, at: u32, bytes: u32) -> u32 {
+    let Some(scratch) = maps::scratch() else { return NO_GREETING };
     maps::load_head(scratch, &[0; HEAD_BYTES / 4]);
-    let length = packet.append(segment.payload_at, segment.payload_bytes, &mut scratch.head, 0);
-    mysql::greets(&scratch.head, length) == Begin::Yes
+    let length = packet.append(at, bytes, &mut scratch.head, 0);
+    segue_greets(length as u32)
+}
+
+/// It does not.
+const NO_GREETING: u32 = AppProtocol::Unknown as u32;
+
+/// The same of the head in the scratch.
+#[unsafe(no_mangle)]
+#[inline(never)]
+extern "C" fn segue_greets(length: u32) -> u32 {
+    let Some(scratch) = maps::scratch() else { return NO_GREETING };
+    if l7::http2::is_greeting(&scratch.head, length as usize) {
+        return AppProtocol::Http2 as u32;
+    }
+    match mysql::greets(&scratch.head, length as usize) {
+        Begin::Yes => AppProtocol::Mysql as u32,
+        _ => NO_GREETING,
+    }
 }
 
 /// How much of a segment is new, by its place among what went the same way.
@@ -282,6 +299,11 @@ fn answered(
     bytes: u32,
     way: Way,
 ) -> Outcome {
+    // The client began and did not end; what is kept of a server that greets is its own.
+    let client = if exchange.direction == Direction::Outbound as u8 { READ_SENT } else { READ_RECEIVED };
+    if exchange.stage == Stage::Idle as u8 && exchange.head_length != 0 && exchange.marks & client != 0 {
+        return interrupted(packet, socket, exchange, at, bytes);
+    }
     let (mut at, mut bytes) = (at, bytes);
     let mut turn = 0;
     while turn <= MAX_INTERIMS {
@@ -325,6 +347,18 @@ fn answered(
         turn += 1;
     }
     Outcome::Ignored
+}
+
+/// The server speaks before the first words of its client are whole: what is kept is the client's.
+#[inline(always)]
+fn interrupted(packet: &Packet, socket: Socket, exchange: &mut Exchange, at: u32, bytes: u32) -> Outcome {
+    if greets(packet, at, bytes) == AppProtocol::Http2 as u32 {
+        return http2::begin(socket, exchange, exchange.head_length);
+    }
+    if exchange.marks & JOINED_LATE != 0 {
+        return Outcome::Ignored;
+    }
+    lose(packet, socket, exchange, Unparsed::OtherProtocol)
 }
 
 /// Beside the protocol: it is the client who speaks.

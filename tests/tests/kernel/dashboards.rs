@@ -23,6 +23,8 @@ const HTTP: &str = "127.0.0.1:8090";
 const REDIS: &str = "127.0.0.1:6379";
 /// What answers as a broker does.
 const BROKER: &str = "127.0.0.1:9092";
+/// A server of HTTP/2.
+const HTTP2: &str = "127.0.0.1:8091";
 
 /// What would have to break in a way that no test brings about at will, or what a loopback does not do: these queries give
 /// data, but nothing other than 0.
@@ -117,6 +119,7 @@ const RESET: usize = 21;
 const WEB: usize = 22;
 const CACHE: usize = 23;
 const EVENTS: usize = 24;
+const CALLS: usize = 25;
 
 /// Out at the first failure and back within a second.
 const QUICK: &str = "consecutive_failures: 1, failure_ratio: 0%, open: 1s, open_max: 1s, jitter: 0%, slow_start: 0s, \
@@ -170,6 +173,7 @@ impl Node {
             service("web", WEB).to_address(HTTP),
             service("cache", CACHE).to_address(REDIS),
             service("events", EVENTS).to_address(BROKER),
+            service("calls", CALLS).to_address(HTTP2),
         ]
     }
 }
@@ -184,12 +188,15 @@ fn round(client: &mut Client) {
     client.connect_together(&address(LIMITED), 4);
 }
 
-/// Requests that succeed, and some that do not: this server does not know POST.
+/// Requests that succeed, and some that do not: this server does not know POST. And a call of gRPC, of a server that has none.
 fn requests(world: &World) {
     let (web, missing) = (format!("http://{}/", address(WEB)), format!("http://{}/missing", address(WEB)));
     let quietly = ["-s", "-o", "/dev/null", "--noproxy", "*", "--max-time", "10"];
     world.run("curl", &[&quietly[..], &[&web, "-o", "/dev/null", &missing]].concat()).expect_success();
     world.run("curl", &[&quietly[..], &["-d", "x=1", &web]].concat()).expect_success();
+    let calls = format!("http://{}/shop.Shop/Buy", address(CALLS));
+    let call = ["--http2-prior-knowledge", "-H", "content-type: application/grpc", "-d", "x", &calls];
+    world.run("curl", &[&quietly[..], &call].concat()).expect_success();
 }
 
 /// Names that are looked up, and one that the server refuses.
@@ -262,6 +269,8 @@ fn every_query_of_every_dashboard_gives_data() {
     world.await_listener(REDIS, &redis);
     let broker = world.start("python3", &["-c", ANSWERS_AS_A_BROKER]);
     world.await_listener(BROKER, &broker);
+    let nghttpd = world.start("nghttpd", &["--no-tls", "-a", "127.0.0.1", "-d", "/", "8091"]);
+    world.await_listener(HTTP2, &nghttpd);
     let mut client = world.client();
     // Stays open throughout.
     let open = client.open(Family::V4, Kind::Stream);

@@ -107,6 +107,20 @@ mod tests {
     }
 
     #[test]
+    fn a_call_counts_by_the_status_of_its_own() {
+        let counting = policy(&[Signal::GrpcStatus]);
+        assert!(is_judged(&counting));
+        let failed = |status| judge(&counting, AppProtocol::Grpc, status, 0) != Judgement::Good;
+        let failures: Vec<u16> = (0..=16).filter(|&status| failed(status)).collect();
+        assert_eq!(failures, [2, 4, 8, 13, 14, 15]);
+        let of_http = judge(&counting, AppProtocol::Http2, 503, 0);
+        assert_eq!(of_http, Judgement::Good, "another signal");
+        assert_eq!(judge(&policy(&[Signal::Http5xx]), AppProtocol::Grpc, 14, 0), Judgement::Good);
+        let http2 = judge(&policy(&[Signal::Http5xx]), AppProtocol::Http2, 503, 0);
+        assert_eq!(http2, Judgement::Failed(Signal::Http5xx));
+    }
+
+    #[test]
     fn an_answer_after_its_deadline_is_none() {
         let counting = policy(&[Signal::NoAnswer, Signal::Http5xx]);
         assert_eq!(judge_http(&counting, 200, 1_999), Judgement::Good);

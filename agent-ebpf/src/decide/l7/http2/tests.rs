@@ -449,14 +449,19 @@ mod finding_a_frame {
     use super::*;
 
     fn look(bytes: &[u8]) -> Begin {
-        let mut window = [0; WINDOW_BYTES];
         let length = bytes.len().min(WINDOW_BYTES);
-        window[..length].copy_from_slice(&bytes[..length]);
-        begin(
-            &window,
-            u32::try_from(length).expect("a length"),
-            u32::try_from(bytes.len()).expect("a length"),
-        )
+        let mut walker = Walker {
+            length: u32::try_from(length).expect("a length"),
+            end: u32::try_from(bytes.len()).expect("a length"),
+            ..walker()
+        };
+        walker.window[..length].copy_from_slice(&bytes[..length]);
+        for _ in 0..=MAX_FRAMES {
+            if let Some(begin) = look_on(&mut walker) {
+                return begin;
+            }
+        }
+        panic!("a look that does not end")
     }
 
     #[test]
