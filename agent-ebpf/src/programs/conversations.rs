@@ -222,6 +222,10 @@ macro_rules! step {
             let take = match step {
                 Step::More => return 0,
                 Step::Take(take) => take,
+                Step::Missed(take, reason) => {
+                    maps::unparsed(reason);
+                    take
+                }
                 Step::Answered(take, answered) => {
                     count(answered);
                     take

@@ -4,6 +4,7 @@
 use std::collections::BTreeMap;
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
+use std::process::Command;
 use std::time::Instant;
 
 use segue_tests::agent::{Agent, SOON};
@@ -409,9 +410,17 @@ fn mysql_requests_are_what_mysqlslap_and_the_server_count() {
     let world = World::new();
     let agent = world.agent(&[stock()]);
     let _mariadb = mariadb(&world);
-    let script = "create database d; create table d.t(a int primary key); insert into d.t values (1); \
-                  insert into d.t values (1); select * from d.nothing; update d.t set a = 2; select sleep(0.04)";
-    mariadb_client(&world, &["--force", "-e", script]);
+    for statement in [
+        "create database d",
+        "create table d.t(a int primary key)",
+        "insert into d.t values (1)",
+        "insert into d.t values (1)",
+        "select * from d.nothing",
+        "update d.t set a = 2",
+        "select sleep(0.04)",
+    ] {
+        mariadb_client(&world, &["-e", statement]);
+    }
     let arguments = [
         "--no-defaults",
         "--user=root",
@@ -474,6 +483,22 @@ print(lib.rd_kafka_mock_cluster_bootstraps(cluster).decode(), flush=True)
 while True: time.sleep(1)
 ";
 
+/// Passes connections on to the broker. The address that it gives itself cannot be a service's and its own.
+const RELAY: &str = "
+import socket, sys, threading
+host, port = sys.argv[1].split(':')
+def pass_on(one, other):
+    while data := one.recv(65536):
+        other.sendall(data)
+    other.shutdown(socket.SHUT_WR)
+listener = socket.create_server(('127.0.0.1', 9092))
+while True:
+    client, _ = listener.accept()
+    broker = socket.create_connection((host, int(port)))
+    for pair in [(client, broker), (broker, client)]:
+        threading.Thread(target=pass_on, args=pair, daemon=True).start()
+";
+
 /// What kcat says it sent, or received, by the name of the request.
 fn said_by_kcat(said: &str, verb: &str, noun: &str) -> BTreeMap<String, u64> {
     let mut counts = BTreeMap::new();
@@ -497,16 +522,21 @@ fn kafka_requests_are_what_kcat_counts() {
         let said = broker.output();
         said.lines().find(|line| line.starts_with("127.0.0.1:")).map(str::to_owned).ok_or(said)
     });
-    // Clients find the broker by the service, and then ask it by the name that it gives itself.
-    let agent =
-        world.agent(&[Service::tcp("shop/events").at("198.18.0.14:9092").at(&address).to_address(&address)]);
+    let mut relay = Command::new("python3");
+    relay.args(["-c", RELAY, &address]);
+    let relay = world.start_outside(relay);
+    world.await_listener("127.0.0.1:9092", &relay);
+    // Clients find the broker by the service, and then ask it by the address that it gives itself.
+    let events = Service::tcp("shop/events").at("198.18.0.14:9092").at(&address);
+    let agent = world.agent(&[events.to_address("127.0.0.1:9092")]);
     let messages = world.directory().join("messages");
     let lines: String = (0..5_000).map(|number| format!("message {number}\n")).collect();
     fs::write(&messages, lines).expect("a file");
     let messages = messages.display().to_string();
     let common = ["-b", "198.18.0.14:9092", "-t", "news", "-d", "protocol"];
-    // Small batches, so that several are under way at a time.
-    let produce = ["-P", "-l", "-X", "batch.num.messages=50", "-X", "linger.ms=0", &messages];
+    // Small batches, of which five are under way at a time, as clients in Java have it.
+    let (batches, under_way) = ("batch.num.messages=50", "max.in.flight.requests.per.connection=5");
+    let produce = ["-P", "-l", "-X", batches, "-X", "linger.ms=0", "-X", under_way, &messages];
     let produced = world.run("kcat", &[&common[..], &produce].concat());
     assert!(produced.status.success(), "{}", produced.stderr);
     let consumed = world.run("kcat", &[&common[..], &["-C", "-o", "beginning", "-c", "5000"]].concat());

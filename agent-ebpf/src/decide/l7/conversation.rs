@@ -15,6 +15,8 @@ pub enum Step {
     More,
     /// So many bytes are told, which may be more than there are yet; they may have begun a request.
     Take(u32),
+    /// So many bytes are told, and something in them is not counted, for this reason; the conversation goes on.
+    Missed(u32, Unparsed),
     /// So many bytes are told, and with them a request was answered.
     Answered(u32, Answered),
     /// Nothing more is to be learnt from this connection.
@@ -229,7 +231,8 @@ pub const fn answer(conversation: &mut Conversation, status: u16, now_ns: u64) -
     Some(answered(flight, status, now_ns))
 }
 
-/// The request with this tag is answered; older ones never will be.
+/// The request with this tag is answered. Tags go up by one from request to request and round: older requests never will
+/// be answered, and of newer ones alone the answer says nothing.
 #[inline(always)]
 pub const fn answer_tagged(
     conversation: &mut Conversation,
@@ -243,8 +246,12 @@ pub const fn answer_tagged(
             return None;
         }
         let flight = conversation.flights[(conversation.answers.count & INDEX) as usize];
+        let newer = tag.wrapping_sub((flight >> TAG_SHIFT) as u32) & TAG;
+        if newer > TAG / 2 {
+            return None;
+        }
         drop_oldest(conversation);
-        if (flight >> TAG_SHIFT) as u32 == tag & TAG {
+        if newer == 0 {
             return Some(answered(flight, status, now_ns));
         }
         turn += 1;
