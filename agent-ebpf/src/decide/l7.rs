@@ -167,7 +167,8 @@ const fn first_words(known: Known, head: &Head, length: usize) -> Told {
 /// What a server's bytes mean. One that speaks before it was asked speaks MySQL or none of the protocols that are understood.
 #[inline(always)]
 pub const fn answer(known: Known, head: &Head, length: usize) -> Told {
-    if matches!((known.protocol, known.stage), (AppProtocol::Unknown, Stage::Idle)) {
+    if matches!((known.protocol, known.stage, known.is_followed), (AppProtocol::Unknown, Stage::Idle, false))
+    {
         match mysql::greets(head, length) {
             Begin::Yes => return Told { protocol: AppProtocol::Mysql, heard: Heard::Nothing },
             Begin::More => return Told { protocol: AppProtocol::Unknown, heard: Heard::More },
