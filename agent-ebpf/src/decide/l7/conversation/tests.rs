@@ -1,3 +1,5 @@
+//! Requests that wait for their answers, against a queue; words found in eight bytes at a time, against going over them.
+
 use std::collections::VecDeque;
 
 use proptest::prelude::*;
