@@ -4,6 +4,11 @@
 //! A protocol's `step` is given the bytes from where it stopped, and tells how many of them it has understood. It knows no
 //! packet and no time: where a message spans segments, [`Walk`] keeps its beginning.
 
+#![allow(
+    clippy::cast_possible_truncation,
+    reason = "places in a room and lengths of its parts are less than 4 KiB"
+)]
+
 use super::{Head, kafka, postgresql, redis};
 use crate::abi::conversation::{CARRY_BYTES, Conversation, MAX_FLIGHTS, ROOM_BYTES, Room};
 use crate::abi::{AppProtocol, Unparsed};

@@ -3,6 +3,11 @@
 //! Only headers are read, which have had the same beginning in every version of the protocol. What a response says is not:
 //! where its error code is depends on the request and its version, so that every answer counts as one without an error.
 
+#![allow(
+    clippy::cast_possible_truncation,
+    reason = "places in a room and lengths of its parts are less than 4 KiB"
+)]
+
 use super::Head;
 use super::conversation::{Begin, KNOWN, Step, answer_tagged, ask, byte, four, refused, two};
 use crate::abi::Unparsed;

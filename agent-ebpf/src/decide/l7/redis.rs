@@ -4,6 +4,11 @@
 //! What makes a connection something else (subscriptions of RESP2, `MONITOR`, replication, `CLIENT REPLY`) ends the
 //! following of it.
 
+#![allow(
+    clippy::cast_possible_truncation,
+    reason = "places in a room and lengths of its parts are less than 4 KiB"
+)]
+
 use super::Head;
 use super::conversation::{
     Begin, KNOWN, Step, answer, ask_in_order, before_first, byte, count_letters, eight, eightfold, letters,
