@@ -25,8 +25,8 @@ use aya_ebpf::maps::{Array, HashMap, LruHashMap, PerCpuArray, PerCpuHashMap, Rin
 use crate::context::Socket;
 
 pub(crate) use conversations::{
-    conversation, desk, forget_conversation, keep_answers, keep_asks, lay_out, new_conversation, pick_up,
-    place,
+    conversation, desk, forget_conversation, keep_answers, keep_asks, lay_out, leave_desk, new_conversation,
+    pick_up, place, take_desk,
 };
 pub(crate) use exchanges::{
     exchange, forget_exchange, keep_head, load_head, new_exchange, requests, scratch, unparsed,

@@ -94,10 +94,16 @@ pub type Room = [u8; ROOM_BYTES + SLACK_BYTES];
 /// What eight bytes from the last place of a room on may reach behind it.
 pub const SLACK_BYTES: usize = 8;
 
-/// Value of `DESK`, one per CPU: what the functions that walk a packet work on, as they can be given numbers only.
+/// Desks of a CPU. A program that reads a packet may be interrupted by another one's arrival, and on kernels that preempt
+/// themselves by another task's; a third level is room to spare.
+pub const DESKS: u32 = 3;
+
+/// Value of `DESK`: what the functions that walk a packet work on, as they can be given numbers only.
 #[repr(C)]
 #[derive(Clone, Copy, Debug)]
 pub struct Desk {
+    /// Programs that are at this desk, or look whether it is free.
+    pub taken: u64,
     /// What was kept of the segment before, and the window behind it.
     pub room: Room,
     /// The socket's conversation, while a packet of it is read.
@@ -116,4 +122,4 @@ pub struct Desk {
     pub lost: u32,
 }
 
-const _: () = assert!(size_of::<Desk>() == ROOM_BYTES + SLACK_BYTES + 392 + 24 + 24);
+const _: () = assert!(size_of::<Desk>() == ROOM_BYTES + SLACK_BYTES + 392 + 24 + 32);

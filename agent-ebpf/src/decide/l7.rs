@@ -181,7 +181,8 @@ pub const fn answer(known: Known, head: &Head, length: usize) -> Told {
     if matches!(known.stage, Stage::Idle) && http2::is_greeting(head, length) {
         return Told { protocol: AppProtocol::Http2, heard: Heard::Nothing };
     }
-    if matches!((known.protocol, known.stage), (AppProtocol::Unknown, Stage::Idle)) {
+    if matches!((known.protocol, known.stage, known.is_followed), (AppProtocol::Unknown, Stage::Idle, false))
+    {
         match mysql::greets(head, length) {
             Begin::Yes => return Told { protocol: AppProtocol::Mysql, heard: Heard::Nothing },
             Begin::More => return Told { protocol: AppProtocol::Unknown, heard: Heard::More },

@@ -2,23 +2,23 @@
 
 use core::ptr;
 
-use agent_ebpf::abi::conversation::{CARRY_BYTES, Conversation, Cursor, Desk, ROOM_BYTES, Room};
+use agent_ebpf::abi::conversation::{CARRY_BYTES, Conversation, Cursor, DESKS, Desk, ROOM_BYTES, Room};
 use aya_ebpf::bindings::BPF_SK_STORAGE_GET_F_CREATE;
 use aya_ebpf::btf_maps::SkStorage;
 use aya_ebpf::helpers::generated::{bpf_sk_storage_delete, bpf_sk_storage_get};
 use aya_ebpf::macros::{btf_map, map};
 use aya_ebpf::maps::PerCpuArray;
 
-use super::storage;
+use super::{add, fetch_add, storage};
 use crate::context::Socket;
 
 /// What a socket remembers of a conversation; only those that have one have an entry. Kernel writes.
 #[btf_map]
 static CONVERSATIONS: SkStorage<Conversation> = SkStorage::new();
 
-/// What the program that reads a packet on a CPU right now works on. Kernel writes.
+/// What the programs that read a packet on a CPU right now work on. Kernel writes.
 #[map]
-static DESK: PerCpuArray<Desk> = PerCpuArray::with_max_entries(1, 0);
+static DESK: PerCpuArray<Desk> = PerCpuArray::with_max_entries(DESKS, 0);
 
 /// What a socket remembers of its conversation.
 #[inline(always)]
@@ -54,11 +54,33 @@ pub(crate) fn forget_conversation(socket: Socket) {
     unsafe { bpf_sk_storage_delete(storage(&CONVERSATIONS), socket.0) };
 }
 
-/// Room to work in, until the run of this program ends.
+/// A desk of this CPU by its number.
 #[inline(always)]
-pub(crate) fn desk() -> Option<&'static mut Desk> {
-    // SAFETY: as for `scratch`.
-    DESK.get_ptr_mut(0).map(|desk| unsafe { &mut *desk })
+pub(crate) fn desk(number: u32) -> Option<&'static mut Desk> {
+    // SAFETY: the kernel gave a pointer to this CPU's desk, which only who took it works on.
+    DESK.get_ptr_mut(number).map(|desk| unsafe { &mut *desk })
+}
+
+/// Takes a desk for the run of this program, which must leave it; gives its number. `None` where all are taken.
+#[inline(always)]
+pub(crate) fn take_desk() -> Option<u32> {
+    let mut number = 0;
+    while number < DESKS {
+        let desk = desk(number)?;
+        // Whoever interrupts between the two steps finds it taken.
+        if fetch_add(&mut desk.taken, 1) == 0 {
+            return Some(number);
+        }
+        add(&mut desk.taken, 1_u64.wrapping_neg());
+        number += 1;
+    }
+    None
+}
+
+/// Leaves a desk.
+#[inline(always)]
+pub(crate) fn leave_desk(desk: &mut Desk) {
+    add(&mut desk.taken, 1_u64.wrapping_neg());
 }
 
 /// Copies whole words. Volatile: no call of memcpy, which the target's library does byte by byte.

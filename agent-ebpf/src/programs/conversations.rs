@@ -23,8 +23,9 @@ pub(super) fn read(
     bytes: u32,
     asks: bool,
 ) -> Outcome {
-    let Some(desk) = maps::desk() else { return Outcome::Inconsistent };
     let Some(kept) = maps::conversation(socket) else { return Outcome::Inconsistent };
+    let Some(number) = maps::take_desk() else { return requests::give_up(exchange, Unparsed::NoMemory) };
+    let Some(desk) = maps::desk(number) else { return Outcome::Inconsistent };
     maps::lay_out(kept, desk);
     desk.now_ns = Moment::now().ns;
     desk.counted = 0;
@@ -35,24 +36,26 @@ pub(super) fn read(
     desk.key.port_be = exchange.port_be;
     desk.key.protocol = exchange.protocol;
     desk.key.direction = exchange.direction;
-    let who = u32::from(exchange.protocol) | if asks { ASKS } else { 0 };
-    let is_postgresql = who == AppProtocol::Postgresql as u32;
+    let who = u32::from(exchange.protocol) | number << DESK_SHIFT | if asks { ASKS } else { 0 };
+    let is_postgresql = !asks && exchange.protocol == AppProtocol::Postgresql as u8;
     if !is_postgresql || postgresql::listens(&desk.conversation) {
         walk(packet, desk, who, at, bytes);
     }
     if is_postgresql {
-        look_at_end(packet, desk, at, bytes);
+        look_at_end(packet, desk, number, at, bytes);
     }
     if asks {
-        maps::keep_asks(desk, kept)
+        maps::keep_asks(desk, kept);
     } else {
-        maps::keep_answers(desk, kept)
+        maps::keep_answers(desk, kept);
     }
-    if desk.lost != 0 {
-        let reason = Unparsed::from_raw((desk.lost - 1) as u8).unwrap_or(Unparsed::Malformed);
+    let (counted, lost) = (desk.counted, desk.lost);
+    maps::leave_desk(desk);
+    if lost != 0 {
+        let reason = Unparsed::from_raw((lost - 1) as u8).unwrap_or(Unparsed::Malformed);
         return requests::give_up(exchange, reason);
     }
-    if desk.counted > 0 {
+    if counted > 0 {
         exchange.marks |= UNDERSTOOD;
         return Outcome::Answered;
     }
@@ -82,6 +85,8 @@ pub(super) fn begin(socket: Socket, exchange: &mut Exchange) -> bool {
 const ASKS: u32 = 1 << 8;
 /// The segment ends with this window, or nothing behind it is looked at.
 const LAST: u32 = 1 << 9;
+/// Above these, the number of the desk.
+const DESK_SHIFT: u32 = 16;
 
 /// Brings what is new in front of the walk, window by window.
 #[inline(always)]
@@ -111,7 +116,7 @@ fn walk(packet: &Packet, desk: &mut Desk, who: u32, at: u32, bytes: u32) {
 #[unsafe(no_mangle)]
 #[inline(never)]
 extern "C" fn segue_place(who: u32, bytes: u32) -> u32 {
-    let Some(desk) = maps::desk() else { return bytes };
+    let Some(desk) = maps::desk(who >> DESK_SHIFT) else { return bytes };
     let cursor = side(&mut desk.conversation, who);
     let skipped = if cursor.skip < bytes { cursor.skip } else { bytes };
     cursor.skip -= skipped;
@@ -130,20 +135,20 @@ extern "C" fn segue_place(who: u32, bytes: u32) -> u32 {
 #[unsafe(no_mangle)]
 #[inline(never)]
 extern "C" fn segue_walk(who: u32, fresh: u32) -> u32 {
-    let Some(desk) = maps::desk() else { return 0 };
-    let carried = desk.length;
+    let Some(desk) = maps::desk(who >> DESK_SHIFT) else { return 0 };
+    let (number, carried) = (who >> DESK_SHIFT, desk.length);
     desk.length = carried + fresh;
     let mut turn = 0;
     while turn < MAX_STEPS {
         let goes_on = match (who & ASKS != 0, who & 0xff) {
-            (true, REDIS) => segue_redis_request(),
-            (false, REDIS) => segue_redis_response(),
-            (true, KAFKA) => segue_kafka_request(),
-            (false, KAFKA) => segue_kafka_response(),
-            (true, POSTGRESQL) => segue_postgresql_request(),
-            (false, POSTGRESQL) => segue_postgresql_response(),
-            (true, MYSQL) => segue_mysql_request(),
-            (false, MYSQL) => segue_mysql_response(),
+            (true, REDIS) => segue_redis_request(number),
+            (false, REDIS) => segue_redis_response(number),
+            (true, KAFKA) => segue_kafka_request(number),
+            (false, KAFKA) => segue_kafka_response(number),
+            (true, POSTGRESQL) => segue_postgresql_request(number),
+            (false, POSTGRESQL) => segue_postgresql_response(number),
+            (true, MYSQL) => segue_mysql_request(number),
+            (false, MYSQL) => segue_mysql_response(number),
             _ => 0,
         };
         if goes_on == 0 {
@@ -164,7 +169,7 @@ const MYSQL: u32 = AppProtocol::Mysql as u32;
 #[unsafe(no_mangle)]
 #[inline(never)]
 extern "C" fn segue_rest(who: u32, carried: u32) -> u32 {
-    let Some(desk) = maps::desk() else { return 0 };
+    let Some(desk) = maps::desk(who >> DESK_SHIFT) else { return 0 };
     if desk.lost != 0 {
         return 0;
     }
@@ -212,18 +217,22 @@ fn side(conversation: &mut Conversation, who: u32) -> &mut Cursor {
 /// Declares the global function of a step: one message, or a part of it.
 macro_rules! step {
     ($name:ident, $step:path) => {
-        /// One step. Not 0: another may follow.
+        /// One step at a desk. Not 0: another may follow.
         #[unsafe(no_mangle)]
         #[inline(never)]
-        extern "C" fn $name() -> u32 {
-            let Some(desk) = maps::desk() else { return 0 };
+        extern "C" fn $name(number: u32) -> u32 {
+            let Some(desk) = maps::desk(number) else { return 0 };
             let (at, length, now_ns) = (desk.at, desk.length, desk.now_ns);
             let step = $step(&mut desk.conversation, &desk.room, at as usize, length as usize, now_ns);
             let take = match step {
                 Step::More => return 0,
                 Step::Take(take) => take,
+                Step::Missed(take, reason) => {
+                    maps::unparsed(reason);
+                    take
+                }
                 Step::Answered(take, answered) => {
-                    count(answered);
+                    count(number, answered);
                     take
                 }
                 Step::Lost(reason) => {
@@ -248,12 +257,12 @@ step!(segue_mysql_response, mysql::response);
 
 /// The last bytes of what PostgreSQL says: whether it is ready.
 #[inline(always)]
-fn look_at_end(packet: &Packet, desk: &mut Desk, at: u32, bytes: u32) {
+fn look_at_end(packet: &Packet, desk: &mut Desk, number: u32, at: u32, bytes: u32) {
     if desk.lost != 0 {
         return;
     }
     let last = if bytes < TAIL_BYTES { bytes } else { TAIL_BYTES };
-    segue_postgresql_ends(packet.copy_window(at + bytes - last, last, &mut desk.room, 0));
+    segue_postgresql_ends(number, packet.copy_window(at + bytes - last, last, &mut desk.room, 0));
 }
 
 /// Bytes of [`Conversation::tail`].
@@ -262,8 +271,8 @@ const TAIL_BYTES: u32 = 8;
 /// A segment of PostgreSQL's ends, with so many bytes that are in the room.
 #[unsafe(no_mangle)]
 #[inline(never)]
-extern "C" fn segue_postgresql_ends(last: u32) -> u32 {
-    let Some(desk) = maps::desk() else { return 0 };
+extern "C" fn segue_postgresql_ends(number: u32, last: u32) -> u32 {
+    let Some(desk) = maps::desk(number) else { return 0 };
     let (mut tail, mut at) = (desk.conversation.tail, 0);
     while at < TAIL_BYTES {
         if at < last {
@@ -274,23 +283,23 @@ extern "C" fn segue_postgresql_ends(last: u32) -> u32 {
     desk.conversation.tail = tail;
     let now_ns = desk.now_ns;
     if let Some(answered) = postgresql::segment_ends(&mut desk.conversation, now_ns) {
-        count(answered);
+        count(number, answered);
     }
     0
 }
 
 /// Counts a request that was answered.
 #[inline(always)]
-fn count(answered: Answered) {
+fn count(number: u32, answered: Answered) {
     let what = u32::from(answered.operation) << 16 | u32::from(answered.status);
-    segue_count(what, answered.duration_ns);
+    segue_count_at(number, what, answered.duration_ns);
 }
 
 /// The same as numbers: operation and status, and how long it took.
 #[unsafe(no_mangle)]
 #[inline(never)]
-extern "C" fn segue_count(what: u32, duration_ns: u64) -> u32 {
-    let Some(desk) = maps::desk() else { return 0 };
+extern "C" fn segue_count_at(number: u32, what: u32, duration_ns: u64) -> u32 {
+    let Some(desk) = maps::desk(number) else { return 0 };
     desk.counted += 1;
     let key = RequestKey { status: what as u16, operation: (what >> 16) as u8, ..desk.key };
     requests::add(&key, duration_ns);

@@ -113,6 +113,7 @@ fn begin(packet: &Packet, segment: &Segment, socket: Socket, way: Way) -> Option
         _pad_end: 0,
         _pad: 0,
     };
+    let mut greeted = false;
     match maps::connection(socket) {
         Some(connection) if connection.phase == Phase::Established as u8 => {
             exchange.cgroup = connection.cgroup;
@@ -129,6 +130,7 @@ fn begin(packet: &Packet, segment: &Segment, socket: Socket, way: Way) -> Option
         }
         // A server that speaks first, in words that are understood.
         _ if greets(packet, segment.payload_at, segment.payload_bytes) != NO_GREETING => {
+            greeted = true;
             exchange.direction = Direction::Inbound as u8;
             exchange.cgroup = packet.socket_cgroup(socket);
             exchange.port_be = segment.source_port_be;
@@ -136,7 +138,8 @@ fn begin(packet: &Packet, segment: &Segment, socket: Socket, way: Way) -> Option
         // Or in others; or a client of something that is no service.
         _ => exchange.stage = Stage::Ended as u8,
     }
-    if exchange.stage != Stage::Ended as u8 && packet.is_joined_late(socket) {
+    // A greeting is the first thing that is said, also to a client that has hung up already, whose end counts as a byte.
+    if exchange.stage != Stage::Ended as u8 && !greeted && packet.is_joined_late(socket) {
         exchange.marks = JOINED_LATE;
         maps::unparsed(Unparsed::Joined);
     }

@@ -27,7 +27,7 @@ use screen::{Screen, Sort, Wish};
 /// backends of one.
 #[derive(Clone, Debug, clap::Args)]
 #[command(
-    after_help = "RATE is of requests where they are understood (HTTP), else of connections. Success and times are of \
+    after_help = "RATE is of requests where they are understood (HTTP, databases, Kafka), else of connections. Success and times are of \
     the interval between two samples, never since the beginning.\n\n\
     \x20 segue top                             live; keys are shown, ? explains\n  \
     segue top --sort p99 --filter shop/   slowest first, only those\n  \

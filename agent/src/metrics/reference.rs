@@ -69,7 +69,9 @@ mod tests {
         for metric in SUBJECTS.iter().flat_map(|(_, metrics)| metrics.iter()) {
             assert!(names.insert(metric.name), "{} is declared once", metric.name);
             assert!(
-                ["segue_", "process_", "http_", "rpc_"].iter().any(|prefix| metric.name.starts_with(prefix))
+                ["segue_", "process_", "http_", "rpc_", "db_client_", "messaging_client_", "dns_"]
+                    .iter()
+                    .any(|prefix| metric.name.starts_with(prefix))
             );
             assert_eq!(metric.name.ends_with("_total"), metric.kind == Kind::Counter, "{}", metric.name);
             let of_samples = ["_count", "_sum", "_bucket"];

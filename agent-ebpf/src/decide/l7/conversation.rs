@@ -4,6 +4,11 @@
 //! A protocol's `step` is given the bytes from where it stopped, and tells how many of them it has understood. It knows no
 //! packet and no time: where a message spans segments, [`Walk`] keeps its beginning.
 
+#![allow(
+    clippy::cast_possible_truncation,
+    reason = "places in a room and lengths of its parts are less than 4 KiB"
+)]
+
 use super::{Head, kafka, postgresql, redis};
 use crate::abi::conversation::{CARRY_BYTES, Conversation, MAX_FLIGHTS, ROOM_BYTES, Room};
 use crate::abi::{AppProtocol, Unparsed};
@@ -15,6 +20,8 @@ pub enum Step {
     More,
     /// So many bytes are told, which may be more than there are yet; they may have begun a request.
     Take(u32),
+    /// So many bytes are told, and something in them is not counted, for this reason; the conversation goes on.
+    Missed(u32, Unparsed),
     /// So many bytes are told, and with them a request was answered.
     Answered(u32, Answered),
     /// Nothing more is to be learnt from this connection.
@@ -229,7 +236,8 @@ pub const fn answer(conversation: &mut Conversation, status: u16, now_ns: u64) -
     Some(answered(flight, status, now_ns))
 }
 
-/// The request with this tag is answered; older ones never will be.
+/// The request with this tag is answered. Tags go up by one from request to request and round: older requests never will
+/// be answered, and of newer ones alone the answer says nothing.
 #[inline(always)]
 pub const fn answer_tagged(
     conversation: &mut Conversation,
@@ -243,8 +251,12 @@ pub const fn answer_tagged(
             return None;
         }
         let flight = conversation.flights[(conversation.answers.count & INDEX) as usize];
+        let newer = tag.wrapping_sub((flight >> TAG_SHIFT) as u32) & TAG;
+        if newer > TAG / 2 {
+            return None;
+        }
         drop_oldest(conversation);
-        if (flight >> TAG_SHIFT) as u32 == tag & TAG {
+        if newer == 0 {
             return Some(answered(flight, status, now_ns));
         }
         turn += 1;

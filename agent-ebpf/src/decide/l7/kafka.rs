@@ -3,6 +3,11 @@
 //! Only headers are read, which have had the same beginning in every version of the protocol. What a response says is not:
 //! where its error code is depends on the request and its version, so that every answer counts as one without an error.
 
+#![allow(
+    clippy::cast_possible_truncation,
+    reason = "places in a room and lengths of its parts are less than 4 KiB"
+)]
+
 use super::Head;
 use super::conversation::{Begin, KNOWN, Step, answer_tagged, ask, byte, four, refused, two};
 use crate::abi::Unparsed;
@@ -24,6 +29,8 @@ const MAX_NAME: u32 = 512;
 const MAX_FIRST: u32 = 1 << 16;
 const NULL: u32 = 0xffff;
 const PRODUCE: u32 = 0;
+/// A mark of the client's: once there were more requests under way than are remembered.
+const MISSED: u32 = 1;
 /// The first version of `Produce` whose body begins with a transaction's name.
 const PRODUCE_WITH_TRANSACTION: u32 = 3;
 
@@ -94,10 +101,14 @@ pub const fn request(
         }
     }
     if ask(conversation, operation(key), correlation, now_ns) {
-        Step::Take(take)
-    } else {
-        Step::Lost(Unparsed::Pipelined)
+        return Step::Take(take);
     }
+    // Its answer will find no request, and is passed over. Said once for a connection.
+    if conversation.asks.marks & MISSED != 0 {
+        return Step::Take(take);
+    }
+    conversation.asks.marks |= MISSED;
+    Step::Missed(take, Unparsed::Pipelined)
 }
 
 /// Whether a `Produce` has no name of a transaction, which takes two bytes: -1, or from version 9 on an empty list of tags
@@ -142,6 +153,7 @@ pub const fn response(
             conversation.answers.marks |= KNOWN;
             Step::Answered(message + LENGTH, answered)
         }
+        None if conversation.answers.marks & KNOWN != 0 => Step::Take(message + LENGTH),
         None => refused(conversation),
     }
 }

@@ -4,6 +4,11 @@
 //! answer only the first packet is read, which is an error or is not: a query that fails while its rows are sent counts as a
 //! good one.
 
+#![allow(
+    clippy::cast_possible_truncation,
+    reason = "places in a room and lengths of its parts are less than 4 KiB"
+)]
+
 use super::Head;
 use super::conversation::{Begin, KNOWN, Step, answer, ask, byte, four, refused, waiting};
 use super::sql;

@@ -4,6 +4,11 @@
 //! `Sync`. The client's messages are walked one by one. Of an answer only the first window is, for an error; that the server
 //! is ready is told from the end of a segment, so that rows cost nothing.
 
+#![allow(
+    clippy::cast_possible_truncation,
+    reason = "places in a room and lengths of its parts are less than 4 KiB"
+)]
+
 use super::Head;
 use super::conversation::{Answered, Begin, KNOWN, Step, answer, ask, byte, four, refused};
 use super::sql;

@@ -4,6 +4,11 @@
 //! What makes a connection something else (subscriptions of RESP2, `MONITOR`, replication, `CLIENT REPLY`) ends the
 //! following of it.
 
+#![allow(
+    clippy::cast_possible_truncation,
+    reason = "places in a room and lengths of its parts are less than 4 KiB"
+)]
+
 use super::Head;
 use super::conversation::{
     Begin, KNOWN, Step, answer, ask_in_order, before_first, byte, count_letters, eight, eightfold, letters,
@@ -235,10 +240,10 @@ const fn command(
 /// Whether the connection becomes something else: what the server says from now on is no answer to what it is asked.
 #[inline(always)]
 const fn is_another_protocol(room: &Room, at: usize, named: usize, first: u64) -> bool {
-    const PUBLISHED: [u64; 3] = [word(b"SUBSCRIB"), word(b"PSUBSCRI"), word(b"SSUBSCRI")];
     let last = byte(room, at.wrapping_add(named).wrapping_sub(1)) & !0x20;
-    let subscribes = named == 9 && first == PUBLISHED[0] && last == b'E'
-        || named == 10 && (first == PUBLISHED[1] || first == PUBLISHED[2]) && last == b'E';
+    let is_other_kind = first == const { word(b"PSUBSCRI") } || first == const { word(b"SSUBSCRI") };
+    let subscribes =
+        last == b'E' && (named == 9 && first == const { word(b"SUBSCRIB") } || named == 10 && is_other_kind);
     subscribes
         || named == 7 && first == const { word(b"MONITOR") }
         || named == 5 && first == const { word(b"PSYNC") }

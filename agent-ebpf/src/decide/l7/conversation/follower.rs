@@ -16,6 +16,8 @@ pub(crate) struct Follower {
     conversation: Conversation,
     /// What was counted.
     pub(crate) answered: Vec<Answered>,
+    /// Why something was not counted.
+    pub(crate) missed: Vec<Unparsed>,
     /// Why it was given up.
     pub(crate) lost: Option<Unparsed>,
     /// The time, which passes from one segment to the next.
@@ -24,8 +26,8 @@ pub(crate) struct Follower {
 
 impl Follower {
     pub(crate) fn new(protocol: AppProtocol) -> Self {
-        let (answered, lost) = (Vec::new(), None);
-        Self { protocol, conversation: Conversation::NEW, answered, lost, now_ns: 1_000 }
+        let (answered, missed, lost) = (Vec::new(), Vec::new(), None);
+        Self { protocol, conversation: Conversation::NEW, answered, missed, lost, now_ns: 1_000 }
     }
 
     /// Operations and statuses that were counted.
@@ -92,6 +94,10 @@ impl Follower {
             match self.step(asks, room, at, length) {
                 Step::More => return Some(at),
                 Step::Take(bytes) => at += bytes as usize,
+                Step::Missed(bytes, reason) => {
+                    self.missed.push(reason);
+                    at += bytes as usize;
+                }
                 Step::Answered(bytes, answered) => {
                     self.answered.push(answered);
                     at += bytes as usize;

@@ -1,3 +1,5 @@
+//! Requests that wait for their answers, against a queue; words found in eight bytes at a time, against going over them.
+
 use std::collections::VecDeque;
 
 use proptest::prelude::*;
@@ -61,8 +63,10 @@ fn a_tag_finds_its_request_and_older_ones_are_never_answered() {
     let found = answer_tagged(&mut conversation, 4_097, 0, 4_100);
     assert_eq!(found, Some(Answered { operation: 1, status: 0, duration_ns: 3 }));
     assert_eq!(waiting(&conversation), 2, "those after it still wait");
-    assert_eq!(answer_tagged(&mut conversation, 1, 0, 4_100), None);
-    assert_eq!(waiting(&conversation), 0);
+    assert_eq!(answer_tagged(&mut conversation, 4_097, 0, 4_100), None, "an answer to an older one, again");
+    assert_eq!(waiting(&conversation), 2);
+    assert_eq!(answer_tagged(&mut conversation, 4_101, 0, 4_101), None, "one that was not remembered");
+    assert_eq!(waiting(&conversation), 0, "answers come in order: those before it never will be answered");
 }
 
 #[test]

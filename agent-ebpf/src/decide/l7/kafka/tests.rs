@@ -1,3 +1,5 @@
+//! Kafka as captured and as made up, cut anywhere, against what was put into it.
+
 use proptest::prelude::*;
 
 use super::*;
@@ -76,12 +78,24 @@ fn nobody_answers_a_produce_without_acknowledgement() {
 }
 
 #[test]
-fn more_requests_under_way_than_are_remembered_end_it() {
+fn of_more_requests_under_way_than_are_remembered_the_rest_is_missed_and_said_once() {
     let mut follower = follower();
-    for correlation in 1..=33 {
+    for correlation in 1..=50 {
         follower.says(true, &request_of(1, 11, correlation, &[0; 30]));
     }
-    assert_eq!(follower.lost, Some(Unparsed::Pipelined));
+    assert_eq!(follower.missed, [Unparsed::Pipelined]);
+    for correlation in 1..=40 {
+        follower.says(false, &response_to(correlation, 20));
+    }
+    assert_eq!(follower.counted().len(), 32);
+    // Whoever is remembered again is counted again, with its own time.
+    follower.says(true, &request_of(3, 1, 51, b""));
+    for correlation in 41..=51 {
+        follower.says(false, &response_to(correlation, 20));
+    }
+    assert_eq!(follower.counted()[32..], [(KafkaApi::Metadata as u8, 0)]);
+    assert_eq!(follower.answered[32].duration_ns, 11_000);
+    assert_eq!((follower.missed.len(), follower.lost), (1, None));
 }
 
 #[test]

@@ -1,3 +1,5 @@
+//! MySQL as captured and as made up, cut anywhere, against what was put into it.
+
 use proptest::prelude::*;
 
 use super::*;
@@ -16,7 +18,7 @@ fn query(sql: &str) -> Vec<u8> {
 }
 
 /// As captured, of MariaDB 10.11.19 and its client.
-const GREETING: &[u8] = b"d\0\0\0\x0a5.5.5-10.11.19-MariaDB-0+deb12u1\0\x03\0\0\00B<F+COA\0\xfe\xf7\x08\x02\0\xff\x81\x15\0\0\0\0\0\0\x1d\0\0\0;By]E#y^J7r\\\0mysql_native_password\0";
+const GREETING: &[u8] = b"d\0\0\0\x0a5.5.5-10.11.19-MariaDB-0+deb12u1\0\x03\0\0\x000B<F+COA\0\xfe\xf7\x08\x02\0\xff\x81\x15\0\0\0\0\0\0\x1d\0\0\0;By]E#y^J7r\\\0mysql_native_password\0";
 const LOGIN: &[u8] = b"\x55\0\0\x01\x84\xa2\xbf\0\0\0\0\x10\0\x21\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\x1d\0\0\0root\0\0mysql_native_password\0\x18\x03_os\x05Linux\x0a_client_na\x01x";
 const OK: &[u8] = b"\x07\0\0\x02\0\0\0\x02\0\0\0";
 const DONE: &[u8] = b"\x07\0\0\x01\0\x01\0\x02\0\0\0";

@@ -1,3 +1,5 @@
+//! PostgreSQL as captured and as made up, cut anywhere, against what was put into it.
+
 use proptest::prelude::*;
 
 use super::*;

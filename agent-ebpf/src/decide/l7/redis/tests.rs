@@ -1,3 +1,5 @@
+//! Redis as captured and as made up, cut anywhere, against what was put into it.
+
 use proptest::prelude::*;
 
 use super::*;
