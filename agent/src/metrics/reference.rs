@@ -68,7 +68,9 @@ mod tests {
         let mut names = BTreeSet::new();
         for metric in SUBJECTS.iter().flat_map(|(_, metrics)| metrics.iter()) {
             assert!(names.insert(metric.name), "{} is declared once", metric.name);
-            assert!(["segue_", "process_", "http_"].iter().any(|prefix| metric.name.starts_with(prefix)));
+            assert!(
+                ["segue_", "process_", "http_", "dns_"].iter().any(|prefix| metric.name.starts_with(prefix))
+            );
             assert_eq!(metric.name.ends_with("_total"), metric.kind == Kind::Counter, "{}", metric.name);
             let of_samples = ["_count", "_sum", "_bucket"];
             assert!(!of_samples.iter().any(|suffix| metric.name.ends_with(suffix)), "{}", metric.name);
