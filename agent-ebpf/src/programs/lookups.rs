@@ -337,7 +337,9 @@ fn waiting_or_new(socket: Socket, talk: Talk, key: u64) -> Option<&'static mut L
 /// The application closes its socket: what a client still waited for has no answer.
 #[inline(always)]
 pub(super) fn left(socket: Socket) {
-    if let Some(lookups) = maps::lookups(socket) {
+    let Some(lookups) = maps::lookups(socket) else { return };
+    // What was answered on a connection that is not followed any more is not known.
+    if !maps::lookup_stream(socket).is_some_and(|stream| stream.is_ended != 0) {
         give_up(lookups);
     }
 }

@@ -1,7 +1,6 @@
 //! DNS lookups as the kernel counts them, against what dig, glibc and dnsmasq did.
 
 use std::collections::BTreeMap;
-use std::fs;
 
 use segue_tests::agent::{Agent, SOON};
 use segue_tests::program::Program;
@@ -187,20 +186,25 @@ fn both_addresses_that_glibc_asks_for_are_counted_apart() {
     let world = World::new();
     let agent = world.agent(&names());
     let _dnsmasq = dnsmasq(&world);
-    let resolv = world.directory().join("resolv.conf");
     // One socket for both; one socket for each; one connection for both, which are said in one breath.
     for options in ["timeout:5", "single-request-reopen", "use-vc"] {
-        fs::write(&resolv, format!("nameserver 198.18.0.53\noptions {options}\n")).expect("a file");
+        // An /etc of its own, in which glibc finds nothing but the server.
         let script = format!(
-            "mount --bind {} /etc/resolv.conf && exec python3 -c \"
-import socket
+            "
+import ctypes, socket
+libc = ctypes.CDLL(None, use_errno=True)
+NEW_MOUNTS, PRIVATE = 0x20000, 0x4000 | 0x40000
+assert libc.unshare(NEW_MOUNTS) == 0
+assert libc.mount(b'none', b'/', None, PRIVATE, None) == 0
+assert libc.mount(b'none', b'/etc', b'tmpfs', 0, None) == 0
+with open('/etc/resolv.conf', 'w') as file:
+    file.write('nameserver 198.18.0.53\\noptions {options}\\n')
 for n in range(20):
     found = socket.getaddrinfo('www.example.test.', 80, type=socket.SOCK_STREAM)
     assert sorted(a[4][0] for a in found) == ['192.0.2.7', '2001:db8::7'], found
-\"",
-            resolv.display()
+"
         );
-        world.run("unshare", &["--mount", "sh", "-c", &script]).expect_success();
+        python(&world, &script);
     }
     let expected = lookups(&[("A", "NOERROR", 60), ("AAAA", "NOERROR", 60)]);
     await_counted(&agent, CLIENT, &[("dst_namespace", "infra")], &expected);
@@ -385,7 +389,8 @@ s.close()
             && has("AAAA", "NOERROR") == 2
             && has("TXT", "NOERROR") == 1
             && has("MX", "NOERROR") + has("MX", "no_answer") == 1;
-        if right { Ok(()) } else { Err(format!("{seen:?} {:?}", unparsed(&agent))) }
+        let lost = seen.keys().any(|(kind, _)| kind == "SOA");
+        if right && !lost { Ok(()) } else { Err(format!("{seen:?} {:?}", unparsed(&agent))) }
     });
     eventually("the reasons", SOON, || {
         let reasons = unparsed(&agent);

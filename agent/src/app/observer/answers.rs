@@ -56,6 +56,7 @@ use crate::flows::RequestView;
 use crate::flows::Selector;
 use crate::flows::Window;
 use crate::flows::Workload;
+use crate::flows::requests::NAME_SERVERS;
 use crate::kernel::Feature;
 use crate::kernel::{cgroup_id, cgroup_lineage};
 
@@ -85,7 +86,8 @@ impl Observer {
         drop(state);
         for view in requests.iter().filter(|view| view.direction == Direction::Outbound && !view.overflow) {
             if !edges.iter().any(|edge| view.is_of(edge)) {
-                edges.push(EdgeView::without_connections(view));
+                let before_the_sum = edges.iter().position(|edge| edge.overflow).unwrap_or(edges.len());
+                edges.insert(before_the_sum, EdgeView::without_connections(view));
             }
         }
         for edge in &mut edges {
@@ -354,6 +356,7 @@ impl Observe for Observer {
     fn known_names(&self) -> KnownNames {
         let services = self.directory.services();
         let services = services.iter().map(|service| service.spec.name.to_string());
+        let services = services.chain([NAME_SERVERS.to_owned()]);
         let mut clients = BTreeSet::new();
         let mut add = |client: &Workload| {
             clients.insert((client.namespace.to_string(), client.name.to_string()));

@@ -11,6 +11,7 @@ use serde::Serialize;
 
 use super::growth::{Growth, grown, per_second};
 use crate::admin::view::{BackendView, ServiceView};
+use crate::flows::requests::NAME_SERVERS;
 use crate::flows::{EdgeView, Workload, histogram};
 
 /// What the agent said at one moment.
@@ -179,7 +180,7 @@ impl ServiceRow {
 pub struct Rates {
     /// For how long edges were counted, in seconds.
     pub seconds: f64,
-    /// Every service, in the order of names.
+    /// Every service, in the order of names; last the servers of names that are none, where they are asked.
     pub services: Vec<ServiceRow>,
     /// Connections per second of edges beyond the limit on series, which are none of these.
     pub others_per_s: f64,
@@ -203,6 +204,10 @@ impl Rates {
             before.into_iter().flat_map(|sample| &sample.edges).map(|edge| (key(edge), edge)).collect();
         let growth = |edge: &EdgeView| Growth::of(edge, earlier.get(&key(edge)).copied());
         let others = now.edges.iter().filter(|edge| edge.overflow).map(|edge| growth(edge).opened).sum();
+        let edges_of = |service: &str| {
+            let its = now.edges.iter().filter(move |edge| !edge.overflow && *edge.service == *service);
+            its.map(|edge| (edge, growth(edge))).collect::<Vec<_>>().into_iter()
+        };
         let mut services: Vec<ServiceRow> = Vec::new();
         for view in &now.services {
             let old = before.and_then(|sample| same(&sample.services, view));
@@ -221,12 +226,16 @@ impl Rates {
                 row.backends.extend(backends);
                 continue;
             }
-            let edges = now.edges.iter().filter(|edge| !edge.overflow && edge.service == view.name);
-            let mut row = service_row(view, edges.map(|edge| (edge, growth(edge))), backends, seconds);
+            let mut row = with_edges(row(view, backends), edges_of(&view.name), seconds);
             if let Some((per_s, open)) = datagrams(view, old, asked_seconds) {
-                // Nothing answers for UDP: that it went well is not known.
-                row.pace = Pace { connects_per_s: per_s, open, success: None, ..row.pace };
+                // Nothing answers for UDP: that it went well is not known, unless it is understood what is said.
+                let success = row.pace.success.filter(|_| row.pace.unit == Unit::Request);
+                row.pace = Pace { connects_per_s: per_s, open, success, ..row.pace };
             }
+            services.push(row);
+        }
+        let row = with_edges(name_servers(), edges_of(NAME_SERVERS), seconds);
+        if !row.clients.is_empty() {
             services.push(row);
         }
         Self { seconds, services, others_per_s: per_second(others, seconds) }
@@ -251,10 +260,37 @@ fn datagrams(view: &ServiceView, old: Option<&ServiceView>, seconds: f64) -> Opt
     Some((per_second(grown(sent(view), old.map_or(0, sent)), seconds), open))
 }
 
-fn service_row<'a>(
-    view: &ServiceView,
+/// The row of a service before its edges are looked at.
+fn row(view: &ServiceView, backends: Vec<BackendRow>) -> ServiceRow {
+    ServiceRow {
+        name: Arc::clone(&view.name),
+        protocol: view.protocol,
+        spoken: Vec::new(),
+        frontends: view.frontends.clone(),
+        breaker_mode: view.breaker_mode,
+        pace: Growth::default().pace(0.0),
+        clients: Vec::new(),
+        backends,
+    }
+}
+
+/// The same of the servers of names that are no service.
+fn name_servers() -> ServiceRow {
+    ServiceRow {
+        name: NAME_SERVERS.into(),
+        protocol: Protocol::Udp,
+        spoken: Vec::new(),
+        frontends: Vec::new(),
+        breaker_mode: BreakerMode::Off,
+        pace: Growth::default().pace(0.0),
+        clients: Vec::new(),
+        backends: Vec::new(),
+    }
+}
+
+fn with_edges<'a>(
+    row: ServiceRow,
     edges: impl Iterator<Item = (&'a EdgeView, Growth)>,
-    backends: Vec<BackendRow>,
     seconds: f64,
 ) -> ServiceRow {
     let (mut sum, mut spoken, mut clients) = (Growth::default(), Vec::new(), Vec::new());
@@ -271,16 +307,7 @@ fn service_row<'a>(
             pace: growth.pace(seconds),
         });
     }
-    ServiceRow {
-        name: Arc::clone(&view.name),
-        protocol: view.protocol,
-        spoken,
-        frontends: view.frontends.clone(),
-        breaker_mode: view.breaker_mode,
-        pace: sum.pace(seconds),
-        clients,
-        backends,
-    }
+    ServiceRow { spoken, pace: sum.pace(seconds), clients, ..row }
 }
 
 fn backend_row(
@@ -341,6 +368,28 @@ pub(super) mod tests {
 
     fn close(value: f64, expected: f64) -> bool {
         (value - expected).abs() < 1e-9
+    }
+
+    #[test]
+    fn servers_of_names_have_a_row_where_they_are_asked() {
+        let lookups = Specimen::default().requests().expect("a specimen");
+        let asked = lookups.iter().find(|view| &*view.service == NAME_SERVERS).expect("lookups");
+        let mut later = later();
+        let mut edge = EdgeView::without_connections(asked);
+        edge.requests = vec![asked.requests.clone()];
+        later.edges.push(edge);
+        let rates = Rates::between(Some(&sample(0)), &later);
+        let row = rates.services.last().expect("a row");
+        assert_eq!(&*row.name, NAME_SERVERS);
+        assert_eq!((row.carries(), row.pace.unit, row.clients.len()), ("dns", Unit::Request, 1));
+        assert!(close(row.pace.requests_per_s.expect("lookups"), 363.0 / 2.0), "{row:?}");
+        assert!(close(row.pace.success.expect("lookups"), 1.0 - 3.0 / 363.0));
+        assert!(
+            Rates::between(Some(&sample(0)), &sample(2))
+                .services
+                .iter()
+                .all(|row| &*row.name != NAME_SERVERS)
+        );
     }
 
     #[test]
