@@ -225,6 +225,7 @@ mod tests {
     use super::*;
 
     const BUDGET: Share = Share(20_000);
+    const NO_STEP: [u32; 0] = [];
 
     fn all(_: Detail) -> bool {
         true
@@ -256,7 +257,7 @@ mod tests {
         for share in [90_000, 90_000, 20_000, 90_000, 90_000, 0] {
             assert_eq!(governor.sample(Share(share), all), None);
         }
-        assert_eq!(run(&mut governor, [20_000; 4], 1_000, all), []);
+        assert_eq!(run(&mut governor, [20_000; 4], 1_000, all), NO_STEP);
     }
 
     #[test]
@@ -267,7 +268,7 @@ mod tests {
         assert_eq!(governor.detail(), Detail::NoRequests);
         run(&mut governor, [0; 4], CALM, saves);
         assert_eq!(governor.detail(), Detail::Full);
-        assert_eq!(run(&mut Governor::new(BUDGET), [50_000; 4], 100, |_| false), []);
+        assert_eq!(run(&mut Governor::new(BUDGET), [50_000; 4], 100, |_| false), NO_STEP);
     }
 
     #[test]
@@ -282,7 +283,7 @@ mod tests {
         }
         assert_eq!(Share::of(20_000_000, 1_000_000_000, 2).to_string(), "1.00 %");
         assert_eq!(Share::of(1, 0, 2), Share(0));
-        assert_eq!(Share::of(u64::MAX, 1, 1).ratio() > 1.0, true);
+        assert!(Share::of(u64::MAX, 1, 1).ratio() > 1.0);
     }
 
     /// What a load costs at each step: never more with less detail.
@@ -315,7 +316,7 @@ mod tests {
             let costs = costs.map(|cost| cost / 6);
             run(&mut governor, costs, 3 * MAX_CALM + 1, all);
             prop_assert_eq!(governor.detail(), Detail::Full);
-            prop_assert_eq!(run(&mut governor, costs, 1_000, all), Vec::<u32>::new());
+            prop_assert_eq!(run(&mut governor, costs, 1_000, all), NO_STEP);
         }
 
         /// A constant load is over the budget only while it is found out, or where nothing is left to leave out.
@@ -345,7 +346,9 @@ mod tests {
                     let needed = if down { PATIENCE } else { CALM } as usize;
                     prop_assert!(since >= needed);
                     let reasons = &samples[at + 1 - needed..=at];
-                    prop_assert!(reasons.iter().all(|share| if down { *share > BUDGET.0 } else { *share <= BUDGET.0 / 2 }));
+                    let is_reason =
+                        |share: &u64| if down { *share > BUDGET.0 } else { *share <= BUDGET.0 / 2 };
+                    prop_assert!(reasons.iter().all(is_reason));
                     since = 0;
                 }
             }
