@@ -268,6 +268,15 @@ impl<'w> Agent<'w> {
         }
     }
 
+    /// The same for an agent of another build, to which nothing happens then.
+    ///
+    /// # Panics
+    /// When it ends in another way, with its log.
+    pub fn die_at_call_as(&mut self, build: Build, call: u32) -> bool {
+        self.build = build;
+        self.die_at_call(call, |_| {})
+    }
+
     /// Runs a second agent on the same bpffs to its end; where it would listen differs from the first.
     pub fn run_second(&self) -> Finished {
         let mut command = Command::new(beside_test("segue"));
