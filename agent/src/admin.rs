@@ -38,11 +38,12 @@ pub trait Observe: Send + Sync + 'static {
     /// # Errors
     /// What the kernel refuses to show.
     fn services(&self) -> Result<Vec<ServiceView>, ObserveError>;
-    /// What the next connections to a service, by name or address and port, would do and why.
+    /// What the next connections to a service, by name or address and port, would do and why; those of the client in a
+    /// cgroup, where its path is given.
     ///
     /// # Errors
-    /// What the kernel refuses to show.
-    fn explain(&self, target: &str) -> Result<Explanation, ObserveError>;
+    /// What the kernel refuses to show; a path that is no cgroup's.
+    fn explain(&self, target: &str, asker: Option<&str>) -> Result<Explanation, ExplainError>;
     /// The canary of every service that has one, in the order of names. Does not block.
     fn rollouts(&self) -> Vec<RolloutView>;
     /// What sources would take away and is kept, by source, in the order of names. Does not block.
@@ -111,6 +112,24 @@ pub trait Control: Observe {
     /// # Errors
     /// Nothing is held of one of them; then nothing was changed.
     fn accept(&self, request: &AcceptRequest) -> Result<Accepted, AcceptError>;
+}
+
+/// Why connections cannot be explained.
+#[derive(Debug, thiserror::Error)]
+pub enum ExplainError {
+    /// Something could not be read.
+    #[error(transparent)]
+    Unreadable(#[from] ObserveError),
+    /// There is no such client.
+    #[error("no cgroup {cgroup:?} under {}: {source}; `segue explain` wants a path as in /proc/PID/cgroup, below the root of the hierarchy", mount.display())]
+    NoCgroup {
+        /// The path as it was given.
+        cgroup: String,
+        /// Where the hierarchy is mounted.
+        mount: std::path::PathBuf,
+        /// What the system said.
+        source: std::io::Error,
+    },
 }
 
 /// Something that could not be read from the kernel.

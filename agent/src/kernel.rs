@@ -34,7 +34,7 @@ use std::path::PathBuf;
 use agent_ebpf::abi::{Backend, BackendState, FrontendKey, Hook, Policy, ServiceWord, Slot};
 
 pub use arrivals::Arrivals;
-pub use cgroup::{Cgroup, mount_point};
+pub use cgroup::{Cgroup, cgroup_id, cgroup_lineage, mount_point};
 pub use counters::{Counters, Manner, Open};
 pub use data_plane::{DataPlane, Repair};
 pub use events::EventReader;

@@ -378,8 +378,17 @@ impl<'w> Agent<'w> {
 
     /// `segue explain` of a service's name, or of an address and port.
     pub fn explain(&self, target: &str) -> Value {
+        self.explain_with(&[target])
+    }
+
+    /// `segue explain` to the client in a cgroup.
+    pub fn explain_to(&self, cgroup: &Path, target: &str) -> Value {
+        self.explain_with(&[target, "--as", &cgroup.display().to_string()])
+    }
+
+    fn explain_with(&self, arguments: &[&str]) -> Value {
         let mut command = Command::new(beside_test("segue"));
-        command.args(["explain", target, "-o", "json", "--socket"]).arg(self.socket());
+        command.arg("explain").args(arguments).args(["-o", "json", "--socket"]).arg(self.socket());
         let text = self.world.start_outside(command).finish().expect_success();
         serde_json::from_str(&text).unwrap_or_else(|error| panic!("no JSON: {error}\n{text}"))
     }

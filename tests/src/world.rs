@@ -260,7 +260,7 @@ impl World {
     }
 
     /// A cgroup below the managed one, made if need be.
-    pub(crate) fn managed_child(&self, relative: &str) -> PathBuf {
+    pub fn managed_child(&self, relative: &str) -> PathBuf {
         self.cgroup.child(&format!("managed/{relative}"))
     }
 }

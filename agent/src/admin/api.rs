@@ -25,7 +25,7 @@ use super::view::{
     AcceptRequest, Failure, HeldViews, OrderError, OrderRequest, RolloutError, RolloutRequest, Rollouts,
     Services,
 };
-use super::{Control, ObserveError};
+use super::{Control, ExplainError, ObserveError};
 
 /// Readers of `/v1/flows/follow` at a time. Each costs a copy of every event.
 const MAX_FOLLOWERS: usize = 16;
@@ -199,14 +199,23 @@ async fn services(State(api): State<Api>) -> Response {
 #[derive(serde::Deserialize)]
 struct ExplainQuery {
     target: String,
+    #[serde(rename = "as")]
+    asker: Option<String>,
 }
 
 async fn explain(State(api): State<Api>, query: Result<Query<ExplainQuery>, QueryRejection>) -> Response {
-    let Ok(Query(ExplainQuery { target })) = query else {
-        let text = "say what to explain: /v1/explain?target=SERVICE, or ADDRESS:PORT";
+    let Ok(Query(ExplainQuery { target, asker })) = query else {
+        let text =
+            "say what to explain: /v1/explain?target=SERVICE, or ADDRESS:PORT, and to whom: &as=CGROUP";
         return failure(StatusCode::BAD_REQUEST, text.to_owned());
     };
-    answer(move || api.agent.explain(&target)).await
+    let explain = move || api.agent.explain(&target, asker.as_deref());
+    match tokio::task::spawn_blocking(explain).await {
+        Ok(Ok(explanation)) => Json(explanation).into_response(),
+        Ok(Err(error @ ExplainError::NoCgroup { .. })) => failure(StatusCode::NOT_FOUND, error.to_string()),
+        Ok(Err(error)) => failure(StatusCode::INTERNAL_SERVER_ERROR, error.to_string()),
+        Err(error) => failure(StatusCode::INTERNAL_SERVER_ERROR, format!("reading stopped: {error}")),
+    }
 }
 
 async fn map(State(api): State<Api>) -> Response {
@@ -354,7 +363,7 @@ mod tests {
         assert_eq!(map, server.specimen.map().expect("a specimen"));
         let explanation: Explanation =
             client.get("/v1/explain?target=shop%2Fpayment").await.expect("an answer");
-        assert_eq!(explanation, server.specimen.explain("shop/payment").expect("a specimen"));
+        assert_eq!(explanation, server.specimen.explain("shop/payment", None).expect("a specimen"));
         let error = client.get::<Explanation>("/v1/explain").await.expect_err("nothing to explain");
         assert!(error.to_string().contains("target=SERVICE"), "{error}");
         let error = client.get::<Flows>("/v1/nothing").await.expect_err("no such path");

@@ -15,7 +15,7 @@ use jiff::Timestamp;
 use tokio::sync::broadcast;
 
 use super::view::*;
-use super::{Control, Followed, Observe, ObserveError};
+use super::{Control, ExplainError, Followed, Observe, ObserveError};
 use crate::flows::record::Happening;
 use crate::flows::{
     EdgeView, KnownNames, Memory, MemoryView, Record, RequestView, Selector, Window, Workload, identity,
@@ -272,7 +272,13 @@ impl Observe for Specimen {
         Ok(vec![payment, unused])
     }
 
-    fn explain(&self, target: &str) -> Result<Explanation, ObserveError> {
+    fn explain(&self, target: &str, asker: Option<&str>) -> Result<Explanation, ExplainError> {
+        let asker = asker.map(|cgroup| AskerView {
+            cgroup: cgroup.to_owned(),
+            workload: workload("/system.slice/nginx.service"),
+            managed: true,
+            left_alone: false,
+        });
         self.check("services")?;
         let services = self.services()?.into_iter().filter(|service| *service.name == *target);
         let chains = services.map(|service| Chain {
@@ -297,7 +303,7 @@ impl Observe for Specimen {
             }],
             errno: Some(113),
         });
-        Ok(Explanation { target: target.to_owned(), chains: chains.collect() })
+        Ok(Explanation { target: target.to_owned(), asker, chains: chains.collect() })
     }
 
     fn rollouts(&self) -> Vec<RolloutView> {

@@ -26,7 +26,7 @@ pub use breaker::{
     CellView, DEFAULT_ORDER_MS, IN_FORCE, MAX_ORDER_MS, Order, OrderError, OrderRequest, OrderView, Ordered,
 };
 pub use clients::ClientsView;
-pub use explain::{Candidate, Chain, Explanation, Step};
+pub use explain::{AskerView, Candidate, Chain, Explanation, Step};
 pub use held::{AcceptError, AcceptRequest, Accepted, HeldView, HeldViews};
 pub use kubernetes::{KindView, KubernetesView, NoteView};
 pub use limits::LimitView;

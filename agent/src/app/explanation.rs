@@ -1,6 +1,8 @@
 //! What the next connections would do and why: asks `decide` what the kernel's programs ask it, with the same
 //! words, and changes nothing. Knows the kernel only through [`Readings`].
 
+mod asker;
+
 use std::net::SocketAddr;
 use std::sync::Arc;
 
@@ -20,9 +22,12 @@ use crate::compile::{Family, name_id};
 use crate::desired::ServiceSpec;
 use crate::reconcile::ServiceEntry;
 
-/// Explains a service by its name, or the service behind an address and port.
+pub(super) use asker::Asker;
+
+/// Explains a service by its name, or the service behind an address and port; to one client, where one is named.
 pub(super) fn explain(
     target: &str,
+    asker: Option<&Asker>,
     entries: &[ServiceEntry],
     readings: &impl Readings,
     leaving: &Out,
@@ -33,10 +38,14 @@ pub(super) fn explain(
         Some(address) => entry.family == family_of(address) && entry.spec.frontends.contains(&address),
         None => *entry.spec.name == *target,
     };
-    let clients = limits::clients(entries, readings);
-    let at = At { entries, leaving, clients: &clients, now_ns };
+    let clients = match asker {
+        Some(asker) => limits::clients_only(entries, readings, |key| key.client == asker.workload),
+        None => limits::clients(entries, readings),
+    };
+    let at = At { entries, leaving, clients: &clients, asker, now_ns };
     let chains = entries.iter().filter(is_meant).map(|entry| chain(entry, &at, readings)).collect();
-    Explanation { target: target.to_owned(), chains }
+    let asker = asker.map(|asker| asker.view.clone());
+    Explanation { target: target.to_owned(), asker, chains }
 }
 
 fn family_of(address: SocketAddr) -> Family {
@@ -62,15 +71,15 @@ fn chain(asked: &ServiceEntry, at: &At<'_>, readings: &impl Readings) -> Chain {
         let in_panic = panic(&policy, census);
         let mut step = step(entry, &policy, readings, at, in_panic.is_some());
         step.locality = locality(entry, &policy, census, in_panic.is_some());
-        if let Some(result) = usable(&step, in_panic) {
-            step.result = result;
+        if let Some(result) = usable(&step, in_panic, at.asker.is_some()) {
+            step.result = kept(entry, &step, &policy, at, readings).unwrap_or(result);
             chain.services.push(step);
             return chain;
         }
         let fallback = (policy.fallback != 0 && hop + 1 < MAX_FALLBACKS)
             .then(|| entries.iter().find(|other| other.id == policy.fallback))
             .flatten();
-        let why = if let Some(limit) = reached(&step).or_else(|| full(&step)) {
+        let why = if let Some(limit) = reached(&step, at.asker.is_some()).or_else(|| full(&step)) {
             format!("a limit is reached, {}", limit.sentence())
         } else if is_ordered_away(entry, readings, now_ns) {
             "an operator's order keeps connections away from every backend".to_owned()
@@ -88,12 +97,33 @@ fn chain(asked: &ServiceEntry, at: &At<'_>, readings: &impl Readings) -> Chain {
     chain
 }
 
-/// The limit of the service itself that is used up. A client's may be used up for one and not for another.
-fn reached(step: &Step) -> Option<&LimitView> {
-    let of_service = |limit: &&LimitView| {
-        matches!(limit.limit, Limit::ServiceConnections | Limit::ServicePending) && limit.is_used_up()
+/// The limit of the service itself, or of the client that asks, that is used up. Where nobody in particular asks, a client's
+/// may be used up for one and not for another.
+fn reached(step: &Step, is_asked_for_one: bool) -> Option<&LimitView> {
+    let counts = |limit: Limit| match limit {
+        Limit::ServiceConnections | Limit::ServicePending => true,
+        Limit::ClientConnections | Limit::ClientPending => is_asked_for_one,
+        _ => false,
     };
-    step.limits.iter().find(of_service)
+    step.limits.iter().find(|limit| counts(limit.limit) && limit.is_used_up())
+}
+
+/// Where the client that asks keeps the backend it was given last.
+fn kept(
+    entry: &ServiceEntry,
+    step: &Step,
+    policy: &Policy,
+    at: &At<'_>,
+    readings: &impl Readings,
+) -> Option<String> {
+    let value = at.asker?.keeps(entry.id, policy, readings, at.now_ns)?;
+    let address = entry.backends.iter().find(|backend| backend.id == value.backend)?.address();
+    step.candidates.iter().find(|candidate| candidate.address == address && candidate.takes)?;
+    let since_ms = at.now_ns.saturating_sub(value.used_at_ns) / 1_000_000;
+    let left_s = u64::from(policy.affinity_timeout_ms).saturating_sub(since_ms).div_ceil(1_000);
+    Some(format!(
+        "the connection goes to {address}, which this client keeps for another {left_s} s (affinity)"
+    ))
 }
 
 /// A limit of backends that one of them has used up.
@@ -105,8 +135,8 @@ fn full(step: &Step) -> Option<&LimitView> {
 }
 
 /// What happens where a service has something usable.
-fn usable(step: &Step, in_panic: Option<Zone>) -> Option<String> {
-    if reached(step).is_some() {
+fn usable(step: &Step, in_panic: Option<Zone>, is_asked_for_one: bool) -> Option<String> {
+    if reached(step, is_asked_for_one).is_some() {
         return None;
     }
     let takers = step.candidates.iter().filter(|candidate| candidate.takes).count();
@@ -174,7 +204,9 @@ fn is_ordered_away(entry: &ServiceEntry, readings: &impl Readings, now_ns: u64) 
 struct At<'a> {
     entries: &'a [ServiceEntry],
     leaving: &'a Out,
+    /// What the client that asks uses of limits; else the busiest one.
     clients: &'a Busiest,
+    asker: Option<&'a Asker>,
     now_ns: u64,
 }
 
@@ -187,12 +219,17 @@ fn step(
 ) -> Step {
     let At { leaving, clients, now_ns, .. } = *at;
     let spec = &entry.spec;
+    let avoided = at.asker.and_then(|asker| asker.avoids(entry.id, policy, readings, now_ns));
     let candidates = entry.backends.iter().filter_map(|backend| {
         let (id, address) = (backend.id, backend.address());
         let asked_for = spec.backends.iter().find(|backend| backend.address == address)?;
         let (takes, why) = match judge(id, policy, readings, now_ns) {
             (Taken::ByBreaker, why) if in_panic => (true, format!("{why}; in panic that is not believed")),
             (taken, why) => (taken == Taken::Yes, why),
+        };
+        let (takes, why) = match avoided {
+            Some((avoided, left_s)) if takes && avoided == id => (false, failed_on(left_s)),
+            _ => (takes, why),
         };
         let version = asked_for.version.clone();
         let mut why = without_share(spec, version.as_ref()).filter(|_| takes).unwrap_or(why);
@@ -202,6 +239,8 @@ fn step(
         let (zone, weight) = (asked_for.zone.clone(), asked_for.weight);
         Some(Candidate { address, version, zone, weight, takes, why })
     });
+    let mut candidates: Vec<_> = candidates.collect();
+    believe_a_failure_only_where_another_takes(&mut candidates, avoided);
     Step {
         service: Arc::clone(&spec.name),
         algorithm: spec.policy.algorithm,
@@ -209,8 +248,26 @@ fn step(
         limits: limits::views(std::slice::from_ref(entry), &policy.limits, readings, clients),
         locality: None,
         rollout: None,
-        candidates: candidates.collect(),
+        candidates,
         result: String::new(),
+    }
+}
+
+/// Why a client is kept away from a backend that takes others.
+fn failed_on(left_s: u64) -> String {
+    format!("this client just failed on it and is sent to others for another {left_s} s, where one takes it")
+}
+
+/// A client goes back to where it failed if nobody else takes it.
+fn believe_a_failure_only_where_another_takes(candidates: &mut [Candidate], avoided: Option<(u32, u64)>) {
+    let Some((_, left_s)) = avoided else { return };
+    if candidates.iter().any(|candidate| candidate.takes) {
+        return;
+    }
+    let why = failed_on(left_s);
+    for candidate in candidates.iter_mut().filter(|candidate| candidate.why == why) {
+        candidate.takes = true;
+        "this client just failed on it, and nobody else takes it".clone_into(&mut candidate.why);
     }
 }
 
@@ -312,7 +369,8 @@ mod tests {
 
     use agent_ebpf::abi::breaker::period_ticks;
     use agent_ebpf::abi::{
-        BackendState, BreakerPolicy, CellWord, ClientKey, Protocol, ServiceState, Usage, Verdict,
+        AffinityKey, AffinityValue, BackendState, BreakerPolicy, CellWord, ClientKey, FailedOn, Limits,
+        Protocol, ServiceLimits, ServiceState, Usage, Verdict,
     };
 
     use super::*;
@@ -328,7 +386,14 @@ mod tests {
         cells: BTreeMap<u32, CellWord>,
         orders: BTreeMap<u32, Verdict>,
         leaving: Out,
+        failed: FailedOn,
+        affinity: Option<AffinityValue>,
+        usage: Usage,
     }
+
+    /// The cgroup of the client that asks, and that of its workload.
+    const LEAF: u64 = 4;
+    const WORKLOAD: u64 = 3;
 
     impl Kernel {
         fn new(mode: BreakerMode, fallback: u32, panic_percent: u8) -> Self {
@@ -340,6 +405,9 @@ mod tests {
                 cells: BTreeMap::new(),
                 orders: BTreeMap::new(),
                 leaving: Out::new(),
+                failed: FailedOn::NONE,
+                affinity: None,
+                usage: Usage::default(),
             }
         }
 
@@ -356,11 +424,22 @@ mod tests {
         }
 
         fn clients(&self) -> Vec<(ClientKey, Usage)> {
-            Vec::new()
+            vec![
+                (ClientKey::new(WORKLOAD, 1), self.usage),
+                (ClientKey::new(77, 1), Usage { active: 9, ..self.usage }),
+            ]
         }
 
         fn service_state(&self, _service: u32) -> ServiceState {
-            ServiceState::default()
+            ServiceState { failed_ticks: self.failed.0 & u64::from(u32::MAX), ..ServiceState::default() }
+        }
+
+        fn affinity(&self, key: &AffinityKey) -> Option<AffinityValue> {
+            (key.client == WORKLOAD).then_some(self.affinity).flatten()
+        }
+
+        fn failed_on(&self, key: &AffinityKey) -> FailedOn {
+            if key.client == LEAF { self.failed } else { FailedOn::NONE }
         }
 
         fn backend(&self, id: u32) -> Backend {
@@ -401,11 +480,24 @@ mod tests {
     }
 
     fn explained(target: &str, kernel: &Kernel) -> Explanation {
+        explained_to(None, target, kernel)
+    }
+
+    fn explained_to(asker: Option<&Asker>, target: &str, kernel: &Kernel) -> Explanation {
+        let limits = Limits {
+            max_connections: kernel.policies[&1].limits.client.max_connections,
+            ..Limits::default()
+        };
         let entries = [
             entry(1, "shop/cart", "10.96.0.1:80", &[(11, "10.1.0.5:80"), (12, "10.1.0.6:80")]),
             entry(2, "shop/standby", "10.96.0.2:80", &[(21, "10.1.0.9:80")]),
         ];
-        explain(target, &entries, kernel, &kernel.leaving, NOW_NS)
+        let entries = entries.map(|entry| {
+            let mut spec = (*entry.spec).clone();
+            spec.policy.limits.client = limits;
+            ServiceEntry { spec: Arc::new(spec), ..entry }
+        });
+        explain(target, asker, &entries, kernel, &kernel.leaving, NOW_NS)
     }
 
     #[test]
@@ -451,6 +543,64 @@ mod tests {
         let panic = "panic: with 0 of 2 healthy the breakers are not believed, \
                      the connection goes to one of 2, by random";
         assert_eq!((chain.services[0].result.as_str(), chain.errno), (panic, None));
+    }
+
+    fn client() -> Asker {
+        let said = |id| u32::from(id == WORKLOAD);
+        let workload = Arc::new(crate::flows::Workload::unknown());
+        Asker::in_cgroup("/pod/main".as_ref(), &[WORKLOAD, LEAF], 0, workload, said).expect("a client")
+    }
+
+    #[test]
+    fn a_client_is_sent_to_others_than_the_one_it_failed_on_where_one_takes_it() {
+        let mut kernel = Kernel::new(BreakerMode::Enforce, 0, 0);
+        kernel.failed = FailedOn::new(11, ticks(NOW_NS));
+        let asker = client();
+        let takes = |asker, kernel: &Kernel| {
+            let chain = explained_to(asker, "shop/cart", kernel).chains.remove(0);
+            let of = |one: &Candidate| (one.takes, one.why.clone());
+            (chain.services[0].candidates.iter().map(of).collect::<Vec<_>>(), chain.errno)
+        };
+        let (candidates, _) = takes(Some(&asker), &kernel);
+        assert_eq!(
+            candidates[0],
+            (
+                false,
+                "this client just failed on it and is sent to others for another 3 s, where one takes it"
+                    .into()
+            )
+        );
+        assert!(candidates[1].0);
+        assert!(takes(None, &kernel).0[0].0, "another client may go there");
+        let kernel = kernel.open(&[12]);
+        let (candidates, errno) = takes(Some(&asker), &kernel);
+        assert_eq!(
+            (&*candidates[0].1, errno),
+            ("this client just failed on it, and nobody else takes it", None)
+        );
+    }
+
+    #[test]
+    fn a_client_keeps_its_backend_and_meets_its_own_limit() {
+        let mut kernel = Kernel::new(BreakerMode::Enforce, 0, 0);
+        kernel.affinity =
+            Some(AffinityValue { used_at_ns: NOW_NS - 1_000_000_000, backend: 12, generation: 0 });
+        let policy = kernel.policies.get_mut(&1).expect("a policy");
+        policy.affinity_timeout_ms = 5_000;
+        policy.subset_count = 1;
+        let asker = client();
+        let result = |asker, kernel: &Kernel| {
+            explained_to(asker, "shop/cart", kernel).chains.remove(0).services.remove(0).result
+        };
+        let kept = "the connection goes to 10.1.0.6:80, which this client keeps for another 4 s (affinity)";
+        assert_eq!(result(Some(&asker), &kernel), kept);
+        assert_eq!(result(None, &kernel), "the connection goes to one of 2, by random");
+        let client = Limits { max_connections: 5, ..Limits::default() };
+        let policy = kernel.policies.get_mut(&1).expect("a policy");
+        policy.limits = ServiceLimits { client, ..ServiceLimits::default() };
+        assert_eq!(result(Some(&asker), &kernel), kept, "another client has used up its own");
+        kernel.usage.active = 5;
+        assert!(result(Some(&asker), &kernel).starts_with("a limit is reached, client_connections 5 of 5"));
     }
 
     #[test]

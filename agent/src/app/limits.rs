@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use agent_ebpf::abi::admission::PER_CLIENT;
-use agent_ebpf::abi::{Limit, Limits, ServiceLimits, Usage};
+use agent_ebpf::abi::{ClientKey, Limit, Limits, ServiceLimits, Usage};
 
 use super::services::Readings;
 use crate::admin::view::LimitView;
@@ -14,11 +14,20 @@ pub(super) type Busiest = BTreeMap<u32, Usage>;
 
 /// What the clients use of these services; read only where one of them limits its clients.
 pub(super) fn clients(entries: &[ServiceEntry], readings: &impl Readings) -> Busiest {
+    clients_only(entries, readings, |_| true)
+}
+
+/// The same of those that are meant.
+pub(super) fn clients_only(
+    entries: &[ServiceEntry],
+    readings: &impl Readings,
+    is_meant: impl Fn(&ClientKey) -> bool,
+) -> Busiest {
     let mut busiest = Busiest::new();
     if entries.iter().all(|entry| entry.spec.policy.limits.scopes() & PER_CLIENT == 0) {
         return busiest;
     }
-    for (key, usage) in readings.clients() {
+    for (key, usage) in readings.clients().into_iter().filter(|(key, _)| is_meant(key)) {
         let most = busiest.entry(key.service).or_default();
         most.active = most.active.max(settled(usage.active));
         most.pending = most.pending.max(settled(usage.pending));

@@ -6,7 +6,8 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 
 use agent_ebpf::abi::{
-    Backend, BackendState, BackendStatus, BreakerPolicy, ClientKey, Policy, ServiceState, Usage, Verdict,
+    AffinityKey, AffinityValue, Backend, BackendState, BackendStatus, BreakerPolicy, ClientKey, FailedOn,
+    Policy, ServiceState, Usage, Verdict,
 };
 
 use super::limits::{self, Busiest};
@@ -32,6 +33,10 @@ pub(super) trait Readings {
     fn backend_state(&self, id: u32) -> BackendState;
     /// What every client uses of the limits of services; empty where it cannot be read.
     fn clients(&self) -> Vec<(ClientKey, Usage)>;
+    /// The backend a client was given last; `None` where that is not remembered, or cannot be read.
+    fn affinity(&self, key: &AffinityKey) -> Option<AffinityValue>;
+    /// The backend a client failed on last.
+    fn failed_on(&self, key: &AffinityKey) -> FailedOn;
 }
 
 impl Readings for Counters {
@@ -55,6 +60,20 @@ impl Readings for Counters {
         Self::clients(self).unwrap_or_else(|error| {
             tracing::warn!("{error}; what clients use of their limits is shown as 0");
             Vec::new()
+        })
+    }
+
+    fn affinity(&self, key: &AffinityKey) -> Option<AffinityValue> {
+        Self::affinity(self, key).unwrap_or_else(|error| {
+            tracing::warn!("{error}; a client is shown as if it kept no backend");
+            None
+        })
+    }
+
+    fn failed_on(&self, key: &AffinityKey) -> FailedOn {
+        Self::failed_on(self, key).unwrap_or_else(|error| {
+            tracing::warn!("{error}; a client is shown as if it had not failed");
+            FailedOn::NONE
         })
     }
 }
@@ -242,6 +261,14 @@ mod tests {
 
         fn clients(&self) -> Vec<(ClientKey, Usage)> {
             Vec::new()
+        }
+
+        fn affinity(&self, _key: &AffinityKey) -> Option<AffinityValue> {
+            None
+        }
+
+        fn failed_on(&self, _key: &AffinityKey) -> FailedOn {
+            FailedOn::NONE
         }
 
         fn service_state(&self, service: u32) -> ServiceState {

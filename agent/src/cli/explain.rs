@@ -4,17 +4,23 @@ use std::fmt::Write;
 use std::process::ExitCode;
 
 use super::client::{Client, ConnectArgs};
+use super::flows::client_name;
 use super::table::{BAD, Cell, DIM, GOOD, HEADING, Output, Table, print, print_json};
-use crate::admin::view::{Chain, Explanation, LimitView};
+use crate::admin::view::{AskerView, Chain, Explanation, LimitView};
 
 /// What to explain.
 #[derive(Clone, Debug, clap::Args)]
 #[command(after_help = "Examples:\n  segue explain shop/payment      by the service's name\n  \
-                        segue explain 10.96.0.10:443    by the address an application asks for")]
+                        segue explain 10.96.0.10:443    by the address an application asks for\n  \
+                        segue explain shop/payment --as /system.slice/nginx.service\n  \
+                        \u{20}                               what is kept of one client: failures, affinity, limits")]
 pub struct ExplainArgs {
     /// A service, or an address and port that applications ask for
     #[arg(value_name = "SERVICE|ADDR:PORT")]
     target: String,
+    /// To whom: the cgroup of a client, as in /proc/PID/cgroup
+    #[arg(long = "as", value_name = "CGROUP")]
+    asker: Option<String>,
     /// How to print
     #[arg(short, long, value_enum, default_value_t)]
     output: Output,
@@ -26,7 +32,8 @@ pub struct ExplainArgs {
 /// Asks the agent and writes the answer. Exit code 1 where it cannot be asked or knows no such target.
 pub async fn run(args: &ExplainArgs) -> ExitCode {
     let client = Client::new(args.connect.socket.clone());
-    let path = format!("/v1/explain?target={}", encoded(&args.target));
+    let asker = args.asker.as_ref().map(|cgroup| format!("&as={}", encoded(cgroup))).unwrap_or_default();
+    let path = format!("/v1/explain?target={}{asker}", encoded(&args.target));
     let explanation = match client.get::<Explanation>(&path).await {
         Ok(answer) => answer,
         Err(error) => return error.report(),
@@ -41,7 +48,10 @@ pub async fn run(args: &ExplainArgs) -> ExitCode {
     }
     match args.output {
         Output::Json => print_json(&explanation),
-        Output::Table => print(&explanation.chains.iter().map(chain).collect::<Vec<_>>().join("\n")),
+        Output::Table => {
+            let chains = explanation.chains.iter().map(chain).collect::<Vec<_>>().join("\n");
+            print(&(explanation.asker.as_ref().map(heading).unwrap_or_default() + &chains))
+        }
     }
 }
 
@@ -56,6 +66,20 @@ pub(super) fn encoded(text: &str) -> String {
         }
         encoded
     })
+}
+
+/// Who asks, and whether its connections are looked at at all.
+fn heading(asker: &AskerView) -> String {
+    let AskerView { cgroup, workload, managed, left_alone } = asker;
+    let apart = match (managed, left_alone) {
+        (false, _) => {
+            format!("{BAD}; it is outside the managed cgroup: its connections go on untouched{BAD:#}")
+        }
+        (true, true) => format!("{BAD}; it is left alone: its connections go on untouched{BAD:#}"),
+        (true, false) => String::new(),
+    };
+    let workload = client_name(workload);
+    format!("as {HEADING}{workload}{HEADING:#} {DIM}({cgroup}){DIM:#}{apart}\n")
 }
 
 fn chain(chain: &Chain) -> String {
@@ -113,7 +137,7 @@ mod tests {
 
     #[test]
     fn a_chain_is_shown_service_by_service_with_what_the_application_gets() {
-        let explanation = Specimen::default().explain("shop/payment").expect("a specimen");
+        let explanation = Specimen::default().explain("shop/payment", None).expect("a specimen");
         let expected = "\
 shop/payment (tcp ipv4, round_robin, breaker enforce)
   limits: backend_connections 12 of 100, service_rate 500/s
@@ -125,6 +149,17 @@ shop/payment (tcp ipv4, round_robin, breaker enforce)
 connect() fails: No route to host (os error 113)
 ";
         assert_eq!(plain(&chain(&explanation.chains[0])), expected);
+    }
+
+    #[test]
+    fn a_client_is_named_with_what_sets_it_apart() {
+        let view = Specimen::default().explain("shop/payment", Some("/system.slice/nginx.service"));
+        let mut view = view.expect("a specimen").asker.expect("a client");
+        assert_eq!(plain(&heading(&view)), "as nginx (/system.slice/nginx.service)\n");
+        view.left_alone = true;
+        assert!(heading(&view).contains("it is left alone"));
+        view.managed = false;
+        assert!(heading(&view).contains("it is outside the managed cgroup"));
     }
 
     #[test]

@@ -1,9 +1,10 @@
 //! The cgroup whose processes are managed.
 
 use std::fs::File;
+use std::io;
 use std::os::fd::{AsFd, BorrowedFd};
 use std::os::unix::fs::MetadataExt;
-use std::path::{Path, PathBuf};
+use std::path::{Component, Path, PathBuf};
 
 use super::KernelError;
 
@@ -66,9 +67,49 @@ fn find_mount_point(mountinfo: &str) -> Option<PathBuf> {
     mounts.min_by_key(|mount| mount.len()).map(|mount| PathBuf::from(mount.replace("\\040", " ")))
 }
 
+/// The id of the cgroup at a path, which is the inode of its directory.
+pub fn cgroup_id(path: &Path) -> io::Result<u64> {
+    std::fs::metadata(path).map(|metadata| metadata.ino())
+}
+
+/// The ids of the cgroups on the way to `within`, a path below the mount, without the mount itself.
+///
+/// # Errors
+/// One of them is not there, or the path leads out of the hierarchy.
+pub fn cgroup_lineage(mount: &Path, within: &Path) -> io::Result<Vec<u64>> {
+    let mut at = mount.to_owned();
+    let mut lineage = Vec::new();
+    for part in within.components() {
+        match part {
+            Component::RootDir | Component::CurDir => {}
+            Component::Normal(name) => {
+                at.push(name);
+                lineage.push(cgroup_id(&at)?);
+            }
+            Component::ParentDir | Component::Prefix(_) => return Err(io::ErrorKind::InvalidInput.into()),
+        }
+    }
+    if at.join("cgroup.procs").exists() { Ok(lineage) } else { Err(io::ErrorKind::NotFound.into()) }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_lineage_is_the_way_from_the_mount_and_does_not_lead_out_of_it() {
+        let mount = tempfile::tempdir().expect("a directory");
+        let leaf = mount.path().join("a/b");
+        std::fs::create_dir_all(&leaf).expect("directories");
+        std::fs::write(leaf.join("cgroup.procs"), "").expect("a file");
+        let ids = [mount.path().join("a"), leaf].map(|path| cgroup_id(&path).expect("an id"));
+        for within in ["a/b", "/a/b/"] {
+            assert_eq!(cgroup_lineage(mount.path(), Path::new(within)).expect("a way"), ids, "{within}");
+        }
+        for within in ["a/b/c", "../a", "a"] {
+            cgroup_lineage(mount.path(), Path::new(within)).expect_err(within);
+        }
+    }
 
     #[test]
     fn the_mount_point_is_found_in_both_layouts() {

@@ -7,8 +7,9 @@ use std::sync::atomic::Ordering;
 
 use agent_ebpf::abi::settings::{WORKLOAD_KNOWN, WORKLOAD_LEFT_ALONE};
 use agent_ebpf::abi::{
-    Backend, BackendState, ClientKey, Drain, Edge, EdgeKey, Histogram, Hook, Loss, OpenSocket, Outcome,
-    Policy, RequestKey, Requests, Sample, ServiceState, ServiceWord, Settings, Unparsed, Usage, Verdict,
+    AffinityKey, AffinityValue, Backend, BackendState, ClientKey, Drain, Edge, EdgeKey, FailedOn, Histogram,
+    Hook, Loss, OpenSocket, Outcome, Policy, RequestKey, Requests, Sample, ServiceState, ServiceWord,
+    Settings, Unparsed, Usage, Verdict,
 };
 use aya::maps::{HashMap, Map, MapData, PerCpuArray, PerCpuHashMap};
 use aya::util::nr_cpus;
@@ -59,6 +60,8 @@ pub struct Counters {
     clients: HashMap<MapData, Plain<ClientKey>, Plain<Usage>>,
     outcomes: PerCpuArray<MapData, u64>,
     losses: PerCpuArray<MapData, u64>,
+    affinity: HashMap<MapData, Plain<AffinityKey>, Plain<AffinityValue>>,
+    avoidances: HashMap<MapData, Plain<AffinityKey>, u64>,
     workloads: HashMap<MapData, u64, u32>,
     connections: OwnedFd,
     sample_walk: Option<OwnedFd>,
@@ -108,6 +111,9 @@ impl Counters {
             outcomes: PerCpuArray::try_from(Map::PerCpuArray(open("OUTCOMES")?))
                 .map_err(typed("OUTCOMES"))?,
             losses: PerCpuArray::try_from(Map::PerCpuArray(open("LOSSES")?)).map_err(typed("LOSSES"))?,
+            affinity: HashMap::try_from(Map::LruHashMap(open("AFFINITY")?)).map_err(typed("AFFINITY"))?,
+            avoidances: HashMap::try_from(Map::LruHashMap(open("AVOIDANCES")?))
+                .map_err(typed("AVOIDANCES"))?,
             workloads: HashMap::try_from(Map::HashMap(open("WORKLOADS")?)).map_err(typed("WORKLOADS"))?,
             connections: pin("CONNECTIONS")?,
             sample_walk: data_plane.walk_program(SAMPLE_PROGRAM),
@@ -291,6 +297,22 @@ impl Counters {
         Ok(clients)
     }
 
+    /// The backend a client was given last; `None` where that is not remembered.
+    pub fn affinity(&self, key: &AffinityKey) -> Result<Option<AffinityValue>, MapError> {
+        remembered(self.affinity.get(&Plain(*key), 0), "AFFINITY").map(|value| value.map(|value| value.0))
+    }
+
+    /// The backend a client failed on last.
+    pub fn failed_on(&self, key: &AffinityKey) -> Result<FailedOn, MapError> {
+        remembered(self.avoidances.get(&Plain(*key), 0), "AVOIDANCES")
+            .map(|word| word.map_or(FailedOn::NONE, FailedOn))
+    }
+
+    /// What is written down of a workload's cgroup; 0 where it is none.
+    pub fn said_of_workload(&self, cgroup: u64) -> Result<u32, MapError> {
+        remembered(self.workloads.get(&cgroup, 0), "WORKLOADS").map(Option::unwrap_or_default)
+    }
+
     /// Replaces what a client uses of its limits. Not one step: what a program counts in the same instant is lost, and
     /// is corrected later.
     pub fn correct_client(&mut self, key: &ClientKey, usage: &Usage) -> Result<(), MapError> {
@@ -354,6 +376,15 @@ impl Counters {
         let written = write(left_alone);
         self.settings.word(0, LEFT_ALONE).store(count, Ordering::Relaxed);
         written.and_then(|()| write(others)).map(|()| count)
+    }
+}
+
+/// A value that was looked up; `None` where there is none.
+fn remembered<T>(found: Result<T, aya::maps::MapError>, map: &'static str) -> Result<Option<T>, MapError> {
+    match found.map_err(errno_of) {
+        Ok(value) => Ok(Some(value)),
+        Err(source) if source.raw_os_error() == Some(libc::ENOENT) => Ok(None),
+        Err(source) => Err(MapError { map, operation: "read", source }),
     }
 }
 

@@ -12,7 +12,7 @@ use segue_agent::admin::view::{
     AcceptError, AcceptRequest, Accepted, Counters, Explanation, HeldView, OrderError, OrderRequest, Ordered,
     OverheadView, Readiness, RolloutError, RolloutRequest, RolloutView, ServiceMap, ServiceView, Status,
 };
-use segue_agent::admin::{Control, Followed, Observe, ObserveError, serve_admin};
+use segue_agent::admin::{Control, ExplainError, Followed, Observe, ObserveError, serve_admin};
 use segue_agent::flows::{EdgeView, KnownNames, MemoryView, Record, RequestView, Selector, Window};
 use segue_tests::wait::eventually;
 use serde_json::Value;
@@ -79,8 +79,8 @@ impl Observe for Agent {
         self.0.services()
     }
 
-    fn explain(&self, target: &str) -> Result<Explanation, ObserveError> {
-        self.0.explain(target)
+    fn explain(&self, target: &str, asker: Option<&str>) -> Result<Explanation, ExplainError> {
+        self.0.explain(target, asker)
     }
 
     fn held(&self) -> Vec<HeldView> {

@@ -39,8 +39,9 @@ impl Observe for Edges {
         not_here("services")
     }
 
-    fn explain(&self, target: &str) -> Result<Explanation, ObserveError> {
-        Ok(Explanation { target: target.to_owned(), chains: Vec::new() })
+    fn explain(&self, target: &str, asker: Option<&str>) -> Result<Explanation, ExplainError> {
+        let _ = asker;
+        Ok(Explanation { target: target.to_owned(), asker: None, chains: Vec::new() })
     }
 
     fn held(&self) -> Vec<HeldView> {

@@ -50,7 +50,7 @@ fn a_client_that_failed_on_a_backend_is_sent_elsewhere_on_its_retry_before_any_b
     let _n2 = world.tcp("n2", N2);
     let breaker = "breaker: { consecutive_failures: 100, failure_ratio: 0%, negative_affinity: 1m }";
     let service = payment("algorithm: round_robin").policy(breaker).to_address(N1).to_address(N2);
-    let _agent = world.agent(&[service]);
+    let agent = world.agent(&[service]);
     for unit in ["one", "two"] {
         // The failure of one client says nothing of another.
         let mut client = world.client_in(&format!("system.slice/{unit}.service"));
@@ -59,6 +59,16 @@ fn a_client_that_failed_on_a_backend_is_sent_elsewhere_on_its_retry_before_any_b
     let state = service_state(&world, PAYMENT);
     // Half of each client's 20 fell to n1, the first of these failed there.
     assert_eq!((state.kept_away, state.opened, state.selected), (18, 0, 40), "{state:?}");
+    // And the agent tells who is kept away from whom.
+    for (unit, takes) in [("one", false), ("three", true)] {
+        let cgroup = world.managed_child(&format!("system.slice/{unit}.service"));
+        let explained = agent.explain_to(&cgroup, "shop/payment");
+        assert_eq!(explained["asker"]["managed"], true, "{explained}");
+        let candidate = &explained["chains"][0]["services"][0]["candidates"][0];
+        assert_eq!(candidate["takes"], takes, "{unit}: {explained}");
+        let why = candidate["why"].as_str().unwrap_or_default();
+        assert_eq!(why.starts_with("this client just failed on it"), !takes, "{unit}: {why}");
+    }
 }
 
 #[test]

@@ -99,6 +99,19 @@ impl Bench<'_> {
                 ],
             ),
         )?;
+        // Of a socket that has its memory already: what is left is looking up, choosing and counting.
+        self.connects(
+            "UDP connect() of the same socket again, 1 service",
+            "again",
+            UDP_BATCH,
+            &variants(
+                FIRST_UDP,
+                &[
+                    ("service", Range::of_one(FIRST_UDP)),
+                    ("service with breaker, limits and peak_ewma", Range::of_one(GUARDED_UDP)),
+                ],
+            ),
+        )?;
         self.connects(
             "TCP connect(), 1 service",
             "tcp",
@@ -176,7 +189,10 @@ impl Bench<'_> {
                 }
             }
         }
-        for (call, samples) in [("", &connects), (", its close()", &closes)] {
+        let calls = [("", &connects), (", its close()", &closes)];
+        // A socket that is kept is not closed.
+        let calls = calls.into_iter().filter(|(_, samples)| samples.iter().flatten().any(|&time| time > 0.0));
+        for (call, samples) in calls {
             let control = Row::new(group, "", "µs", &samples[0]).median;
             for (variant, samples) in variants.iter().zip(samples) {
                 let name = format!("{}{call}", variant.name);

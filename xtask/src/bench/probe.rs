@@ -3,6 +3,7 @@
 //!
 //! - `udp COUNT FIRST LAST`, `tcp COUNT FIRST LAST`: connects COUNT new sockets to random addresses of the
 //!   range; answers with the mean times of a connect() and of a close() in nanoseconds.
+//! - `again COUNT FIRST LAST`: the same with one UDP socket, which is connected anew each time, and closed once.
 //! - `fail COUNT ADDRESS`: as `tcp`, where every connect() must fail; answers with the mean time and the errno.
 //! - `trip ADDRESS`: connects until it fails otherwise than ECONNREFUSED; answers with the refusals before, the
 //!   nanoseconds from the last of them to that failure, and its errno.
@@ -134,6 +135,7 @@ fn obey(line: &str, random: &mut u64) -> anyhow::Result<String> {
     match words[..] {
         ["udp", count, first, last] => connect_many(libc::SOCK_DGRAM, count, first, last, random),
         ["tcp", count, first, last] => connect_many(libc::SOCK_STREAM, count, first, last, random),
+        ["again", count, first, last] => connect_again(count, first, last, random),
         ["fail", count, address] => fail_many(count, address.parse()?),
         ["trip", address] => trip(address.parse()?),
         ["until", name, address] => {
@@ -154,20 +156,55 @@ fn obey(line: &str, random: &mut u64) -> anyhow::Result<String> {
 
 fn connect_many(kind: i32, count: &str, first: &str, last: &str, random: &mut u64) -> anyhow::Result<String> {
     let count: u32 = count.parse()?;
-    let first: SocketAddrV4 = first.parse()?;
-    let last: Ipv4Addr = last.parse()?;
-    let low = first.ip().to_bits();
-    let span = last.to_bits().checked_sub(low).context("the range ends before it begins")? + 1;
+    let mut addresses = Addresses::parse(first, last, random)?;
     let mut total = Times::default();
     for _ in 0..count {
-        let ip = low + u32::try_from(next(random) % u64::from(span))?;
-        let address = SocketAddrV4::new(Ipv4Addr::from_bits(ip), first.port());
+        let address = addresses.next()?;
         let times = connect_once(kind, address).with_context(|| format!("connect to {address}"))?;
         total.connect += times.connect;
         total.close += times.close;
     }
     let mean = |total: Duration| total.as_nanos() / u128::from(count.max(1));
     Ok(format!("{} {}", mean(total.connect), mean(total.close)))
+}
+
+fn connect_again(count: &str, first: &str, last: &str, random: &mut u64) -> anyhow::Result<String> {
+    let count: u32 = count.parse()?;
+    let mut addresses = Addresses::parse(first, last, random)?;
+    let socket = Socket::new(libc::SOCK_DGRAM)?;
+    let mut total = Duration::ZERO;
+    for _ in 0..count {
+        let address = addresses.next()?;
+        let (time, error) = socket.connect(address)?;
+        if let Some(error) = error {
+            return Err(error).with_context(|| format!("connect to {address}"));
+        }
+        total += time;
+    }
+    Ok(format!("{} 0", total.as_nanos() / u128::from(count.max(1))))
+}
+
+/// Random addresses of a range.
+struct Addresses<'r> {
+    low: u32,
+    span: u32,
+    port: u16,
+    random: &'r mut u64,
+}
+
+impl<'r> Addresses<'r> {
+    fn parse(first: &str, last: &str, random: &'r mut u64) -> anyhow::Result<Self> {
+        let first: SocketAddrV4 = first.parse()?;
+        let last: Ipv4Addr = last.parse()?;
+        let low = first.ip().to_bits();
+        let span = last.to_bits().checked_sub(low).context("the range ends before it begins")? + 1;
+        Ok(Self { low, span, port: first.port(), random })
+    }
+
+    fn next(&mut self) -> anyhow::Result<SocketAddrV4> {
+        let ip = self.low + u32::try_from(next(self.random) % u64::from(self.span))?;
+        Ok(SocketAddrV4::new(Ipv4Addr::from_bits(ip), self.port))
+    }
 }
 
 /// The next number of a xorshift sequence: which address comes next must not be predictable to a cache.
@@ -225,31 +262,54 @@ fn connect_once(kind: i32, address: SocketAddrV4) -> io::Result<Times> {
 
 /// The times of one connect() of a new socket, and how it failed, if it did.
 fn timed_connect(kind: i32, address: SocketAddrV4) -> io::Result<(Times, Option<io::Error>)> {
-    let size = |bytes: usize| libc::socklen_t::try_from(bytes).map_err(io::Error::other);
-    let target = libc::sockaddr_in {
-        sin_family: libc::AF_INET.try_into().map_err(io::Error::other)?,
-        sin_port: address.port().to_be(),
-        sin_addr: libc::in_addr { s_addr: address.ip().to_bits().to_be() },
-        sin_zero: [0; 8],
-    };
-    // Closing with a reset leaves no TIME_WAIT behind, of which a long run would have too many.
-    let reset = libc::linger { l_onoff: 1, l_linger: 0 };
-    let (target_size, reset_size) = (size(size_of_val(&target))?, size(size_of_val(&reset))?);
-    // SAFETY: the addresses outlive the calls, the sizes are theirs, and the socket is ours to close.
-    unsafe {
-        let socket = libc::socket(libc::AF_INET, kind | libc::SOCK_CLOEXEC, 0);
-        if socket < 0 {
-            return Err(io::Error::last_os_error());
+    let socket = Socket::new(kind)?;
+    let (connect, error) = socket.connect(address)?;
+    let begin = Instant::now();
+    drop(socket);
+    Ok((Times { connect, close: begin.elapsed() }, error))
+}
+
+/// A socket of our own: that of the standard library looks at what it is given before it connects.
+struct Socket(i32);
+
+impl Socket {
+    fn new(kind: i32) -> io::Result<Self> {
+        // Closing with a reset leaves no TIME_WAIT behind, of which a long run would have too many.
+        let reset = libc::linger { l_onoff: 1, l_linger: 0 };
+        let size = libc::socklen_t::try_from(size_of_val(&reset)).map_err(io::Error::other)?;
+        // SAFETY: the option outlives the call, and the size is its own.
+        unsafe {
+            let socket = libc::socket(libc::AF_INET, kind | libc::SOCK_CLOEXEC, 0);
+            if socket < 0 {
+                return Err(io::Error::last_os_error());
+            }
+            libc::setsockopt(socket, libc::SOL_SOCKET, libc::SO_LINGER, (&raw const reset).cast(), size);
+            Ok(Self(socket))
         }
-        libc::setsockopt(socket, libc::SOL_SOCKET, libc::SO_LINGER, (&raw const reset).cast(), reset_size);
+    }
+
+    /// How long connect() took, and how it failed, if it did.
+    fn connect(&self, address: SocketAddrV4) -> io::Result<(Duration, Option<io::Error>)> {
+        let target = libc::sockaddr_in {
+            sin_family: libc::AF_INET.try_into().map_err(io::Error::other)?,
+            sin_port: address.port().to_be(),
+            sin_addr: libc::in_addr { s_addr: address.ip().to_bits().to_be() },
+            sin_zero: [0; 8],
+        };
+        let size = libc::socklen_t::try_from(size_of_val(&target)).map_err(io::Error::other)?;
         let begin = Instant::now();
-        let result = libc::connect(socket, (&raw const target).cast(), target_size);
-        let connect = begin.elapsed();
+        // SAFETY: the address outlives the call, and the size is its own.
+        let result = unsafe { libc::connect(self.0, (&raw const target).cast(), size) };
+        let time = begin.elapsed();
         let error = io::Error::last_os_error();
-        let begin = Instant::now();
-        libc::close(socket);
-        let close = begin.elapsed();
-        Ok((Times { connect, close }, (result != 0).then_some(error)))
+        Ok((time, (result != 0).then_some(error)))
+    }
+}
+
+impl Drop for Socket {
+    fn drop(&mut self) {
+        // SAFETY: the socket is ours, and nobody uses it afterwards.
+        unsafe { libc::close(self.0) };
     }
 }
 
@@ -276,6 +336,13 @@ mod tests {
         let answer = obey("udp 50 127.0.0.1:9 127.0.0.4", &mut 1).unwrap();
         let times: Vec<u64> = answer.split_whitespace().map(|time| time.parse().unwrap()).collect();
         assert!(times.len() == 2 && times[0] > 0, "{answer}");
+    }
+
+    #[test]
+    fn one_socket_is_connected_again_and_again() {
+        let answer = obey("again 50 127.0.0.1:9 127.0.0.4", &mut 1).unwrap();
+        let (connect, close) = answer.split_once(' ').unwrap();
+        assert!(connect.parse::<u64>().unwrap() > 0 && close == "0", "{answer}");
     }
 
     #[test]

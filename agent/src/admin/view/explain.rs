@@ -7,15 +7,30 @@ use agent_ebpf::abi::{Algorithm, BreakerMode};
 use serde::{Deserialize, Serialize};
 
 use super::LimitView;
-use crate::flows::named;
+use crate::flows::{Workload, named};
 
 /// The answer of `/v1/explain`.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Explanation {
     /// What was asked about: a service's name, or an address and port.
     pub target: String,
+    /// The client it is explained to; null where it is for any.
+    pub asker: Option<AskerView>,
     /// One chain per protocol and address family; empty where the target is no service of the agent's.
     pub chains: Vec<Chain>,
+}
+
+/// A client that connections are explained to.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct AskerView {
+    /// Its cgroup, from the root of the hierarchy.
+    pub cgroup: String,
+    /// Its workload.
+    pub workload: Arc<Workload>,
+    /// It is in the cgroup whose processes are managed.
+    pub managed: bool,
+    /// Its workload is to be left alone.
+    pub left_alone: bool,
 }
 
 /// What a connection meets: the service it asks for, and then fallbacks.

@@ -1,6 +1,8 @@
 //! What the observer answers to the admin API, and the orders it hands on.
 
 use std::collections::BTreeSet;
+use std::io;
+use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
@@ -9,10 +11,12 @@ use agent_ebpf::abi::Loss;
 use jiff::Timestamp;
 
 use super::super::explanation;
+use super::super::explanation::Asker;
 use super::super::services;
 use super::Observer;
 use super::lock;
 use crate::admin::Control;
+use crate::admin::ExplainError;
 use crate::admin::Followed;
 use crate::admin::Observe;
 use crate::admin::ObserveError;
@@ -53,6 +57,7 @@ use crate::flows::Selector;
 use crate::flows::Window;
 use crate::flows::Workload;
 use crate::kernel::Feature;
+use crate::kernel::{cgroup_id, cgroup_lineage};
 
 fn unreadable<E>(what: &'static str) -> impl Fn(E) -> ObserveError
 where
@@ -83,6 +88,23 @@ impl Observer {
             edge.requests = its.map(|view| view.requests.clone()).collect();
         }
         Ok(Counted { edges, requests, at })
+    }
+
+    /// The client in the cgroup at this path.
+    fn asker(&self, path: &str) -> Result<Asker, ExplainError> {
+        let mount = &self.facts.mount;
+        let no_cgroup =
+            |source| ExplainError::NoCgroup { cgroup: path.to_owned(), mount: mount.clone(), source };
+        let within = Path::new(path).strip_prefix(mount).unwrap_or(Path::new(path));
+        let lineage = cgroup_lineage(mount, within).map_err(no_cgroup)?;
+        let managed =
+            if self.facts.cgroup == *mount { 0 } else { cgroup_id(&self.facts.cgroup).unwrap_or(u64::MAX) };
+        let counters = lock(&self.counters);
+        let said = |id| counters.said_of_workload(id).unwrap_or_default();
+        let leaf = lineage.last().copied().unwrap_or_default();
+        let workload = lock(&self.cgroups).resolve(leaf, clock::monotonic()).workload;
+        Asker::in_cgroup(&Path::new("/").join(within), &lineage, managed, workload, said)
+            .ok_or_else(|| no_cgroup(io::ErrorKind::NotFound.into()))
     }
 
     fn clients(&self) -> ClientsView {
@@ -198,12 +220,13 @@ impl Observe for Observer {
         Ok(views)
     }
 
-    fn explain(&self, target: &str) -> Result<Explanation, ObserveError> {
+    fn explain(&self, target: &str, asker: Option<&str>) -> Result<Explanation, ExplainError> {
+        let asker = asker.map(|path| self.asker(path)).transpose()?;
         let entries = self.directory.services();
         let now_ns = clock::monotonic_ns();
         let leaving = lock(&self.leaving).clone();
         let mut explanation =
-            explanation::explain(target, &entries, &*lock(&self.counters), &leaving, now_ns);
+            explanation::explain(target, asker.as_ref(), &entries, &*lock(&self.counters), &leaving, now_ns);
         let rollouts = self.rollouts.register();
         for step in explanation.chains.iter_mut().flat_map(|chain| &mut chain.services) {
             step.rollout = rollouts.rollout(&step.service).map(|(rollout, _)| rollout.to_string());
