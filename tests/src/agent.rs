@@ -1,10 +1,12 @@
 //! The agent under test, as a process: start, wait until it is ready, ask, edit its configuration, end it in
 //! every way. Knows the command line and the JSON it prints, nothing of the agent's code.
 
+mod build;
+mod death;
+
 use std::fs;
 use std::io::{Read, Write};
 use std::net::TcpStream;
-use std::os::unix::process::ExitStatusExt;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::Duration;
@@ -16,6 +18,8 @@ use crate::namespace::Namespace;
 use crate::program::{Finished, Program};
 use crate::wait::{eventually, patient};
 use crate::world::{World, beside_test};
+
+pub use build::Build;
 
 /// Where the agent listens inside the namespace of its test.
 const LISTEN: &str = "127.0.0.1:9464";
@@ -54,24 +58,6 @@ pub struct Agent<'w> {
     more: Vec<String>,
     /// The build that runs.
     build: Build,
-}
-
-/// A build of the agent.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Build {
-    /// The one under test.
-    This,
-    /// The same with other layouts of some maps, as a release before or after it may have.
-    OtherLayouts,
-}
-
-impl Build {
-    fn binary(self) -> PathBuf {
-        beside_test(match self {
-            Self::This => "segue",
-            Self::OtherLayouts => "segue-other-layouts",
-        })
-    }
 }
 
 impl<'w> Agent<'w> {
@@ -222,50 +208,6 @@ impl<'w> Agent<'w> {
     pub fn pid(&self) -> u32 {
         let pid = self.status()["pid"].as_u64().and_then(|pid| u32::try_from(pid).ok());
         pid.expect("an agent that runs has a process id")
-    }
-
-    /// Starts the agent again under strace, which kills it at its bpf(2) call of this number, counted from 1 on each
-    /// thread, before the kernel sees that call. Once it is ready all the same, `then` happens, and what that sets
-    /// off may still reach the call until `then` returns. Whether it was killed.
-    ///
-    /// # Panics
-    /// When it ends in another way, with its log.
-    pub fn die_at_call(&mut self, call: u32, then: impl FnOnce(&Self)) -> bool {
-        let run = self.run_command();
-        let mut command = Command::new("strace");
-        command.args(["-f", "-qqq", "-o", "/dev/null", "-e", "trace=bpf", "-e", "signal=none", "-e"]);
-        command
-            .arg(format!("inject=bpf:signal=KILL:when={call}"))
-            .arg(run.get_program())
-            .args(run.get_args());
-        self.process = None;
-        self.process = Some(self.world.start_outside(command));
-        let (namespace, mut died) = (self.world.namespace(), None);
-        eventually("the agent to die or to be ready", READY_LIMIT, || {
-            died = self.process.as_mut().and_then(Program::ended);
-            match (died, get(namespace, "/readyz")) {
-                (Some(_), _) | (None, Ok((200, _))) => Ok(()),
-                (None, Ok((code, body))) => Err(format!("/readyz says {code}: {body}")),
-                (None, Err(error)) => Err(error.to_string()),
-            }
-        });
-        if died.is_none() {
-            then(self);
-        }
-        let mut strace = self.process.take().expect("started above");
-        match died.or_else(|| strace.ended()) {
-            // strace ends as what it traces does.
-            Some(status) if status.signal() == Some(libc::SIGKILL) => true,
-            Some(status) => panic!("the agent ended with {status}:\n{}", strace.output()),
-            None => {
-                for traced in strace.children() {
-                    // SAFETY: kill takes integers; the child of a child of ours that has not ended.
-                    unsafe { libc::kill(traced, libc::SIGKILL) };
-                }
-                strace.wait(Duration::from_secs(10));
-                false
-            }
-        }
     }
 
     /// Runs a second agent on the same bpffs to its end; where it would listen differs from the first.

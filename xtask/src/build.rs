@@ -35,13 +35,17 @@ pub(crate) fn segue(release: bool) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// The test that upgrades to another build.
-const UPGRADE_TEST: &str = "soak::what_two_builds_have_in_common_survives_upgrades_and_downgrades";
+/// The tests that upgrade to another build.
+const UPGRADE_TESTS: [&str; 2] = [
+    "soak::what_two_builds_have_in_common_survives_upgrades_and_downgrades",
+    "crash::killed_at_any_call_of_an_upgrade_to_other_layouts_nobody_notices",
+];
 
 /// Builds what the kernel tier runs beside its own directory, where only tests are run whose names contain one of these; all
 /// where there is none. The second build takes as long as the first, so it is made only for who wants it.
 pub(crate) fn for_kernel_tier<'a>(mut filters: impl Iterator<Item = &'a str> + Clone) -> anyhow::Result<()> {
-    if filters.clone().next().is_none() || filters.any(|filter| UPGRADE_TEST.contains(filter)) {
+    let upgrades = |filter: &str| UPGRADE_TESTS.iter().any(|test| test.contains(filter));
+    if filters.clone().next().is_none() || filters.any(upgrades) {
         segue_and_other_layouts()
     } else {
         segue(false)

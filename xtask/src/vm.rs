@@ -28,7 +28,7 @@ use crate::{build, host, workspace};
 const MODULES: [&str; 4] = ["inet_diag", "tcp_diag", "udp_diag", "veth"];
 
 /// Programs the kernel tier runs, as far as this machine has them.
-const PROGRAMS: [&str; 14] = [
+const PROGRAMS: [&str; 18] = [
     "sh",
     "sleep",
     "find",
@@ -43,6 +43,10 @@ const PROGRAMS: [&str; 14] = [
     "bpftool",
     "cat",
     "nft",
+    "setpriv",
+    "unshare",
+    "mount",
+    "touch",
 ];
 
 /// Parts of Python's library that no test needs.

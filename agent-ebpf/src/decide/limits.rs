@@ -14,6 +14,14 @@ const SECOND: u64 = 16_000_000_000;
 /// has no multiplication that tells of an overflow.
 pub const MAX_BURST: u32 = 1 << 29;
 
+/// How many a count says are in use. One that drifted below zero, until it is corrected, says none, and not the most there can
+/// be: a backend with it would get nothing.
+#[inline(always)]
+#[allow(clippy::cast_possible_truncation, reason = "no backend has 2³² connections")]
+pub const fn in_use(count: u64) -> u32 {
+    if count > u64::MAX >> 1 { 0 } else { count as u32 }
+}
+
 /// One more of at most `most` (0: no limit); `None` where that would be one too many. A count that drifted below zero
 /// (a giving back that was counted twice, before that was found and corrected) admits: it must not refuse everything.
 #[inline(always)]
@@ -65,6 +73,11 @@ mod tests {
 
     fn rate(rate_per_second: u32, rate_burst: u32) -> Limits {
         Limits { rate_per_second, rate_burst, ..Limits::default() }
+    }
+
+    #[test]
+    fn a_count_below_zero_says_that_none_are_in_use() {
+        assert_eq!([0, 7, u64::MAX, u64::MAX - 6].map(in_use), [0, 7, 0, 0]);
     }
 
     #[test]

@@ -4,6 +4,7 @@ use agent_ebpf::abi::Algorithm;
 use agent_ebpf::abi::limits::MAX_CGROUP_LEVELS;
 use agent_ebpf::abi::settings::WORKLOAD_LEFT_ALONE;
 use agent_ebpf::decide::balance::{self, Side, peak_ewma};
+use agent_ebpf::decide::limits;
 use agent_ebpf::decide::locality::Window;
 
 use crate::context::{self, Moment};
@@ -47,9 +48,13 @@ fn at_position(window: Window, position: balance::Position) -> Option<u32> {
 fn load(id: u32, now: Moment) -> Option<balance::Load> {
     let (backend, state) = (maps::backend(id)?, maps::backend_state(id)?);
     Some(balance::Load {
-        active: state.active as u32,
+        active: limits::in_use(state.active),
         latency_us: peak_ewma::latency_us(state.latency, now.ticks()),
-        waiting_us: peak_ewma::waiting_us(state.pending as u32, state.progress_ticks as u32, now.ticks()),
+        waiting_us: peak_ewma::waiting_us(
+            limits::in_use(state.pending),
+            state.progress_ticks as u32,
+            now.ticks(),
+        ),
         weight: backend.weight,
     })
 }

@@ -36,7 +36,7 @@ pub(super) fn clients_only(
 }
 
 /// A count that drifted below zero, for as long as it takes to be corrected, is shown as 0.
-const fn settled(count: u64) -> u64 {
+pub(super) const fn settled(count: u64) -> u64 {
     if count > u64::MAX >> 1 { 0 } else { count }
 }
 

@@ -127,7 +127,7 @@ fn view(
             zone: backend.zone.clone(),
             weight: backend.weight,
             status: if takes_new { BackendStatus::Ready } else { BackendStatus::Draining },
-            active: state.active,
+            active: limits::settled(state.active),
             selections: state.selections,
             failures: state.failures,
             breaker: CellView::new(&state, &breaker, verdict, now_ns),
@@ -166,7 +166,7 @@ fn left(entries: &[ServiceEntry], readings: &impl Readings, leaving: &Out, now_n
     gone.filter(|(_, backend)| is_ours(backend.service))
         .map(|(&id, backend)| LeftView {
             address: backend.endpoint.into(),
-            active: readings.backend_state(id).active,
+            active: limits::settled(readings.backend_state(id).active),
             resets_in_ms: backend.resets_in_ms(now_ns),
         })
         .filter(|backend| backend.active > 0)

@@ -143,34 +143,43 @@ fn set_modified(pin: &Path, time: std::time::SystemTime) -> io::Result<()> {
 
 /// Copies what both have of every entry. What their programs change meanwhile may be missed.
 fn copy(theirs: &Opened<'_>, ours: &Opened<'_>) -> io::Result<()> {
+    /// Entries that are read at a time.
+    const BATCH: u32 = 1_024;
     let (from, to) = (theirs.side, ours.side);
     let cpus = match layouts::is_per_cpu(to.make.kind) {
         true => nr_cpus().map_err(|(_, error)| error)?,
         false => 1,
     };
-    let step = |bytes: u32| (bytes as usize).next_multiple_of(8);
-    let (old_step, new_step) = (step(from.make.value_bytes), step(to.make.value_bytes));
-    let mut old = vec![0; old_step * cpus];
-    let mut key = vec![0; from.make.key_bytes as usize];
-    let mut after: Option<Vec<u8>> = None;
-    // A hash in which entries come and go may begin its walk anew; twice its size is enough for any honest one.
-    for _ in 0..u64::from(from.make.entries) * 2 {
-        if !entries::next_key(theirs.map.as_fd(), after.as_deref(), &mut key)? {
+    // The kernel fills up values of CPUs, and no others.
+    let one = |bytes: u32| if cpus == 1 { bytes as usize } else { (bytes as usize).next_multiple_of(8) };
+    let [key_bytes, our_key_bytes] = [from.make.key_bytes, to.make.key_bytes].map(|bytes| bytes as usize);
+    let [old_bytes, new_bytes] = [from.make.value_bytes, to.make.value_bytes].map(one);
+    if key_bytes == 0 || old_bytes == 0 || new_bytes == 0 {
+        return Ok(());
+    }
+    let (mut place, sizes) = (None, [key_bytes, old_bytes * cpus]);
+    // Each call gets further by a bucket or an entry at least.
+    for _ in 0..=u64::from(from.make.entries) * 2 {
+        let batch = entries::batch(theirs.map.as_fd(), place, sizes, BATCH)?;
+        for (key, old) in batch.keys.chunks_exact(key_bytes).zip(batch.values.chunks_exact(old_bytes * cpus))
+        {
+            if is_vacant(from, old) {
+                continue;
+            }
+            let mut our_key = vec![0; our_key_bytes];
+            carry(&from.layout.key, key, &to.layout.key, &mut our_key);
+            let mut new = vec![0; new_bytes * cpus];
+            let each = old.chunks_exact(old_bytes).zip(new.chunks_exact_mut(new_bytes));
+            each.for_each(|(old, new)| carry(&from.layout.value, old, &to.layout.value, new));
+            match entries::update(ours.map.as_fd(), &our_key, &new) {
+                // There is no room, or no such index: what is left over is forgotten, as when the map is full.
+                Err(error) if error.raw_os_error() == Some(libc::E2BIG) => {}
+                result => result?,
+            }
+        }
+        place = batch.next;
+        if place.is_none() {
             break;
-        }
-        after = Some(key.clone());
-        if !entries::lookup(theirs.map.as_fd(), &key, &mut old)? || is_vacant(from, &old) {
-            continue;
-        }
-        let mut our_key = vec![0; to.make.key_bytes as usize];
-        carry(&from.layout.key, &key, &to.layout.key, &mut our_key);
-        let mut new = vec![0; new_step * cpus];
-        let each = old.chunks_exact(old_step).zip(new.chunks_exact_mut(new_step));
-        each.for_each(|(old, new)| carry(&from.layout.value, old, &to.layout.value, new));
-        match entries::update(ours.map.as_fd(), &our_key, &new) {
-            // There is no room, or no such index: what is left over is forgotten, as when the map is full.
-            Err(error) if error.raw_os_error() == Some(libc::E2BIG) => {}
-            result => result?,
         }
     }
     Ok(())

@@ -3,13 +3,12 @@
 use std::io;
 use std::os::fd::{BorrowedFd, OwnedFd};
 
-use super::{Attr, BPF_OBJ_GET_INFO_BY_FD, fd_word};
+use super::{Attr, BPF_MAP_LOOKUP_BATCH, BPF_OBJ_GET_INFO_BY_FD, fd_word};
 
 // include/uapi/linux/bpf.h, enum bpf_cmd
 const BPF_MAP_CREATE: i32 = 0;
 const BPF_MAP_LOOKUP_ELEM: i32 = 1;
 const BPF_MAP_UPDATE_ELEM: i32 = 2;
-const BPF_MAP_GET_NEXT_KEY: i32 = 4;
 
 const MAP_TYPE_ARRAY: u32 = 2;
 
@@ -102,20 +101,55 @@ pub(in crate::kernel) fn update(map: BorrowedFd<'_>, key: &[u8], value: &[u8]) -
         .map(drop)
 }
 
-/// Replaces a key by the one after it; the first where there is none of this name. Whether there is one.
-pub(in crate::kernel) fn next_key(
+/// Many entries of a map.
+#[derive(Debug, Default)]
+pub(in crate::kernel) struct Batch {
+    /// Their keys, one after the other.
+    pub(in crate::kernel) keys: Vec<u8>,
+    /// Their values: in a map per CPU, for each entry those of all possible CPUs, each filled up to eight bytes.
+    pub(in crate::kernel) values: Vec<u8>,
+    /// The kernel's own account of how far it came; none at the end.
+    pub(in crate::kernel) next: Option<u64>,
+}
+
+/// Reads at most so many entries from a place on (kernel 5.6), more where one bucket of a hash has more.
+pub(in crate::kernel) fn batch(
     map: BorrowedFd<'_>,
-    after: Option<&[u8]>,
-    next: &mut [u8],
-) -> io::Result<bool> {
-    let result = Attr::default()
-        .u32(0, fd_word(map))
-        .u64(2, after.map_or(0, |key| key.as_ptr() as u64))
-        .u64(4, next.as_mut_ptr() as u64)
-        .call(BPF_MAP_GET_NEXT_KEY);
-    match result {
-        Ok(_) => Ok(true),
-        Err(error) if error.raw_os_error() == Some(libc::ENOENT) => Ok(false),
-        Err(error) => Err(error),
+    place: Option<u64>,
+    [key_bytes, value_bytes]: [usize; 2],
+    entries: u32,
+) -> io::Result<Batch> {
+    /// A bucket with more entries than this is none of a hash map's.
+    const MAX_ENTRIES: u32 = 1 << 16;
+    let mut entries = entries.max(1);
+    loop {
+        let mut batch = Batch {
+            keys: vec![0; key_bytes * entries as usize],
+            values: vec![0; value_bytes * entries as usize],
+            next: None,
+        };
+        let mut next = 0_u64;
+        let mut attr = Attr::default()
+            .u64(0, place.as_ref().map_or(0, |place| std::ptr::from_ref(place) as u64))
+            .u64(2, (&raw mut next) as u64)
+            .u64(4, batch.keys.as_mut_ptr() as u64)
+            .u64(6, batch.values.as_mut_ptr() as u64)
+            .u32(8, entries)
+            .u32(9, fd_word(map));
+        let result = attr.call(BPF_MAP_LOOKUP_BATCH);
+        let failed_with = |errno| result.as_ref().is_err_and(|error| error.raw_os_error() == Some(errno));
+        if failed_with(libc::ENOSPC) && entries < MAX_ENTRIES {
+            entries *= 2;
+            continue;
+        }
+        let at_end = failed_with(libc::ENOENT);
+        if !at_end {
+            result?;
+            batch.next = Some(next);
+        }
+        let count = attr.get_u32(8).min(entries) as usize;
+        batch.keys.truncate(key_bytes * count);
+        batch.values.truncate(value_bytes * count);
+        return Ok(batch);
     }
 }

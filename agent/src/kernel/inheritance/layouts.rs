@@ -89,9 +89,10 @@ impl Pair<'_> {
     }
 }
 
-/// Arrays and hashes, also least-recently-used and per CPU; not the storage of sockets, to which only programs write.
+/// Arrays and hashes. Not the storage of sockets, to which only programs write, nor arrays per CPU, whose indices have names: with
+/// the same names they are shared.
 fn can_be_copied(kind: u32) -> bool {
-    is_array(kind) || matches!(kind, HASH | PERCPU_HASH | LRU_HASH)
+    matches!(kind, ARRAY | HASH | PERCPU_HASH | LRU_HASH)
 }
 
 /// Whether keys are indices and every entry is there from the beginning.

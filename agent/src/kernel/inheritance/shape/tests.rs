@@ -1,3 +1,5 @@
+//! Holds what is carried from shape to shape against paths that say the same in another way. Knows nothing of maps.
+
 use agent_ebpf::abi::Backend;
 use proptest::prelude::*;
 
