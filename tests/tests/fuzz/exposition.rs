@@ -7,7 +7,7 @@ use std::sync::Arc;
 use segue_agent::admin::view::{
     Counters, Explanation, HeldView, OverheadView, Readiness, RolloutView, ServiceMap, ServiceView, Status,
 };
-use segue_agent::admin::{Followed, Observe, ObserveError};
+use segue_agent::admin::{ExplainError, Followed, Observe, ObserveError};
 use segue_agent::flows::{
     EdgeView, KnownNames, MemoryView, Record, RequestView, Selector, Tally, Window, identity,
     split_service_name,
@@ -76,9 +76,9 @@ impl Observe for Edges {
         (Vec::new(), MemoryView::default())
     }
 
-    fn follow(&self, _: &Selector, _: Window) -> Followed {
+    fn follow(&self, _: &Selector, _: Window, _: bool) -> Followed {
         let to_come = broadcast::channel(1).1;
-        Followed { memory: MemoryView::default(), remembered: Vec::new(), to_come }
+        Followed { memory: MemoryView::default(), remembered: Vec::new(), to_come, requests: None }
     }
 
     fn known_names(&self) -> KnownNames {
