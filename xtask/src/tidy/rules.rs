@@ -74,6 +74,7 @@ const CONFINED: [Confined; 6] = [
             "agent/src/desired",
             "agent/src/compile",
             "agent/src/rollout",
+            "agent/src/traces",
             "agent/src/l7",
             "agent/src/flows/accumulator",
             "agent/src/flows/quantile",
