@@ -137,8 +137,7 @@ pub async fn run(options: Options, beginnings: Beginnings) -> anyhow::Result<()>
         servers.spawn(admin::serve_metrics(listener, observer, origins, leaving.wait()));
     }
     let reader = tokio::spawn(duties::read_events(Arc::clone(&observer), observer.events()?));
-    let request_reader =
-        tokio::spawn(duties::read_requests(Arc::clone(&observer), observer.request_events()?));
+    let request_reader = tokio::spawn(duties::read_requests(Arc::clone(&observer)));
     let timer = tokio::spawn(duties::time_programs(Arc::clone(&observer)));
     let greeter = tokio::spawn(duties::greet_pods(Arc::clone(&observer)));
     let tracer = options.otlp.clone().zip(observer.spans()).map(|(options, (queue, exports, node))| {

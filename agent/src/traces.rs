@@ -69,7 +69,7 @@ impl Traces {
             _ => {
                 let client = names.client(event.cgroup);
                 let is_provisional = client.is_provisional;
-                let span = Span::of(answered, beginning, client.workload, monotonic_zero, names);
+                let span = Span::of(answered, &beginning, client.workload, monotonic_zero, names);
                 Became::Span { span: Box::new(span), is_whole, is_provisional }
             }
         }

@@ -133,8 +133,9 @@ mod tests {
         let mut ids = HashSet::new();
         for place in &places {
             let trace = trace_id(place);
-            let halves = [(trace >> 64) as u64, trace as u64];
-            ids.extend(halves.into_iter().chain([client_span_id(place), server_span_id(place)]));
+            let halves = [trace >> 64, trace & u128::from(u64::MAX)];
+            let spans = [client_span_id(place), server_span_id(place)].map(u128::from);
+            ids.extend(halves.into_iter().chain(spans));
         }
         assert_eq!(ids.len(), 4 * places.len());
     }

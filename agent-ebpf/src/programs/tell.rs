@@ -2,16 +2,17 @@
 //!
 //! Functions of their own, with frames of their own, so that a request nobody wants to hear of costs a load and a branch.
 
-use agent_ebpf::abi::{Direction, Endpoint, Exchange, Loss, RequestPlace};
+use agent_ebpf::abi::{AppProtocol, Direction, Endpoint, Exchange, Loss, RequestPlace};
 use agent_ebpf::decide::trace;
 
 use crate::context::{Packet, Socket};
 use crate::maps;
 
-/// A request begins in this packet, at `at`.
+/// A request begins in this packet, at `at`. Of protocols in which an application names no trace, the agent need not see how
+/// requests begin.
 #[inline(always)]
 pub(crate) fn asked(packet: &Packet, exchange: &Exchange, at: u32, bytes: u32) {
-    if exchange.asked_at_ns < maps::tell_until_ns() {
+    if exchange.asked_at_ns < maps::tell_until_ns() && exchange.protocol == AppProtocol::Http1 as u8 {
         head(*packet, exchange.asked_sequence, at, bytes);
     }
 }

@@ -48,10 +48,21 @@ pub(super) async fn read_events(observer: Arc<Observer>, events: EventReader) {
     tracing::error!("cannot read the event ring, connections are not followed any more: {error}");
 }
 
-/// The same for the ring of requests.
-pub(super) async fn read_requests(observer: Arc<Observer>, events: EventReader) {
-    let error = read(events, |record| observer.hear(record)).await;
-    tracing::error!("cannot read the ring of requests, none are followed or traced any more: {error}");
+/// The same for the ring of requests, while somebody wants them: what is mapped of it counts as the agent's memory.
+pub(super) async fn read_requests(observer: Arc<Observer>) {
+    loop {
+        observer.requests_are_wanted().await;
+        let events = match observer.request_events() {
+            Ok(events) => events,
+            Err(error) => return tracing::error!("requests are neither followed nor traced: {error}"),
+        };
+        tokio::select! {
+            error = read(events, |record| observer.hear(record)) => {
+                return tracing::error!("cannot read the ring of requests, none are followed or traced any more: {error}");
+            }
+            () = observer.requests_are_over() => {}
+        }
+    }
 }
 
 /// Hands on every record of a ring, until it cannot be read.

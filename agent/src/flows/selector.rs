@@ -4,17 +4,19 @@
 //! Pure. Values of one selector are alternatives, different selectors must all hold, and what a negated one
 //! matches is left out. Knows no transport: words come in as pairs of a key and a value, and go out as such.
 
+mod ends;
 mod pattern;
 
 use std::net::IpAddr;
 
 use agent_ebpf::abi::{AppProtocol, Method, Protocol};
 
+use ends::Ends;
 pub use pattern::{Pattern, Statuses, Verdict, nearest};
 
 use super::record::Happening;
 use super::requests::RequestRow;
-use super::{EdgeView, Record, Requests, Workload, split_service_name};
+use super::{EdgeView, Record, Requests, split_service_name};
 
 /// What stands before the key of a negated selector, where selectors are written as pairs.
 const NEGATION: &str = "not.";
@@ -290,33 +292,6 @@ impl Value {
     /// It is about requests, not about connections.
     fn is_of_requests(&self) -> bool {
         matches!(self, Self::Statuses(_) | Self::Method(_) | Self::Spoken(Spoken::Http | Spoken::Exactly(_)))
-    }
-}
-
-/// The two ends of a flow. What is about a service only has no client.
-struct Ends<'a> {
-    client: Option<&'a Workload>,
-    service: &'a str,
-    version: Option<&'a str>,
-}
-
-impl Ends<'_> {
-    fn are_of(&self, key: Key, pattern: &Pattern) -> bool {
-        let (namespace, name) = split_service_name(self.service);
-        let from = || self.client.is_some_and(|client| pattern.matches_name(&client.namespace, &client.name));
-        let to = || pattern.matches_name(namespace, name);
-        let from_namespace = || self.client.is_some_and(|client| pattern.matches(&client.namespace));
-        let to_namespace = || pattern.matches(namespace);
-        match key {
-            Key::FromWorkload | Key::FromService => from(),
-            Key::ToService | Key::ToWorkload => to(),
-            Key::Service | Key::Workload => from() || to(),
-            Key::FromNamespace => from_namespace(),
-            Key::ToNamespace => to_namespace(),
-            Key::Namespace => from_namespace() || to_namespace(),
-            Key::ToVersion => self.version.is_some_and(|version| pattern.matches(version)),
-            Key::ToIp | Key::ToPort | Key::Protocol | Key::Verdict | Key::HttpStatus | Key::Method => false,
-        }
     }
 }
 

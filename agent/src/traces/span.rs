@@ -76,7 +76,7 @@ impl Span {
     /// The span of a request that was answered.
     pub(super) fn of(
         answered: &Answered,
-        beginning: Beginning,
+        beginning: &Beginning,
         workload: Arc<Workload>,
         monotonic_zero: Timestamp,
         names: &mut dyn Names,
@@ -90,7 +90,7 @@ impl Span {
         };
         let at = |ns| monotonic_zero.checked_add(Duration::from_nanos(ns)).unwrap_or(monotonic_zero);
         let mut attributes = Vec::new();
-        spoken(answered, &beginning, &mut attributes);
+        spoken(answered, beginning, &mut attributes);
         ends(answered, names, &mut attributes);
         Self {
             workload,

@@ -1,3 +1,5 @@
+//! Spans of what two agents are told, each on its own side.
+
 use std::sync::Arc;
 
 use agent_ebpf::abi::{Direction, RequestEvent, RequestPlace};

@@ -115,8 +115,8 @@ impl Observe for Agent {
         self.0.remembered(selector, window)
     }
 
-    fn follow(&self, selector: &Selector, window: Window) -> Followed {
-        self.0.follow(selector, window)
+    fn follow(&self, selector: &Selector, window: Window, requests: bool) -> Followed {
+        self.0.follow(selector, window, requests)
     }
 
     fn known_names(&self) -> KnownNames {

@@ -76,9 +76,9 @@ impl Observe for Edges {
         (Vec::new(), MemoryView::default())
     }
 
-    fn follow(&self, _: &Selector, _: Window) -> Followed {
+    fn follow(&self, _: &Selector, _: Window, _: bool) -> Followed {
         let to_come = broadcast::channel(1).1;
-        Followed { memory: MemoryView::default(), remembered: Vec::new(), to_come }
+        Followed { memory: MemoryView::default(), remembered: Vec::new(), to_come, requests: None }
     }
 
     fn known_names(&self) -> KnownNames {

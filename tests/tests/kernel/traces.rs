@@ -178,3 +178,48 @@ fn a_receiver_that_is_busy_gets_the_spans_later() {
     assert_eq!(metrics.sum("segue_otlp_spans_total", &[("outcome", "sent")]), 2.0);
     assert_eq!(metrics.sum("segue_otlp_spans_total", &[("outcome", "queue_full")]), 0.0);
 }
+
+#[test]
+#[ignore = "kernel tier: needs root and eBPF; run by cargo xtask test"]
+fn an_agent_that_pauses_loses_spans_and_says_so_and_no_count() {
+    let world = World::new();
+    let receiver = receiver(&world);
+    let _nginx = nginx_in(&world, "web.service");
+    let agent = agent(&world, &["100%"]);
+    ask(&world, "/", &[]);
+    await_spans(&agent, &receiver, 2);
+    // Both sides of 250 requests with their beginnings fill the ring. The agent's wish to be told ends five seconds after it
+    // stopped, however many are left.
+    let script = "
+import http.client
+connection = http.client.HTTPConnection('198.18.0.10', 80, timeout=20)
+for n in range(1000):
+    connection.request('GET', '/')
+    connection.getresponse().read()
+";
+    agent.process().signal(libc::SIGSTOP);
+    world.run("python3", &["-c", script]).expect_success();
+    agent.process().signal(libc::SIGCONT);
+    let count = |metric: &str, labels: &[(&str, &str)]| agent.metrics().sum(metric, labels);
+    eventually("every request to be counted on both sides", SOON, || {
+        let sides = ["client", "server"]
+            .map(|side| count(&format!("http_{side}_request_duration_seconds_count"), &[]));
+        if sides == [1_001.0, 1_001.0] { Ok(()) } else { Err(format!("{sides:?}")) }
+    });
+    let lost = count("segue_events_lost_total", &[("source", "request_ring")]);
+    assert!(lost > 0.0, "the ring has no room for all of them");
+    // What came through is sent, and each span by a name of its own.
+    ask(&world, "/created", &[]);
+    let last = |span: &Span| span.attributes["http.response.status_code"] == "201";
+    let spans = eventually("the last to be sent", SOON, || {
+        let spans = receiver.spans();
+        if spans.iter().filter(|span| last(span)).count() == 2 {
+            Ok(spans)
+        } else {
+            Err(standing(&agent).to_string())
+        }
+    });
+    let ids: BTreeMap<_, _> = spans.iter().map(|span| (span.ids[1].clone(), span)).collect();
+    assert_eq!(ids.len(), spans.len(), "none twice");
+    assert!((4..2_004).contains(&spans.len()), "{}", spans.len());
+}

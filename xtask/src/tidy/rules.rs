@@ -75,6 +75,7 @@ const CONFINED: [Confined; 6] = [
             "agent/src/compile",
             "agent/src/rollout",
             "agent/src/governor",
+            "agent/src/traces",
             "agent/src/l7",
             "agent/src/flows/accumulator",
             "agent/src/flows/quantile",

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use agent_ebpf::decide::trace;
 use jiff::Timestamp;
-use tokio::sync::broadcast;
+use tokio::sync::{Notify, broadcast};
 
 use super::super::names::LiveNames;
 use super::{FOLLOW_QUEUE, Observer, lock};
@@ -17,12 +17,17 @@ use crate::otlp::spans::{self, SpanQueue, SpanSender};
 use crate::otlp::{self, Exports, Signal};
 use crate::traces::{Became, Traces, Unnamed};
 
+/// Seconds without anybody who wants requests, after which none are told any more: the programs are told once a second.
+const OVER: u32 = 3;
+
 /// How often the clocks are compared: the wall clock may be set.
 const ZERO_AGE: Duration = Duration::from_secs(1);
 
 /// See the module.
 pub(super) struct Telling {
     followers: broadcast::Sender<Arc<Record>>,
+    /// Somebody has come who follows.
+    come: Notify,
     tracing: Option<Tracing>,
     /// The wall-clock time at which the monotonic clock read zero, and when that was asked. Both sides of a request go by the
     /// same, or one would begin before the other by the time between two looks.
@@ -59,7 +64,12 @@ impl Telling {
                 headless: AtomicU64::new(0),
             })
         });
-        Self { followers: broadcast::channel(FOLLOW_QUEUE).0, tracing, zero: Mutex::default() }
+        Self {
+            followers: broadcast::channel(FOLLOW_QUEUE).0,
+            come: Notify::new(),
+            tracing,
+            zero: Mutex::default(),
+        }
     }
 
     fn zero(&self, now: Duration) -> Timestamp {
@@ -72,7 +82,9 @@ impl Telling {
 
     /// Every request that is answered from now on.
     pub(super) fn follow(&self) -> broadcast::Receiver<Arc<Record>> {
-        self.followers.subscribe()
+        let to_come = self.followers.subscribe();
+        self.come.notify_one();
+        to_come
     }
 
     /// Which requests are to be told, by their lots, and which of them with how they begin.
@@ -100,6 +112,22 @@ impl Telling {
 }
 
 impl Observer {
+    /// Waits until somebody follows requests, or spans are made of them.
+    pub(in crate::app) async fn requests_are_wanted(&self) {
+        while self.telling.wanted().0 == 0 {
+            self.telling.come.notified().await;
+        }
+    }
+
+    /// Waits until nobody has wanted requests for a while, in which the programs heard of it and told their last.
+    pub(in crate::app) async fn requests_are_over(&self) {
+        let mut unwanted = 0;
+        while unwanted < OVER {
+            tokio::time::sleep(Duration::from_secs(1)).await;
+            unwanted = if self.telling.wanted().0 == 0 { unwanted + 1 } else { 0 };
+        }
+    }
+
     /// What spans are sent from, and what came of it, for the one task that sends them; `None` where none are, or it runs.
     pub(in crate::app) fn spans(&self) -> Option<(SpanQueue, Arc<Exports>, Arc<str>)> {
         let tracing = self.telling.tracing.as_ref()?;
