@@ -35,8 +35,6 @@ pub(crate) struct Segment {
     pub(crate) source_port_be: u16,
     /// The port it goes to, likewise.
     pub(crate) destination_port_be: u16,
-    /// The port it comes from, in network byte order.
-    pub(crate) source_port_be: u16,
 }
 
 impl Segment {
@@ -69,11 +67,26 @@ const IPV6_HEADER: usize = 40;
 const TCP_HEADER: usize = 20;
 const TCP_SYN: u8 = 2;
 
+/// A packet as a global function is given it. The verifier knows a context there by the name of its type (kernel 5.6).
+pub(crate) type RawPacket = *mut __sk_buff;
+
 impl Packet {
     /// Wraps a context.
     #[inline(always)]
     pub(crate) fn new(context: &SkBuffContext) -> Self {
         Self { raw: context.skb.skb }
+    }
+
+    /// The packet a global function was given.
+    #[inline(always)]
+    pub(crate) fn from_raw(raw: RawPacket) -> Self {
+        Self { raw }
+    }
+
+    /// As it is given to one.
+    #[inline(always)]
+    pub(crate) fn to_raw(self) -> RawPacket {
+        self.raw
     }
 
     /// The TCP segment, if it carries anything. IPv6 with extension headers is not read.
@@ -112,7 +125,6 @@ impl Packet {
                 payload_bytes: length - payload_at,
                 source_port_be: *(tcp as *const u16),
                 destination_port_be: *((tcp + 2) as *const u16),
-                source_port_be: *(tcp as *const u16),
             })
         }
     }

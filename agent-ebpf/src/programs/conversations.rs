@@ -5,17 +5,37 @@
 
 use agent_ebpf::abi::conversation::{CARRY_BYTES, Conversation, Cursor, Desk, MAX_STEPS, MAX_WINDOWS};
 use agent_ebpf::abi::request::UNDERSTOOD;
-use agent_ebpf::abi::{AppProtocol, Exchange, Outcome, RequestKey, Unparsed};
+use agent_ebpf::abi::{AppProtocol, Exchange, Outcome, RequestKey, Stage, Unparsed};
 use agent_ebpf::decide::l7::conversation::{self, Answered, Step};
 use agent_ebpf::decide::l7::{kafka, mysql, postgresql, redis};
 
 use super::requests;
-use crate::context::{Moment, Packet, Socket};
+use crate::context::{Moment, Packet, RawPacket, Socket};
 use crate::maps;
+
+/// In the last argument of [`segue_read_conversation`]: it is the client who speaks.
+const CLIENT: u32 = 1;
+/// Likewise: the conversation begins with this packet.
+pub(super) const BEGINS: u32 = 2;
+
+/// Reads `bytes` bytes from `at` on of a connection whose messages are walked; gives the number of an [`Outcome`]. A global function,
+/// which the verifier reads once, and not behind each way on which a packet comes here.
+#[unsafe(no_mangle)]
+#[inline(never)]
+pub(super) extern "C" fn segue_read_conversation(packet: RawPacket, at: u32, bytes: u32, how: u32) -> u32 {
+    let packet = &Packet::from_raw(packet);
+    let Some(socket) = packet.socket() else { return Outcome::Unsupported as u32 };
+    let Some(exchange) = maps::exchange(socket) else { return Outcome::StorageFailed as u32 };
+    if how & BEGINS != 0 && !begin(socket, exchange) {
+        exchange.stage = Stage::Ended as u8;
+        return Outcome::StorageFailed as u32;
+    }
+    read(packet, socket, exchange, at, bytes, how & CLIENT != 0) as u32
+}
 
 /// A packet of a conversation, of which `bytes` from `at` on are new.
 #[inline(always)]
-pub(super) fn read(
+fn read(
     packet: &Packet,
     socket: Socket,
     exchange: &mut Exchange,
@@ -64,7 +84,7 @@ pub(super) fn read(
 
 /// A conversation begins on a socket, with what is kept of its first message. False where there is no memory for it.
 #[inline(always)]
-pub(super) fn begin(socket: Socket, exchange: &mut Exchange) -> bool {
+fn begin(socket: Socket, exchange: &mut Exchange) -> bool {
     // That of a connection before, on the same socket.
     maps::forget_conversation(socket);
     let Some(conversation) = maps::new_conversation(socket) else {

@@ -13,20 +13,20 @@ use agent_ebpf::decide::l7::http2::{self, Step, sync};
 
 use super::answers;
 use super::requests::give_up;
-use crate::context::{Moment, Packet, Socket};
+use crate::context::{Moment, Packet, RawPacket, Socket};
 use crate::maps;
 
 /// What of a packet is new.
 #[derive(Clone, Copy)]
-pub(super) struct Said {
+struct Said {
     /// Where it begins in the packet.
-    pub(super) at: u32,
+    at: u32,
     /// Bytes of it.
-    pub(super) bytes: u32,
+    bytes: u32,
     /// It is the client who speaks.
-    pub(super) asks: bool,
+    asks: bool,
     /// What came before its turn, behind this, is passed over.
-    pub(super) skips: bool,
+    skips: bool,
 }
 
 /// Steps in a row: as many as a window has bytes.
@@ -52,21 +52,26 @@ pub(super) fn begin(socket: Socket, exchange: &mut Exchange, filled: u8) -> Outc
     Outcome::Ignored
 }
 
-/// It was open before it was looked at; what its client says now may begin with a frame of a request. Then it is to be read.
-#[inline(always)]
-pub(super) fn join(packet: &Packet, socket: Socket, exchange: &mut Exchange, said: Said) {
-    let Some(walker) = maps::take_walker() else { return };
-    (walker.said_at, walker.said_bytes, walker.done) = (said.at, said.bytes, 0);
+/// It was open before it was looked at; what its client says now, `bytes` from `at` on, may begin with a frame of a request. Then it
+/// is to be read as HTTP/2: not 0. A global function, which the verifier reads once.
+#[unsafe(no_mangle)]
+#[inline(never)]
+pub(super) extern "C" fn segue_join_http2(packet: RawPacket, at: u32, bytes: u32) -> u32 {
+    let packet = &Packet::from_raw(packet);
+    let Some(socket) = packet.socket() else { return 0 };
+    let Some(walker) = maps::take_walker() else { return 0 };
+    (walker.said_at, walker.said_bytes, walker.done) = (at, bytes, 0);
     load(packet, walker);
     let begin = segue_http2_sync(walker.number);
     walker.is_taken = 0;
     if begin == sync::Begin::Request as u32
         && let Some(http2) = maps::new_http2(socket)
     {
-        exchange.protocol = AppProtocol::Http2 as u8;
         http2.asked.lose_way();
         http2.answered.lose_way();
+        return 1;
     }
+    0
 }
 
 /// Something was said that nobody sees: the walk knows its way no more. What the client asked meanwhile is not known, and of what
@@ -89,11 +94,28 @@ fn miss(http2: &mut Http2, walker: &mut Walker) {
     }
 }
 
+/// In the last argument of [`segue_read_http2`]: it is the client who speaks.
+pub(super) const ASKS: u32 = 1;
+/// Likewise: what came before its turn, behind this, is passed over.
+pub(super) const SKIPS: u32 = 2;
+
+/// Reads `bytes` bytes from `at` on of a connection that is known to speak it; gives the number of an [`Outcome`]. A global function,
+/// which the verifier reads once, and not behind each way on which a packet comes here.
+#[unsafe(no_mangle)]
+#[inline(never)]
+pub(super) extern "C" fn segue_read_http2(packet: RawPacket, at: u32, bytes: u32, how: u32) -> u32 {
+    let packet = &Packet::from_raw(packet);
+    let Some(socket) = packet.socket() else { return Outcome::Unsupported as u32 };
+    let Some(exchange) = maps::exchange(socket) else { return Outcome::StorageFailed as u32 };
+    let said = Said { at, bytes, asks: how & ASKS != 0, skips: how & SKIPS != 0 };
+    read(packet, socket, exchange, said) as u32
+}
+
 /// Reads what was said.
 ///
 /// What is needed afterwards is kept in the walker: the verifier would read the walk once for each thing it knows before it.
 #[inline(always)]
-pub(super) fn read(packet: &Packet, socket: Socket, exchange: &mut Exchange, said: Said) -> Outcome {
+fn read(packet: &Packet, socket: Socket, exchange: &mut Exchange, said: Said) -> Outcome {
     let Some(http2) = maps::http2(socket) else { return Outcome::Ignored };
     let walk = if said.asks { &mut http2.asked } else { &mut http2.answered };
     if !said.skips && walk.pass(said.bytes) {

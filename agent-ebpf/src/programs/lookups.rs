@@ -13,7 +13,7 @@ use agent_ebpf::decide::l7::dns::{self, Kept, Message, Side};
 use agent_ebpf::decide::l7::position;
 
 use super::requests::Way;
-use crate::context::{self, Packet, Segment, Socket};
+use crate::context::{self, Packet, RawPacket, Segment, Socket};
 use crate::maps;
 
 /// Which of the two sides of a lookup, and whose socket this is.
@@ -40,9 +40,21 @@ impl Talk {
     }
 }
 
-/// Reads what is no segment of TCP: one look at the ports, for all but DNS. Not a part of its caller, whose stack is short.
+/// Reads what is no segment of TCP: one look at the ports, for all but DNS. Gives the number of an [`Outcome`]. A global function, which
+/// the verifier reads once.
+#[unsafe(no_mangle)]
 #[inline(never)]
-pub(super) fn datagram(packet: Packet, way: Way) -> Outcome {
+pub(super) extern "C" fn segue_lookup_datagram(packet: RawPacket, is_sent: u32) -> u32 {
+    datagram(Packet::from_raw(packet), way(is_sent)) as u32
+}
+
+#[inline(always)]
+fn way(is_sent: u32) -> Way {
+    if is_sent != 0 { Way::Sent } else { Way::Received }
+}
+
+#[inline(always)]
+fn datagram(packet: Packet, way: Way) -> Outcome {
     let Some(datagram) = packet.datagram() else { return Outcome::Ignored };
     let Some(socket) = packet.socket() else { return Outcome::Unsupported };
     let Some(room) = maps::lookup_room(way == Way::Sent) else { return Outcome::Ignored };
@@ -56,9 +68,17 @@ pub(super) fn datagram(packet: Packet, way: Way) -> Outcome {
     said_by(packet, socket, talk, &peer, Message::from_raw(said))
 }
 
-/// Reads a segment of a connection to a server of names. Not a part of its caller, whose stack is short.
+/// Reads a segment of a connection to a server of names, likewise.
+#[unsafe(no_mangle)]
 #[inline(never)]
-pub(super) fn segment(packet: Packet, segment: &Segment, way: Way) -> Outcome {
+pub(super) extern "C" fn segue_lookup_segment(packet: RawPacket, is_sent: u32) -> u32 {
+    let packet = Packet::from_raw(packet);
+    let Some(segment) = packet.segment() else { return Outcome::Ignored as u32 };
+    read_segment(packet, &segment, way(is_sent)) as u32
+}
+
+#[inline(always)]
+fn read_segment(packet: Packet, segment: &Segment, way: Way) -> Outcome {
     let Some(socket) = packet.socket() else { return Outcome::Unsupported };
     let asks = segment.destination_port_be == DNS_PORT.to_be();
     let talk = Talk::new(asks, way, true);

@@ -12,9 +12,8 @@ use agent_ebpf::decide::l7::conversation::{self, Begin};
 use agent_ebpf::decide::l7::position::{self, Fresh};
 use agent_ebpf::decide::l7::{self, Heard, Known, Told, http1, mysql};
 
-use super::http2::{self, Said};
-use super::{answers, conversations, lookups, tell};
-use crate::context::{Moment, Packet, Segment, Socket};
+use super::{answers, conversations, http2, lookups, tell};
+use crate::context::{Moment, Packet, RawPacket, Segment, Socket};
 use crate::maps;
 
 /// Which way a packet goes.
@@ -32,20 +31,23 @@ const MAX_INTERIMS: u32 = 2;
 /// Reads a packet.
 #[inline(always)]
 pub(crate) fn read(packet: &Packet, way: Way) -> Outcome {
-    let Some(segment) = packet.segment() else { return lookups::datagram(*packet, way) };
+    let is_sent = u32::from(way == Way::Sent);
+    let Some(segment) = packet.segment() else {
+        return done(lookups::segue_lookup_datagram(packet.to_raw(), is_sent));
+    };
     if segment.is_of_dns() {
-        return lookups::segment(*packet, &segment, way);
+        return done(lookups::segue_lookup_segment(packet.to_raw(), is_sent));
     }
     let Some(socket) = packet.socket() else { return Outcome::Unsupported };
     let exchange = match maps::exchange(socket) {
         Some(exchange) => exchange,
-        None => match begin(packet, &segment, socket, way) {
-            Some(exchange) => exchange,
-            None => {
-                maps::unparsed(Unparsed::NoMemory);
-                return Outcome::StorageFailed;
+        None => {
+            segue_begin_exchange(packet.to_raw(), is_sent);
+            match maps::exchange(socket) {
+                Some(exchange) => exchange,
+                None => return Outcome::StorageFailed,
             }
-        },
+        }
     };
     if exchange.stage == Stage::Ended as u8 {
         return Outcome::Ignored;
@@ -56,6 +58,7 @@ pub(crate) fn read(packet: &Packet, way: Way) -> Outcome {
     }
     let at = segment.payload_at + fresh.skip;
     let asks = (way == Way::Sent) == (exchange.direction == Direction::Outbound as u8);
+    let mut begins = 0;
     if !is_walked(exchange) {
         let outcome = if asks {
             let sequence = segment.sequence.wrapping_add(fresh.skip);
@@ -67,16 +70,20 @@ pub(crate) fn read(packet: &Packet, way: Way) -> Outcome {
             return outcome;
         }
         // Its first words told what is spoken: they are walked as well.
-        if exchange.protocol != AppProtocol::Http2 as u8 && !conversations::begin(socket, exchange) {
-            exchange.stage = Stage::Ended as u8;
-            return Outcome::StorageFailed;
-        }
+        begins = conversations::BEGINS;
     }
-    if exchange.protocol != AppProtocol::Http2 as u8 {
-        return conversations::read(packet, socket, exchange, at, fresh.length, asks);
+    let asks = u32::from(asks);
+    if exchange.protocol == AppProtocol::Http2 as u8 {
+        let skips = if skips(exchange, &segment, way) { http2::SKIPS } else { 0 };
+        return done(http2::segue_read_http2(packet.to_raw(), at, fresh.length, asks | skips));
     }
-    let skips = skips(exchange, &segment, way);
-    http2::read(packet, socket, exchange, Said { at, bytes: fresh.length, asks, skips })
+    done(conversations::segue_read_conversation(packet.to_raw(), at, fresh.length, asks | begins))
+}
+
+/// What a function said by the number of an outcome.
+#[inline(always)]
+fn done(outcome: u32) -> Outcome {
+    Outcome::from_raw(outcome as u8).unwrap_or(Outcome::Inconsistent)
 }
 
 /// Whether what is spoken is told by walking frames or messages, and not by the sides taking turns.
@@ -89,7 +96,20 @@ fn is_walked(exchange: &Exchange) -> bool {
     }
 }
 
-/// The exchange of a socket that none was kept of.
+/// Makes the exchange of a socket that none was kept of. A global function, which the verifier reads once.
+#[unsafe(no_mangle)]
+#[inline(never)]
+extern "C" fn segue_begin_exchange(packet: RawPacket, is_sent: u32) -> u32 {
+    let packet = &Packet::from_raw(packet);
+    let (Some(segment), Some(socket)) = (packet.segment(), packet.socket()) else { return 0 };
+    let way = if is_sent != 0 { Way::Sent } else { Way::Received };
+    if begin(packet, &segment, socket, way).is_none() {
+        maps::unparsed(Unparsed::NoMemory);
+        return 0;
+    }
+    1
+}
+
 #[inline(always)]
 fn begin(packet: &Packet, segment: &Segment, socket: Socket, way: Way) -> Option<&'static mut Exchange> {
     let mut exchange = Exchange {
@@ -281,9 +301,10 @@ fn asked(
         _ => {
             exchange.head_length = 0;
             if exchange.marks & UNDERSTOOD == 0 && exchange.stage == Stage::Idle as u8 {
-                http2::join(packet, socket, exchange, Said { at, bytes, asks: true, skips: false });
                 exchange.doubts += 1;
-                if exchange.doubts > MAX_DOUBTS {
+                if http2::segue_join_http2(packet.to_raw(), at, bytes) != 0 {
+                    exchange.protocol = AppProtocol::Http2 as u8;
+                } else if exchange.doubts > MAX_DOUBTS {
                     return lose(packet, socket, exchange, Unparsed::OtherProtocol);
                 }
             }
@@ -484,7 +505,7 @@ fn count(packet: &Packet, socket: Socket, exchange: &mut Exchange, status: u16, 
     exchange.marks |= UNDERSTOOD;
     let duration_ns = now.ns.saturating_sub(exchange.asked_at_ns);
     answers::answered(socket, exchange, status, duration_ns, now);
-    tell::answered(packet, socket, exchange, status, duration_ns);
+    tell::answered(packet, exchange, status, duration_ns);
     let key = RequestKey {
         cgroup: exchange.cgroup,
         service: exchange.service,

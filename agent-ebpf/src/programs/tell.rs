@@ -5,7 +5,7 @@
 use agent_ebpf::abi::{AppProtocol, Direction, Endpoint, Exchange, Loss, RequestPlace};
 use agent_ebpf::decide::trace;
 
-use crate::context::{Packet, Socket};
+use crate::context::{Packet, RawPacket};
 use crate::maps;
 
 /// A request begins in this packet, at `at`. Of protocols in which an application names no trace, the agent need not see how
@@ -13,41 +13,50 @@ use crate::maps;
 #[inline(always)]
 pub(crate) fn asked(packet: &Packet, exchange: &Exchange, at: u32, bytes: u32) {
     if exchange.asked_at_ns < maps::tell_until_ns() && exchange.protocol == AppProtocol::Http1 as u8 {
-        head(*packet, exchange.asked_sequence, at, bytes);
+        segue_tell_head(packet.to_raw(), exchange.asked_sequence, at, bytes);
     }
 }
 
+/// A global function, as all here: the verifier reads it once, and what it asks of the stack comes on no other's.
+#[unsafe(no_mangle)]
 #[inline(never)]
-fn head(packet: Packet, sequence: u32, at: u32, bytes: u32) {
+extern "C" fn segue_tell_head(packet: RawPacket, sequence: u32, at: u32, bytes: u32) -> u32 {
+    let packet = Packet::from_raw(packet);
     let below = maps::tell_heads_below();
     if below == 0 {
-        return;
+        return 0;
     }
-    let Some((client, server)) = packet.ends() else { return };
+    let Some((client, server)) = packet.ends() else { return 0 };
     let place = RequestPlace { client, server, sequence };
     if u64::from(trace::lot(&place)) >= below {
-        return;
+        return 0;
     }
     if !maps::send_head(packet, at, bytes, packet.socket_cookie(), sequence) {
         maps::lost(Loss::Request);
+        return 0;
     }
+    1
 }
 
 /// Its answer begins in this one.
 #[inline(always)]
-pub(crate) fn answered(packet: &Packet, socket: Socket, exchange: &Exchange, status: u16, duration_ns: u64) {
+pub(crate) fn answered(packet: &Packet, exchange: &Exchange, status: u16, duration_ns: u64) {
     if exchange.asked_at_ns.wrapping_add(duration_ns) < maps::tell_until_ns() {
-        answer(*packet, socket, exchange, status, duration_ns);
+        segue_tell_answer(packet.to_raw(), status.into(), duration_ns);
     }
 }
 
+#[unsafe(no_mangle)]
 #[inline(never)]
-fn answer(packet: Packet, socket: Socket, exchange: &Exchange, status: u16, duration_ns: u64) {
-    let Some((server, client)) = packet.ends() else { return };
+extern "C" fn segue_tell_answer(packet: RawPacket, status: u32, duration_ns: u64) -> u32 {
+    let packet = Packet::from_raw(packet);
+    let Some(socket) = packet.socket() else { return 0 };
+    let Some(exchange) = maps::exchange(socket) else { return 0 };
+    let Some((server, client)) = packet.ends() else { return 0 };
     let place = RequestPlace { client, server, sequence: exchange.asked_sequence };
     let lot = trace::lot(&place);
     if u64::from(lot) >= maps::tell_below() {
-        return;
+        return 0;
     }
     let mut requested = Endpoint::default();
     if exchange.direction == Direction::Outbound as u8
@@ -55,8 +64,10 @@ fn answer(packet: Packet, socket: Socket, exchange: &Exchange, status: u16, dura
     {
         requested = connection.requested;
     }
-    let (what, which) = ((status, duration_ns), (lot, packet.socket_cookie()));
+    let (what, which) = ((status as u16, duration_ns), (lot, packet.socket_cookie()));
     if !maps::send_answered(exchange, &place, &requested, what, which) {
         maps::lost(Loss::Request);
+        return 0;
     }
+    1
 }
