@@ -145,7 +145,7 @@ fn messages(
     let (mut at, mut bytes) = (at, bytes);
     let mut outcome = Outcome::Ignored;
     let mut turn = 0;
-    while turn <= MAX_MESSAGES {
+    loop {
         let reading = if talk.asks { &mut stream.questions } else { &mut stream.answers };
         let passed = dns::pass_over(reading, bytes);
         at += passed;
@@ -154,7 +154,7 @@ fn messages(
             return outcome;
         }
         if turn == MAX_MESSAGES {
-            break;
+            return end(stream, Unparsed::Pipelined);
         }
         room.reading = *reading;
         let length = packet.copy_message(at, bytes, &mut room.bytes) as u32;
@@ -173,7 +173,6 @@ fn messages(
         bytes -= read;
         turn += 1;
     }
-    end(stream, Unparsed::Pipelined)
 }
 
 /// Reads on in the first `length` bytes of a room. Gives what [`Message::to_raw`] packs. A global function, which the

@@ -217,22 +217,18 @@ class Broker(socketserver.StreamRequestHandler):
 socketserver.ThreadingTCPServer.allow_reuse_address = True
 socketserver.ThreadingTCPServer(('127.0.0.1', 9092), Broker).serve_forever()
 ";
-const ASKS_A_BROKER: &str = "
+/// Something for a cache to do, something it refuses, and a question to a broker: in one process, as a round is to be short.
+const ASKS_A_CACHE_AND_A_BROKER: &str = "
 import socket
+s = socket.create_connection(('198.18.0.23', 80), 10)
+for question, answer in [(b'SET tune segue', b'+OK'), (b'LPUSH tune x', b'-WRONGTYPE')]:
+    words = question.split()
+    s.sendall(b'*%d\\r\\n' % len(words) + b''.join(b'$%d\\r\\n%s\\r\\n' % (len(word), word) for word in words))
+    assert s.recv(1000).startswith(answer)
 s = socket.create_connection(('198.18.0.24', 80), 10)
 s.sendall(b'\\0\\0\\0\\x0a\\0\\x12\\0\\0\\0\\0\\0\\x01\\xff\\xff')
 assert len(s.recv(8)) == 8
 ";
-
-/// Something for a cache to do, something it refuses, and a question to a broker.
-fn operations(world: &World) {
-    let cache = address(CACHE);
-    let (host, port) = cache.split_once(':').expect("an address with a port");
-    for words in [["SET", "tune", "segue"], ["LPUSH", "tune", "x"]] {
-        world.run("redis-cli", &[&["-h", host, "-p", port], &words[..]].concat()).expect_success();
-    }
-    world.run("python3", &["-c", ASKS_A_BROKER]).expect_success();
-}
 
 /// Opens a connection to each backend of the drained service, takes one away, and gives it back.
 fn drain(node: &Node, agent: &Agent<'_>, client: &mut Client) {
@@ -293,7 +289,7 @@ fn every_query_of_every_dashboard_gives_data() {
         round(&mut client);
         requests(&world);
         lookups(&world);
-        operations(&world);
+        world.run("python3", &["-c", ASKS_A_CACHE_AND_A_BROKER]).expect_success();
         client.send(&open, "still here\n").and_then(|()| client.read_line(&open)).expect("an echo");
         // Twice: a count that begins with its first event rises at its second.
         if rounds == 3 || rounds == 6 {
