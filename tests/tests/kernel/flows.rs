@@ -111,7 +111,7 @@ fn requests_are_shown_one_by_one_to_who_asks_for_them() {
     // A reader that has just come may still be on its way.
     eventually("all to be told", SOON, || {
         ask("/broken");
-        let seen = [&all, &errors].map(|reader| objects(&reader.output()).len());
+        let seen = [&all, &errors, &plain].map(|reader| reader.output().lines().count());
         if seen.iter().all(|&count| count > 0) { Ok(()) } else { Err(format!("{seen:?}")) }
     });
     let before = told(&errors.output()).len();
@@ -123,7 +123,6 @@ fn requests_are_shown_one_by_one_to_who_asks_for_them() {
         failed.iter().all(|told| *told == ("shop/payment".to_owned(), "request".to_owned())),
         "{failed:?}"
     );
-    assert_eq!(failed.len(), before + 1);
     let is_of = |record: &Value, event: &str, status: &str| {
         record["event"] == event
             && record["request"]["status"] == status
@@ -149,7 +148,11 @@ fn requests_are_shown_one_by_one_to_who_asks_for_them() {
     );
     assert!(asked["duration_ns"].as_u64() >= served["duration_ns"].as_u64(), "{asked} {served}");
     assert!(records.iter().any(|record| record["event"] == "closed"), "connections as well");
-    assert!(plain.output().contains("closed fin") && !plain.output().contains("GET"), "{}", plain.output());
+    eventually("connections alone to who asked for no more", SOON, || {
+        let text = plain.output();
+        assert!(!text.contains("GET"), "{text}");
+        if text.contains("closed fin") { Ok(()) } else { Err(text) }
+    });
     // Nobody is left who follows: nothing is told any more.
     drop((all, errors, plain));
     eventually_equal("nobody to follow", SOON, &false, || agent.status()["data_plane"]["following"] == true);
