@@ -290,7 +290,8 @@ impl Observer {
             counters.follow_until(until_ns);
         }
         let (below, heads_below) = self.telling.wanted();
-        counters.tell(if below > 0 { until_ns } else { 0 }, below, heads_below);
+        let is_telling = below > 0 && self.governing.allows_events();
+        counters.tell(if is_telling { until_ns } else { 0 }, below, heads_below);
     }
 
     /// Whether somebody wants to be told of single connections.
@@ -307,7 +308,8 @@ impl Observer {
     pub(super) fn weigh(&self) -> OverheadView {
         let view = self.overhead.measure(|| self.programs());
         let requests = lock(&self.data_plane).features().requests;
-        self.governing.sample(&view, InUse { events: self.is_followed(), requests });
+        let events = self.is_followed() || self.telling.wanted().0 > 0;
+        self.governing.sample(&view, InUse { events, requests });
         view
     }
 
