@@ -28,7 +28,7 @@ use crate::{build, host, workspace};
 const MODULES: [&str; 4] = ["inet_diag", "tcp_diag", "udp_diag", "veth"];
 
 /// Programs the kernel tier runs, as far as this machine has them.
-const PROGRAMS: [&str; 18] = [
+const PROGRAMS: [&str; 19] = [
     "sh",
     "sleep",
     "find",
@@ -47,6 +47,7 @@ const PROGRAMS: [&str; 18] = [
     "unshare",
     "mount",
     "touch",
+    "ls",
 ];
 
 /// Parts of Python's library that no test needs.
