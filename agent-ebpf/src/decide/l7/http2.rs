@@ -89,7 +89,7 @@ pub const fn is_greeting(head: &Head, length: usize) -> bool {
         && head[0] == 0
         && head[1] == 0
         && head[2] <= 240
-        && head[2] % 6 == 0
+        && head[2].is_multiple_of(6)
         && head[3] == 4
         && head[4] == 0
         && head[5] | head[6] | head[7] | head[8] == 0

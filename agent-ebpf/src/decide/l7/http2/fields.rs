@@ -103,6 +103,7 @@ const fn more(walk: &mut Walk, byte: u8) -> bool {
 
 /// The index is known.
 #[inline(always)]
+#[allow(clippy::cast_possible_truncation, reason = "numbers of a handful of things, and short lengths")]
 const fn indexed(walk: &mut Walk) -> Step {
     let index = walk.number;
     match walk.representation {
@@ -129,6 +130,7 @@ const fn indexed(walk: &mut Walk) -> Step {
 
 /// What an entry means.
 #[inline(always)]
+#[allow(clippy::cast_possible_truncation, reason = "numbers of a handful of things, and short lengths")]
 const fn meaning_of(walk: &Walk, index: u32) -> u16 {
     if index > STATIC_ENTRIES {
         let age = index - STATIC_ENTRIES - 1;
@@ -187,6 +189,7 @@ const GRPC_CONTENT: &[u8] = b"application/grpc";
 
 /// Whether the bytes of the string matter.
 #[inline(always)]
+#[allow(clippy::cast_possible_truncation, reason = "numbers of a handful of things, and short lengths")]
 const fn is_wanted(walk: &Walk) -> bool {
     if walk.gathered >= GATHERED {
         return false;
@@ -204,6 +207,7 @@ const fn is_wanted(walk: &Walk) -> bool {
 
 /// A piece of a string.
 #[inline(always)]
+#[allow(clippy::cast_possible_truncation, reason = "numbers of a handful of things, and short lengths")]
 const fn text(walker: &mut Walker) -> Step {
     if walker.at >= walker.length {
         return Step::Dry;
@@ -236,6 +240,7 @@ const fn text(walker: &mut Walker) -> Step {
 
 /// Whether a content type is gRPC's, told by what comes behind its beginning: `application/grpc-web` is not.
 #[inline(always)]
+#[allow(clippy::cast_possible_truncation, reason = "numbers of a handful of things, and short lengths")]
 const fn compare_content(walk: &mut Walk, byte: u8) {
     const CODE: huffman::Code = huffman::code(GRPC_CONTENT);
     let is_coded = walk.marks & HUFFMAN != 0;
@@ -260,6 +265,7 @@ const fn is_grpc(walk: &Walk, gathered: u32) -> bool {
 
 /// A string is at its end.
 #[inline(always)]
+#[allow(clippy::cast_possible_truncation, reason = "numbers of a handful of things, and short lengths")]
 const fn end_text(walk: &mut Walk) -> Step {
     if walk.marks & IS_VALUE == 0 {
         walk.about = about_of_name(walk) as u8;

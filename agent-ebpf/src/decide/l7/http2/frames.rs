@@ -57,7 +57,9 @@ impl Head {
             DATA | HEADERS | PUSH_PROMISE | CONTINUATION => !of_connection,
             PRIORITY => !of_connection && self.length == 5,
             RST_STREAM => !of_connection && self.length == 4,
-            SETTINGS => of_connection && self.length % 6 == 0 && (self.flags & ACK == 0 || self.length == 0),
+            SETTINGS => {
+                of_connection && self.length.is_multiple_of(6) && (self.flags & ACK == 0 || self.length == 0)
+            }
             PING => of_connection && self.length == 8,
             GOAWAY => of_connection && self.length >= 8,
             WINDOW_UPDATE => self.length == 4,

@@ -78,6 +78,7 @@ pub const fn plain(text: &[u8]) -> Code {
 
 /// A number of one to three digits, in the last `length` bytes of `text`.
 #[inline(always)]
+#[allow(clippy::cast_possible_truncation, reason = "three bytes are looked at")]
 pub const fn number(text: u64, length: u8, is_coded: bool) -> Option<u16> {
     if length == 0 || length > 3 {
         return None;
@@ -86,6 +87,7 @@ pub const fn number(text: u64, length: u8, is_coded: bool) -> Option<u16> {
 }
 
 #[inline(always)]
+#[allow(clippy::cast_possible_truncation, reason = "a digit")]
 const fn plain_number(text: u32, length: u8) -> Option<u16> {
     let mut number = 0;
     let mut at = 3;
@@ -104,6 +106,7 @@ const fn plain_number(text: u32, length: u8) -> Option<u16> {
 
 /// Digits have codes of five bits (0 to 2) or six (3 to 9).
 #[inline(always)]
+#[allow(clippy::cast_possible_truncation, reason = "a digit")]
 const fn coded_number(text: u32, bits: u32) -> Option<u16> {
     let (mut number, mut digits, mut left) = (0_u16, 0, bits);
     while digits < 3 {
