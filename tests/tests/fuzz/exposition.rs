@@ -7,7 +7,7 @@ use std::sync::Arc;
 use segue_agent::admin::view::{
     Counters, Explanation, HeldView, OverheadView, Readiness, RolloutView, ServiceMap, ServiceView, Status,
 };
-use segue_agent::admin::{Followed, Observe, ObserveError};
+use segue_agent::admin::{ExplainError, Followed, Observe, ObserveError};
 use segue_agent::flows::{
     EdgeView, KnownNames, MemoryView, Record, RequestView, Selector, Tally, Window, identity,
     split_service_name,
