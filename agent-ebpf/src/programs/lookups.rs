@@ -145,16 +145,14 @@ fn messages(
     let (mut at, mut bytes) = (at, bytes);
     let mut outcome = Outcome::Ignored;
     let mut turn = 0;
-    loop {
+    while turn < MAX_MESSAGES {
+        turn += 1;
         let reading = if talk.asks { &mut stream.questions } else { &mut stream.answers };
         let passed = dns::pass_over(reading, bytes);
         at += passed;
         bytes -= passed;
         if bytes == 0 {
             return outcome;
-        }
-        if turn == MAX_MESSAGES {
-            return end(stream, Unparsed::Pipelined);
         }
         room.reading = *reading;
         let length = packet.copy_message(at, bytes, &mut room.bytes) as u32;
@@ -171,8 +169,9 @@ fn messages(
         }
         at += read;
         bytes -= read;
-        turn += 1;
     }
+    let reading = if talk.asks { &mut stream.questions } else { &mut stream.answers };
+    if dns::pass_over(reading, bytes) == bytes { outcome } else { end(stream, Unparsed::Pipelined) }
 }
 
 /// Reads on in the first `length` bytes of a room. Gives what [`Message::to_raw`] packs. A global function, which the
