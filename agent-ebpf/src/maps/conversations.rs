@@ -134,13 +134,16 @@ pub(crate) fn pick_up(room: &Room, from: u32, carry: &mut [u64; CARRY_BYTES / 8]
     let mut at = 0;
     while at < CARRY_BYTES / 8 {
         let begin = from as usize + at * 8;
-        let mut bytes = [0; 8];
+        let mut word = 0;
         let mut byte = 0;
         while byte < 8 {
-            bytes[byte] = room[(begin + byte) & (ROOM_BYTES - 1)];
+            // One after the other: the compiler would work out all places first, and keep them in two hundred bytes of stack.
+            let place = super::unproven(begin + byte) & (ROOM_BYTES - 1);
+            // The target is little-endian: the first byte is the lowest.
+            word |= u64::from(room[place]) << (8 * byte);
             byte += 1;
         }
-        carry[at] = u64::from_ne_bytes(bytes);
+        carry[at] = word;
         at += 1;
     }
 }
