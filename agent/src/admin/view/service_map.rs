@@ -442,13 +442,15 @@ mod tests {
     #[test]
     fn a_backend_on_a_loopback_port_that_one_workload_answers_on_is_that_workload() {
         let requests = Specimen::default().requests().expect("a specimen");
-        let server = id(&requests[1].workload);
+        let is_server = |view: &&RequestView| view.direction == Direction::Inbound && view.port == 8080;
+        let answering = requests.iter().find(is_server).expect("a server").clone();
+        let server = id(&answering.workload);
         let servers = Servers::new(&requests);
         let at = |address: &str| servers.at(address.parse().expect("an address"));
         assert_eq!(at("127.0.0.1:8080"), Some(server));
         assert_eq!((at("127.0.0.1:8081"), at("10.1.0.5:8080")), (None, None));
         let mut twice = requests;
-        let mut other = twice[1].clone();
+        let mut other = answering;
         other.workload = Arc::new(Workload::unknown());
         twice.push(other);
         assert_eq!(Servers::new(&twice).at("127.0.0.1:8080".parse().expect("an address")), None);

@@ -36,9 +36,22 @@ pub(super) struct Layouts {
 const TABLES: [&str; 7] = ["FRONTENDS", "SERVICES", "POLICIES", "SLOTS", "BACKENDS", "WORKLOADS", "SETTINGS"];
 
 /// Maps that begin anew with every layout: records under way to an agent that is gone, room for a program that runs, and
-/// the exchange a connection is in the middle of, which it finds its way back into.
+/// what a connection is in the middle of saying, which it finds its way back into.
 #[cfg(test)]
-const ANEW: [&str; 3] = ["EVENTS", "SCRATCH", "EXCHANGES"];
+const ANEW: [&str; 12] = [
+    "EVENTS",
+    "REQUEST_EVENTS",
+    "SCRATCH",
+    "LOOKUP_ROOM",
+    "WALKERS",
+    "DESK",
+    "EXCHANGES",
+    "LOOKUPS",
+    "SERVED_LOOKUPS",
+    "LOOKUP_STREAMS",
+    "HTTP2",
+    "CONVERSATIONS",
+];
 
 /// What becomes of a predecessor's map.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
