@@ -1,5 +1,6 @@
 //! Every map, with the one side that writes it, behind accessors that are safe to call.
 
+mod clients;
 mod conversations;
 mod exchanges;
 mod lookups;
@@ -12,18 +13,18 @@ use core::ptr;
 
 use agent_ebpf::abi::limits;
 use agent_ebpf::abi::{
-    AffinityKey, AffinityValue, Backend, BackendState, ClientKey, Connection, Datagrams, Edge, EdgeKey,
-    Event, FailedOn, FrontendKey, Hook, Loss, Outcome, Policy, ServiceState, ServiceWord, Settings, Slot,
-    Usage,
+    Backend, BackendState, Connection, Datagrams, Edge, EdgeKey, Event, FrontendKey, Hook, Loss, Outcome,
+    Policy, ServiceState, ServiceWord, Settings, Slot,
 };
 use aya_ebpf::bindings::{BPF_F_MMAPABLE, BPF_F_NO_PREALLOC, BPF_NOEXIST, BPF_SK_STORAGE_GET_F_CREATE};
 use aya_ebpf::btf_maps::SkStorage;
 use aya_ebpf::helpers::generated::{bpf_sk_storage_delete, bpf_sk_storage_get};
 use aya_ebpf::macros::{btf_map, map};
-use aya_ebpf::maps::{Array, HashMap, LruHashMap, PerCpuArray, PerCpuHashMap, RingBuf};
+use aya_ebpf::maps::{Array, HashMap, PerCpuArray, PerCpuHashMap, RingBuf};
 
 use crate::context::Socket;
 
+pub(crate) use clients::{affinity, client, client_or_new, failed_on, set_affinity, set_failed_on};
 pub(crate) use conversations::{
     conversation, desk, forget_conversation, keep_answers, keep_asks, lay_out, leave_desk, new_conversation,
     pick_up, place, take_desk,
@@ -68,20 +69,6 @@ static BACKEND_STATE: Array<BackendState> = Array::with_max_entries(limits::MAX_
 /// Counts per service. Kernel writes.
 #[map]
 static SERVICE_STATE: Array<ServiceState> = Array::with_max_entries(limits::MAX_SERVICES, BPF_F_MMAPABLE);
-
-/// Which backend a client was given last. Kernel writes.
-#[map]
-static AFFINITY: LruHashMap<AffinityKey, AffinityValue> =
-    LruHashMap::with_max_entries(limits::MAX_AFFINITIES, 0);
-
-/// Which backend a client failed on last. Kernel writes.
-#[map]
-static AVOIDANCES: LruHashMap<AffinityKey, FailedOn> =
-    LruHashMap::with_max_entries(limits::MAX_AVOIDANCES, 0);
-
-/// What each client uses of its limits. Kernel writes, agent removes those of dead cgroups and corrects drifted ones.
-#[map]
-static CLIENTS: HashMap<ClientKey, Usage> = HashMap::with_max_entries(limits::MAX_CLIENTS, BPF_F_NO_PREALLOC);
 
 /// Counts per edge and CPU. Kernel writes, agent removes those of dead cgroups.
 #[map]
@@ -271,38 +258,6 @@ pub(crate) fn service_state(service: u32) -> Option<&'static mut ServiceState> {
     SERVICE_STATE.get_ptr_mut(service).map(|state| unsafe { &mut *state })
 }
 
-/// Which backend a client was given last.
-#[inline(always)]
-pub(crate) fn affinity(key: &AffinityKey) -> Option<AffinityValue> {
-    // SAFETY: a copy. An update by another CPU at this moment may mix two values of the same client and
-    // service, which the caller finds out by checking the backend's service and generation.
-    unsafe { AFFINITY.get(key) }.copied()
-}
-
-/// Remembers which backend a client was given.
-#[inline(always)]
-pub(crate) fn set_affinity(key: &AffinityKey, value: &AffinityValue) {
-    if AFFINITY.insert(key, value, 0).is_err() {
-        lost(Loss::Affinity);
-    }
-}
-
-/// Which backend a client failed on last.
-#[inline(always)]
-pub(crate) fn failed_on(key: &AffinityKey) -> FailedOn {
-    match AVOIDANCES.get_ptr(key) {
-        // SAFETY: the kernel gave a pointer to the value. Volatile: one load of a word another CPU may replace.
-        Some(failed) => unsafe { ptr::read_volatile(failed) },
-        None => FailedOn::NONE,
-    }
-}
-
-/// Remembers which backend a client failed on. Where there is no room, it may be given it again.
-#[inline(always)]
-pub(crate) fn set_failed_on(key: &AffinityKey, failed: FailedOn) {
-    let _ = AVOIDANCES.insert(key, &failed, 0);
-}
-
 /// This CPU's counts of an edge, made when they are not there yet.
 #[inline(always)]
 pub(crate) fn edge(key: &EdgeKey) -> Option<&'static mut Edge> {
@@ -322,29 +277,6 @@ pub(crate) fn edge(key: &EdgeKey) -> Option<&'static mut Edge> {
             None
         }
     }
-}
-
-/// What a client uses of its limits.
-#[inline(always)]
-pub(crate) fn client(key: &ClientKey) -> Option<&'static mut Usage> {
-    // SAFETY: the kernel gave a pointer into the table; fields are only changed by `add` and `swap`.
-    CLIENTS.get_ptr_mut(key).map(|usage| unsafe { &mut *usage })
-}
-
-/// The same, made empty when it is not there yet. `None`, with a loss counted, where there is no room.
-#[inline(always)]
-pub(crate) fn client_or_new(key: &ClientKey) -> Option<&'static mut Usage> {
-    if let Some(found) = client(key) {
-        return Some(found);
-    }
-    let none = Usage { active: 0, pending: 0, rate: agent_ebpf::abi::RateWord(0) };
-    // NOEXIST: another CPU may have made the entry since, and counted in it.
-    let _ = CLIENTS.insert(key, &none, u64::from(BPF_NOEXIST));
-    let made = client(key);
-    if made.is_none() {
-        lost(Loss::Client);
-    }
-    made
 }
 
 /// A storage map as the helpers take it: the loader replaces the address of the definition by the map's.

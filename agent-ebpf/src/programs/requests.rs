@@ -3,14 +3,18 @@
 //! Two programs share a socket's exchange and may run in the same instant on two CPUs. They speak in turn because the
 //! two sides do; where those do not, a count may be off by what they said at once.
 
+mod words;
+
 use agent_ebpf::abi::request::{HEAD_BYTES, JOINED_LATE, MAX_DOUBTS, READ_RECEIVED, READ_SENT, UNDERSTOOD};
 use agent_ebpf::abi::{
     AppProtocol, Direction, Exchange, Method, Outcome, Phase, RequestKey, Stage, Unparsed,
 };
 use agent_ebpf::decide::histogram;
-use agent_ebpf::decide::l7::conversation::{self, Begin};
+use agent_ebpf::decide::l7::conversation;
 use agent_ebpf::decide::l7::position::{self, Fresh};
-use agent_ebpf::decide::l7::{self, Heard, Known, Told, http1, mysql};
+use agent_ebpf::decide::l7::{Heard, Told};
+
+use words::{NO_GREETING, REQUEST, fill, greets, head_end, hear, is_followed_by_another, more};
 
 use super::{answers, conversations, http2, lookups, tell};
 use crate::context::{Moment, Packet, RawPacket, Segment, Socket};
@@ -164,32 +168,6 @@ fn begin(packet: &Packet, segment: &Segment, socket: Socket, way: Way) -> Option
         maps::unparsed(Unparsed::Joined);
     }
     maps::new_exchange(socket, &mut exchange)
-}
-
-/// As whom a server greets that does not wait for its client.
-#[inline(always)]
-fn greets(packet: &Packet, at: u32, bytes: u32) -> u32 {
-    let Some(scratch) = maps::scratch() else { return NO_GREETING };
-    maps::load_head(scratch, &[0; HEAD_BYTES / 4]);
-    let length = packet.append(at, bytes, &mut scratch.head, 0);
-    segue_greets(length as u32)
-}
-
-/// It does not.
-const NO_GREETING: u32 = AppProtocol::Unknown as u32;
-
-/// The same of the head in the scratch.
-#[unsafe(no_mangle)]
-#[inline(never)]
-extern "C" fn segue_greets(length: u32) -> u32 {
-    let Some(scratch) = maps::scratch() else { return NO_GREETING };
-    if l7::http2::is_greeting(&scratch.head, length as usize) {
-        return AppProtocol::Http2 as u32;
-    }
-    match mysql::greets(&scratch.head, length as usize) {
-        Begin::Yes => AppProtocol::Mysql as u32,
-        _ => NO_GREETING,
-    }
 }
 
 /// How much of a segment is new, by its place among what went the same way.
@@ -383,102 +361,6 @@ fn interrupted(packet: &Packet, socket: Socket, exchange: &mut Exchange, at: u32
         return Outcome::Ignored;
     }
     lose(packet, socket, exchange, Unparsed::OtherProtocol)
-}
-
-/// Beside the protocol: it is the client who speaks.
-const REQUEST: u32 = 1 << 8;
-/// What [`Known::is_followed`] says.
-const FOLLOWED: u32 = 1 << 9;
-
-/// What the head in the scratch means on this connection, said by its client ([`REQUEST`]) or its server (0).
-#[inline(always)]
-fn hear(who: u32, exchange: &Exchange, length: u32) -> Told {
-    let followed = if exchange.marks & (UNDERSTOOD | JOINED_LATE) != 0 { FOLLOWED } else { 0 };
-    let who = who | followed | u32::from(exchange.protocol);
-    Told::from_raw(segue_hear(who, length, exchange.stage.into(), exchange.operation.into()))
-}
-
-/// The same as numbers: a global function, which the verifier reads once.
-#[unsafe(no_mangle)]
-#[inline(never)]
-extern "C" fn segue_hear(who: u32, length: u32, stage: u32, operation: u32) -> u32 {
-    let Some(scratch) = maps::scratch() else { return 0 };
-    // Numbers that are none were never written.
-    let Some(stage) = Stage::from_raw(stage as u8) else { return 0 };
-    let Some(protocol) = AppProtocol::from_raw(who as u8) else { return 0 };
-    let known = Known { protocol, stage, operation: operation as u8, is_followed: who & FOLLOWED != 0 };
-    let told = if who & REQUEST != 0 {
-        l7::request(known, &scratch.head, length as usize)
-    } else {
-        l7::answer(known, &scratch.head, length as usize)
-    };
-    told.to_raw()
-}
-
-/// Whether another request follows in the same segment.
-#[inline(always)]
-fn is_followed_by_another(packet: &Packet, at: u32, bytes: u32, operation: u8) -> bool {
-    if http1::has_body(operation) {
-        return false;
-    }
-    let end = head_end(packet, at, bytes);
-    if end == 0 || end >= bytes {
-        return false;
-    }
-    let Some(scratch) = maps::scratch() else { return false };
-    maps::load_head(scratch, &[0; HEAD_BYTES / 4]);
-    packet.append(at + end, bytes - end, &mut scratch.head, 0);
-    segue_is_request() != 0
-}
-
-/// Whether the head in the scratch is a request's.
-#[unsafe(no_mangle)]
-#[inline(never)]
-extern "C" fn segue_is_request() -> u32 {
-    let Some(scratch) = maps::scratch() else { return 0 };
-    u32::from(http1::known_method(&scratch.head).is_some())
-}
-
-/// Bytes of the head that begins at `at`; 0 where its end is not in reach.
-#[inline(always)]
-fn head_end(packet: &Packet, at: u32, bytes: u32) -> u32 {
-    let Some(scratch) = maps::scratch() else { return 0 };
-    segue_head_end(packet.copy(at, bytes, &mut scratch.bytes) as u32)
-}
-
-/// Where the head ends in the first `length` bytes of the scratch; 0: not there.
-#[unsafe(no_mangle)]
-#[inline(never)]
-extern "C" fn segue_head_end(length: u32) -> u32 {
-    let Some(scratch) = maps::scratch() else { return 0 };
-    match http1::head_end(&scratch.bytes, 0, length as usize) {
-        Some(end) => end as u32,
-        None => 0,
-    }
-}
-
-/// Puts the beginning that is kept and what was said after it into the scratch; gives how much that is.
-#[inline(always)]
-fn fill(packet: &Packet, exchange: &Exchange, at: u32, bytes: u32) -> u32 {
-    let Some(scratch) = maps::scratch() else { return 0 };
-    let filled = exchange.head_length;
-    if filled == 0 {
-        maps::load_head(scratch, &[0; HEAD_BYTES / 4]);
-    } else {
-        maps::load_head(scratch, &exchange.head);
-    }
-    let added = packet.append(at, bytes, &mut scratch.head, filled);
-    u32::from(filled) + added as u32
-}
-
-/// Keeps the beginning of a message until there is more of it.
-#[inline(always)]
-fn more(exchange: &mut Exchange, length: u32) -> Outcome {
-    if let Some(scratch) = maps::scratch() {
-        maps::keep_head(scratch, &mut exchange.head);
-        exchange.head_length = length as u8;
-    }
-    Outcome::Ignored
 }
 
 /// Learns nothing more from this connection, unless what was not understood is for something that passed unseen.
