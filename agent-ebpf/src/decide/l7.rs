@@ -253,9 +253,8 @@ mod tests {
             answer(known, &head, text.len())
         };
         assert_eq!(said(b"\0\0\x0c\x04\0\0\0\0\0\0\x03").protocol, AppProtocol::Http2);
-        for other in
-            [&b"\0\0\x0c\x04\0\0\0\0"[..], b"\0\0\x0d\x04\0\0\0\0\0", b"220 mail\r\n", b"J\0\0\0\x0a8.0.3"]
-        {
+        assert_eq!(said(b"J\0\0\0\x0a8.0.3").protocol, AppProtocol::Mysql);
+        for other in [&b"\0\0\x0c\x04\0\0\0\0"[..], b"\0\0\x0d\x04\0\0\0\0\0", b"220 mail\r\n"] {
             let told = said(other);
             assert_eq!(told.heard, Heard::Lost(Unparsed::OtherProtocol), "{}", other.escape_ascii());
         }

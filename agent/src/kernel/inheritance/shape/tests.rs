@@ -127,6 +127,26 @@ fn leaves(shape: &Shape, path: &str, base: usize, length: usize) -> Vec<(String,
     }
 }
 
+/// No two fields of a structure have the same name, or share a byte.
+fn is_as_compiled(shape: &Shape) -> bool {
+    match shape {
+        Shape::Word { .. } => true,
+        Shape::List { of, .. } => is_as_compiled(of),
+        Shape::Record { fields, .. } => {
+            let apart = |one: &Field, other: &Field| {
+                let ends = |field: &Field| field.at.saturating_add(field.shape.bytes());
+                one.name != other.name && (ends(one) <= other.at || ends(other) <= one.at)
+            };
+            let mut pairs = fields
+                .iter()
+                .enumerate()
+                .flat_map(|(at, one)| fields[at + 1..].iter().map(move |other| (one, other)));
+            pairs.all(|(one, other)| apart(one, other))
+                && fields.iter().all(|field| is_as_compiled(&field.shape))
+        }
+    }
+}
+
 proptest! {
     /// What both sides have under one path is carried, also where the shapes are nonsense; nothing panics.
     #[test]
@@ -144,9 +164,11 @@ proptest! {
         }
     }
 
-    /// A value carried to another shape and back has what both share.
+    /// A value carried to another shape and back has what both share. Of shapes as compilers make them: a field has its name and
+    /// its place to itself.
     #[test]
     fn there_and_back_again(shape in shapes(), old in prop::collection::vec(any::<u8>(), 40)) {
+        prop_assume!(is_as_compiled(&shape));
         let mut there = vec![0; 40];
         carry(&shape, &old, &shape, &mut there);
         let mut back = vec![0; 40];
