@@ -167,8 +167,12 @@ pub const UNDERSTOOD: u8 = 8;
 /// the kernel hands them on by 64 KiB. After so many it is another protocol.
 pub const MAX_DOUBTS: u32 = 64;
 
-/// Value of `SCRATCH`, one per CPU: what a program reads of a packet, as its stack has no room and its functions pass numbers
-/// only.
+/// Programs that read packets on a CPU at the same time: one that sends for a process, interrupted by one that receives or
+/// answers in a soft interrupt; one more where the kernel lets the first be preempted.
+pub const SCRATCHES: u32 = 3;
+
+/// Value of `SCRATCH`, [`SCRATCHES`] per CPU: what a program reads of a packet, as its stack has no room and its functions
+/// pass numbers only.
 #[repr(C)]
 #[derive(Clone, Copy, Debug)]
 pub struct Scratch {
@@ -176,9 +180,11 @@ pub struct Scratch {
     pub head: [u8; 2 * HEAD_BYTES],
     /// More of it.
     pub bytes: [u8; SCAN_BYTES],
+    /// How many programs hold it, or are about to find that another does.
+    pub taken: u64,
 }
 
-const _: () = assert!(size_of::<Scratch>() == 2 * HEAD_BYTES + SCAN_BYTES);
+const _: () = assert!(size_of::<Scratch>() == 2 * HEAD_BYTES + SCAN_BYTES + 8);
 
 /// How far into a request is looked whether another follows. Most are shorter; of one that is longer the first is counted.
 pub const SCAN_BYTES: usize = 1_024;

@@ -2,7 +2,7 @@
 
 use core::ptr;
 
-use agent_ebpf::abi::request::{HEAD_BYTES, Scratch};
+use agent_ebpf::abi::request::{HEAD_BYTES, SCRATCHES, Scratch};
 use agent_ebpf::abi::{Exchange, RequestKey, Requests, Unparsed, limits};
 use aya_ebpf::bindings::{BPF_F_NO_PREALLOC, BPF_NOEXIST, BPF_SK_STORAGE_GET_F_CREATE};
 use aya_ebpf::btf_maps::SkStorage;
@@ -10,7 +10,7 @@ use aya_ebpf::helpers::generated::{bpf_sk_storage_delete, bpf_sk_storage_get};
 use aya_ebpf::macros::{btf_map, map};
 use aya_ebpf::maps::{PerCpuArray, PerCpuHashMap};
 
-use super::{NEW_HISTOGRAM, add, storage};
+use super::{NEW_HISTOGRAM, add, fetch_add, storage};
 use crate::context::Socket;
 
 /// What a socket remembers of its requests. Kernel writes.
@@ -26,9 +26,9 @@ static REQUESTS: PerCpuHashMap<RequestKey, Requests> =
 #[map]
 static UNPARSED: PerCpuArray<u64> = PerCpuArray::with_max_entries(Unparsed::ALL.len() as u32, 0);
 
-/// Room for the bytes of a message, of the program that runs on a CPU right now: the stack has none. Kernel writes.
+/// Room for the bytes of a message, of the programs that run on a CPU right now: the stack has none. Kernel writes.
 #[map]
-static SCRATCH: PerCpuArray<Scratch> = PerCpuArray::with_max_entries(1, 0);
+static SCRATCH: PerCpuArray<Scratch> = PerCpuArray::with_max_entries(SCRATCHES, 0);
 
 /// A row of requests nobody counted yet.
 static NEW_REQUESTS: Requests = Requests(NEW_HISTOGRAM);
@@ -89,12 +89,35 @@ pub(crate) fn unparsed(reason: Unparsed) {
     }
 }
 
-/// Room for bytes, until the run of this program ends.
+/// A room of this CPU by its number.
 #[inline(always)]
-pub(crate) fn scratch() -> Option<&'static mut Scratch> {
-    // SAFETY: the kernel gave a pointer to this CPU's room; programs of this kind do not interrupt each other on a CPU
-    // while they use it, and what they would read is only bytes.
-    SCRATCH.get_ptr_mut(0).map(|room| unsafe { &mut *room })
+pub(crate) fn scratch(number: u32) -> Option<&'static mut Scratch> {
+    // SAFETY: the kernel gave a pointer to this CPU's room, which only who took it writes to.
+    SCRATCH.get_ptr_mut(number).map(|room| unsafe { &mut *room })
+}
+
+/// Takes a room for the run of this program, which must leave it; gives its number. `None` where all are taken.
+#[inline(always)]
+pub(crate) fn take_scratch() -> Option<u32> {
+    let mut number = 0;
+    while number < SCRATCHES {
+        let room = scratch(number)?;
+        // Whoever interrupts between the two steps finds it taken.
+        if fetch_add(&mut room.taken, 1) == 0 {
+            return Some(number);
+        }
+        add(&mut room.taken, 1_u64.wrapping_neg());
+        number += 1;
+    }
+    None
+}
+
+/// Leaves a room.
+#[inline(always)]
+pub(crate) fn leave_scratch(number: u32) {
+    if let Some(room) = scratch(number) {
+        add(&mut room.taken, 1_u64.wrapping_neg());
+    }
 }
 
 /// Words of a head, as bytes are kept and as they are read.

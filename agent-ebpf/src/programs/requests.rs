@@ -64,12 +64,14 @@ pub(crate) fn read(packet: &Packet, way: Way) -> Outcome {
     let asks = (way == Way::Sent) == (exchange.direction == Direction::Outbound as u8);
     let mut begins = 0;
     if !is_walked(exchange) {
+        let Some(number) = maps::take_scratch() else { return give_up(exchange, Unparsed::NoMemory) };
         let outcome = if asks {
             let sequence = segment.sequence.wrapping_add(fresh.skip);
-            asked(packet, socket, exchange, (at, fresh.length, sequence), way)
+            asked(packet, socket, exchange, number, (at, fresh.length, sequence), way)
         } else {
-            answered(packet, socket, exchange, at, fresh.length, way)
+            answered(packet, socket, exchange, number, (at, fresh.length), way)
         };
+        maps::leave_scratch(number);
         if !is_walked(exchange) || exchange.stage == Stage::Ended as u8 {
             return outcome;
         }
@@ -153,7 +155,7 @@ fn begin(packet: &Packet, segment: &Segment, socket: Socket, way: Way) -> Option
             exchange.port_be = segment.destination_port_be;
         }
         // A server that speaks first, in words that are understood.
-        _ if greets(packet, segment.payload_at, segment.payload_bytes) != NO_GREETING => {
+        _ if begins_with_greeting(packet, segment) => {
             greeted = true;
             exchange.direction = Direction::Inbound as u8;
             exchange.cgroup = packet.socket_cgroup(socket);
@@ -168,6 +170,15 @@ fn begin(packet: &Packet, segment: &Segment, socket: Socket, way: Way) -> Option
         maps::unparsed(Unparsed::Joined);
     }
     maps::new_exchange(socket, &mut exchange)
+}
+
+/// Whether this is how a server speaks that does not wait for its client.
+#[inline(always)]
+fn begins_with_greeting(packet: &Packet, segment: &Segment) -> bool {
+    let Some(number) = maps::take_scratch() else { return false };
+    let greeting = greets(packet, number, segment.payload_at, segment.payload_bytes);
+    maps::leave_scratch(number);
+    greeting != NO_GREETING
 }
 
 /// How much of a segment is new, by its place among what went the same way.
@@ -236,13 +247,14 @@ fn asked(
     packet: &Packet,
     socket: Socket,
     exchange: &mut Exchange,
+    number: u32,
     (at, bytes, sequence): (u32, u32, u32),
     way: Way,
 ) -> Outcome {
     let filled = exchange.head_length;
     let begins = filled == 0;
-    let length = fill(packet, exchange, at, bytes);
-    let Told { protocol, heard } = hear(REQUEST, exchange, length);
+    let length = fill(packet, exchange, number, at, bytes);
+    let Told { protocol, heard } = hear(REQUEST, exchange, number, length);
     if protocol == AppProtocol::Http2 && matches!(heard, Heard::Request(_)) {
         return http2::begin(socket, exchange, filled);
     }
@@ -251,7 +263,7 @@ fn asked(
         exchange.asked_sequence = sequence;
     }
     match heard {
-        Heard::More => more(exchange, length),
+        Heard::More => more(exchange, number, length),
         Heard::Request(_) if conversation::is_walked(protocol) => {
             exchange.protocol = protocol as u8;
             Outcome::Asked
@@ -262,7 +274,7 @@ fn asked(
             exchange.operation = operation;
             exchange.stage = Stage::Asked as u8;
             if begins && bytes != u32::from(exchange.single_bytes) {
-                if is_followed_by_another(packet, at, bytes, operation) {
+                if is_followed_by_another(packet, number, at, bytes, operation) {
                     return lose(packet, socket, exchange, Unparsed::Pipelined);
                 }
                 exchange.single_bytes = if bytes > u32::from(u16::MAX) { 0 } else { bytes as u16 };
@@ -297,20 +309,20 @@ fn answered(
     packet: &Packet,
     socket: Socket,
     exchange: &mut Exchange,
-    at: u32,
-    bytes: u32,
+    number: u32,
+    (at, bytes): (u32, u32),
     way: Way,
 ) -> Outcome {
     // The client began and did not end; what is kept of a server that greets is its own.
     let client = if exchange.direction == Direction::Outbound as u8 { READ_SENT } else { READ_RECEIVED };
     if exchange.stage == Stage::Idle as u8 && exchange.head_length != 0 && exchange.marks & client != 0 {
-        return interrupted(packet, socket, exchange, at, bytes);
+        return interrupted(packet, socket, exchange, number, (at, bytes));
     }
     let (mut at, mut bytes) = (at, bytes);
     let mut turn = 0;
     while turn <= MAX_INTERIMS {
-        let length = fill(packet, exchange, at, bytes);
-        let Told { protocol, heard } = hear(0, exchange, length);
+        let length = fill(packet, exchange, number, at, bytes);
+        let Told { protocol, heard } = hear(0, exchange, number, length);
         if protocol == AppProtocol::Http2 {
             return http2::begin(socket, exchange, 0);
         }
@@ -319,11 +331,11 @@ fn answered(
                 exchange.protocol = protocol as u8;
                 return Outcome::Ignored;
             }
-            Heard::More => return more(exchange, length),
+            Heard::More => return more(exchange, number, length),
             Heard::Interim => {
                 exchange.head_length = 0;
                 exchange.stage = Stage::Interim as u8;
-                let end = head_end(packet, at, bytes);
+                let end = head_end(packet, number, at, bytes);
                 if end == 0 || end >= bytes {
                     return Outcome::Ignored;
                 }
@@ -353,8 +365,14 @@ fn answered(
 
 /// The server speaks before the first words of its client are whole: what is kept is the client's.
 #[inline(always)]
-fn interrupted(packet: &Packet, socket: Socket, exchange: &mut Exchange, at: u32, bytes: u32) -> Outcome {
-    if greets(packet, at, bytes) == AppProtocol::Http2 as u32 {
+fn interrupted(
+    packet: &Packet,
+    socket: Socket,
+    exchange: &mut Exchange,
+    number: u32,
+    (at, bytes): (u32, u32),
+) -> Outcome {
+    if greets(packet, number, at, bytes) == AppProtocol::Http2 as u32 {
         return http2::begin(socket, exchange, exchange.head_length);
     }
     if exchange.marks & JOINED_LATE != 0 {
