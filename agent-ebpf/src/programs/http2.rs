@@ -32,7 +32,7 @@ struct Said {
 /// Steps in a row: as many as a window has bytes.
 const MAX_STEPS: u32 = 1_024;
 /// Frames of a segment that matter, and windows: a segment of 64 KiB has 64 of these. What has more is not walked to its end.
-const MAX_TURNS: u32 = 192;
+const MAX_TURNS: u32 = 384;
 /// Told the breaker.
 const TOLD: u32 = 2;
 
