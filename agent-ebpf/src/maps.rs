@@ -4,11 +4,12 @@ mod clients;
 mod conversations;
 mod exchanges;
 mod lookups;
+mod rooms;
+mod stored;
 mod tidings;
 mod walkers;
 mod workloads;
 
-use core::ffi::c_void;
 use core::ptr;
 
 use agent_ebpf::abi::limits;
@@ -16,9 +17,8 @@ use agent_ebpf::abi::{
     Backend, BackendState, Connection, Datagrams, Edge, EdgeKey, Event, FrontendKey, Hook, Loss, Outcome,
     Policy, ServiceState, ServiceWord, Settings, Slot,
 };
-use aya_ebpf::bindings::{BPF_F_MMAPABLE, BPF_F_NO_PREALLOC, BPF_NOEXIST, BPF_SK_STORAGE_GET_F_CREATE};
+use aya_ebpf::bindings::{BPF_F_MMAPABLE, BPF_F_NO_PREALLOC, BPF_NOEXIST};
 use aya_ebpf::btf_maps::SkStorage;
-use aya_ebpf::helpers::generated::{bpf_sk_storage_delete, bpf_sk_storage_get};
 use aya_ebpf::macros::{btf_map, map};
 use aya_ebpf::maps::{Array, HashMap, PerCpuArray, PerCpuHashMap, RingBuf};
 
@@ -280,68 +280,34 @@ pub(crate) fn edge(key: &EdgeKey) -> Option<&'static mut Edge> {
     }
 }
 
-/// A storage map as the helpers take it: the loader replaces the address of the definition by the map's.
-#[inline(always)]
-fn storage<T>(map: &'static SkStorage<T>) -> *mut c_void {
-    ptr::from_ref(map).cast_mut().cast()
-}
-
 /// What a connected socket remembers.
 #[inline(always)]
 pub(crate) fn connection(socket: Socket) -> Option<&'static mut Connection> {
-    // SAFETY: the socket comes from a context and is checked for null; the kernel gives a pointer to the
-    // socket's own value, valid for this run.
-    unsafe {
-        bpf_sk_storage_get(storage(&CONNECTIONS), socket.0, ptr::null_mut(), 0).cast::<Connection>().as_mut()
-    }
+    stored::get(&CONNECTIONS, socket)
 }
 
 /// Remembers for a socket that has nothing to remember yet. `None` where there is no memory.
 #[inline(always)]
 pub(crate) fn new_connection(socket: Socket, value: &mut Connection) -> Option<&'static mut Connection> {
-    // SAFETY: as for `connection`; the value has the map's size.
-    unsafe {
-        bpf_sk_storage_get(
-            storage(&CONNECTIONS),
-            socket.0,
-            ptr::from_mut(value).cast(),
-            u64::from(BPF_SK_STORAGE_GET_F_CREATE),
-        )
-        .cast::<Connection>()
-        .as_mut()
-    }
+    stored::get_or(&CONNECTIONS, socket, value)
 }
 
 /// Forgets what a connected socket remembered.
 #[inline(always)]
 pub(crate) fn forget_connection(socket: Socket) {
-    // SAFETY: as for `connection`.
-    unsafe { bpf_sk_storage_delete(storage(&CONNECTIONS), socket.0) };
+    stored::forget(&CONNECTIONS, socket);
 }
 
 /// What an unconnected UDP socket remembers.
 #[inline(always)]
 pub(crate) fn datagrams(socket: Socket) -> Option<&'static mut Datagrams> {
-    // SAFETY: as for `connection`.
-    unsafe {
-        bpf_sk_storage_get(storage(&DATAGRAMS), socket.0, ptr::null_mut(), 0).cast::<Datagrams>().as_mut()
-    }
+    stored::get(&DATAGRAMS, socket)
 }
 
 /// The same, made empty when it is not there yet. `None` where there is no memory.
 #[inline(always)]
 pub(crate) fn datagrams_or_new(socket: Socket) -> Option<&'static mut Datagrams> {
-    // SAFETY: as for `connection`; without an initial value the kernel gives zeros.
-    unsafe {
-        bpf_sk_storage_get(
-            storage(&DATAGRAMS),
-            socket.0,
-            ptr::null_mut(),
-            u64::from(BPF_SK_STORAGE_GET_F_CREATE),
-        )
-        .cast::<Datagrams>()
-        .as_mut()
-    }
+    stored::get_or_zeros(&DATAGRAMS, socket)
 }
 
 /// Until when somebody follows single connections.

@@ -4,6 +4,8 @@
 mod build;
 mod death;
 
+mod counts;
+
 use std::fs;
 use std::io::{Read, Write};
 use std::net::TcpStream;

@@ -124,9 +124,6 @@ pub struct Walk {
 
 const _: () = assert!(size_of::<Walk>() == 88 + 2 * REMEMBERED_FIELDS);
 
-/// In words, as it is copied.
-pub const WALK_WORDS: usize = size_of::<Walk>() / 8;
-
 /// A value that is there and that is not understood.
 pub const UNKNOWN_VALUE: u16 = 0xfff;
 

@@ -3,13 +3,12 @@
 use core::ptr;
 
 use agent_ebpf::abi::conversation::{CARRY_BYTES, Conversation, Cursor, DESKS, Desk, ROOM_BYTES, Room};
-use aya_ebpf::bindings::BPF_SK_STORAGE_GET_F_CREATE;
 use aya_ebpf::btf_maps::SkStorage;
-use aya_ebpf::helpers::generated::{bpf_sk_storage_delete, bpf_sk_storage_get};
 use aya_ebpf::macros::{btf_map, map};
 use aya_ebpf::maps::PerCpuArray;
 
-use super::{add, fetch_add, storage};
+use super::rooms::{self, copy_words};
+use super::stored;
 use crate::context::Socket;
 
 /// What a socket remembers of a conversation; only those that have one have an entry. Kernel writes.
@@ -23,35 +22,19 @@ static DESK: PerCpuArray<Desk> = PerCpuArray::with_max_entries(DESKS, 0);
 /// What a socket remembers of its conversation.
 #[inline(always)]
 pub(crate) fn conversation(socket: Socket) -> Option<&'static mut Conversation> {
-    // SAFETY: as for `connection`.
-    unsafe {
-        bpf_sk_storage_get(storage(&CONVERSATIONS), socket.0, ptr::null_mut(), 0)
-            .cast::<Conversation>()
-            .as_mut()
-    }
+    stored::get(&CONVERSATIONS, socket)
 }
 
 /// The same for a socket whose conversation begins. `None` where there is no memory.
 #[inline(always)]
 pub(crate) fn new_conversation(socket: Socket) -> Option<&'static mut Conversation> {
-    // SAFETY: as for `connection`; without an initial value the kernel gives zeros.
-    unsafe {
-        bpf_sk_storage_get(
-            storage(&CONVERSATIONS),
-            socket.0,
-            ptr::null_mut(),
-            u64::from(BPF_SK_STORAGE_GET_F_CREATE),
-        )
-        .cast::<Conversation>()
-        .as_mut()
-    }
+    stored::get_or_zeros(&CONVERSATIONS, socket)
 }
 
 /// Forgets a socket's conversation.
 #[inline(always)]
 pub(crate) fn forget_conversation(socket: Socket) {
-    // SAFETY: as for `connection`.
-    unsafe { bpf_sk_storage_delete(storage(&CONVERSATIONS), socket.0) };
+    stored::forget(&CONVERSATIONS, socket);
 }
 
 /// A desk of this CPU by its number.
@@ -64,36 +47,13 @@ pub(crate) fn desk(number: u32) -> Option<&'static mut Desk> {
 /// Takes a desk for the run of this program, which must leave it; gives its number. `None` where all are taken.
 #[inline(always)]
 pub(crate) fn take_desk() -> Option<u32> {
-    let mut number = 0;
-    while number < DESKS {
-        let desk = desk(number)?;
-        // Whoever interrupts between the two steps finds it taken.
-        if fetch_add(&mut desk.taken, 1) == 0 {
-            return Some(number);
-        }
-        add(&mut desk.taken, 1_u64.wrapping_neg());
-        number += 1;
-    }
-    None
+    rooms::take(DESKS, |number| Some(&mut desk(number)?.taken))
 }
 
 /// Leaves a desk.
 #[inline(always)]
 pub(crate) fn leave_desk(desk: &mut Desk) {
-    add(&mut desk.taken, 1_u64.wrapping_neg());
-}
-
-/// Copies whole words. Volatile: no call of memcpy, which the target's library does byte by byte.
-#[inline(always)]
-fn copy_words<T>(from: &T, to: &mut T) {
-    const { assert!(align_of::<T>() == 8 && size_of::<T>() % 8 == 0) };
-    let (from, to) = (ptr::from_ref(from).cast::<u64>(), ptr::from_mut(to).cast::<u64>());
-    let mut at = 0;
-    while at < size_of::<T>() / 8 {
-        // SAFETY: both are so many words long, and values of maps, which begin at a multiple of eight.
-        unsafe { ptr::write_volatile(to.add(at), ptr::read_volatile(from.add(at))) };
-        at += 1;
-    }
+    rooms::leave(&mut desk.taken);
 }
 
 /// Lays a conversation on the desk.

@@ -4,13 +4,12 @@ use core::ptr;
 
 use agent_ebpf::abi::request::{HEAD_BYTES, SCRATCHES, Scratch};
 use agent_ebpf::abi::{Exchange, RequestKey, Requests, Unparsed, limits};
-use aya_ebpf::bindings::{BPF_F_NO_PREALLOC, BPF_NOEXIST, BPF_SK_STORAGE_GET_F_CREATE};
+use aya_ebpf::bindings::{BPF_F_NO_PREALLOC, BPF_NOEXIST};
 use aya_ebpf::btf_maps::SkStorage;
-use aya_ebpf::helpers::generated::{bpf_sk_storage_delete, bpf_sk_storage_get};
 use aya_ebpf::macros::{btf_map, map};
 use aya_ebpf::maps::{PerCpuArray, PerCpuHashMap};
 
-use super::{NEW_HISTOGRAM, add, fetch_add, storage};
+use super::{NEW_HISTOGRAM, add, rooms, stored};
 use crate::context::Socket;
 
 /// What a socket remembers of its requests. Kernel writes.
@@ -36,33 +35,19 @@ static NEW_REQUESTS: Requests = Requests(NEW_HISTOGRAM);
 /// What a socket remembers of its requests.
 #[inline(always)]
 pub(crate) fn exchange(socket: Socket) -> Option<&'static mut Exchange> {
-    // SAFETY: as for `connection`.
-    unsafe {
-        bpf_sk_storage_get(storage(&EXCHANGES), socket.0, ptr::null_mut(), 0).cast::<Exchange>().as_mut()
-    }
+    stored::get(&EXCHANGES, socket)
 }
 
 /// The same for a socket that has nothing to remember yet. `None` where there is no memory.
 #[inline(always)]
 pub(crate) fn new_exchange(socket: Socket, value: &mut Exchange) -> Option<&'static mut Exchange> {
-    // SAFETY: as for `connection`; the value has the map's size.
-    unsafe {
-        bpf_sk_storage_get(
-            storage(&EXCHANGES),
-            socket.0,
-            ptr::from_mut(value).cast(),
-            u64::from(BPF_SK_STORAGE_GET_F_CREATE),
-        )
-        .cast::<Exchange>()
-        .as_mut()
-    }
+    stored::get_or(&EXCHANGES, socket, value)
 }
 
 /// Forgets what a socket remembered of its requests.
 #[inline(always)]
 pub(crate) fn forget_exchange(socket: Socket) {
-    // SAFETY: as for `connection`.
-    unsafe { bpf_sk_storage_delete(storage(&EXCHANGES), socket.0) };
+    stored::forget(&EXCHANGES, socket);
 }
 
 /// This CPU's counts of a row of requests, made when they are not there yet.
@@ -99,24 +84,14 @@ pub(crate) fn scratch(number: u32) -> Option<&'static mut Scratch> {
 /// Takes a room for the run of this program, which must leave it; gives its number. `None` where all are taken.
 #[inline(always)]
 pub(crate) fn take_scratch() -> Option<u32> {
-    let mut number = 0;
-    while number < SCRATCHES {
-        let room = scratch(number)?;
-        // Whoever interrupts between the two steps finds it taken.
-        if fetch_add(&mut room.taken, 1) == 0 {
-            return Some(number);
-        }
-        add(&mut room.taken, 1_u64.wrapping_neg());
-        number += 1;
-    }
-    None
+    rooms::take(SCRATCHES, |number| Some(&mut scratch(number)?.taken))
 }
 
 /// Leaves a room.
 #[inline(always)]
 pub(crate) fn leave_scratch(number: u32) {
     if let Some(room) = scratch(number) {
-        add(&mut room.taken, 1_u64.wrapping_neg());
+        rooms::leave(&mut room.taken);
     }
 }
 

@@ -1,16 +1,12 @@
 //! The maps of DNS lookups: which of them wait on a socket, and how far a connection's messages are read.
 
-use core::ptr;
-
 use agent_ebpf::abi::lookup::PLACES;
 use agent_ebpf::abi::{LookupRoom, LookupStream, Lookups, ServedLookups};
-use aya_ebpf::bindings::BPF_SK_STORAGE_GET_F_CREATE;
 use aya_ebpf::btf_maps::SkStorage;
-use aya_ebpf::helpers::generated::bpf_sk_storage_get;
 use aya_ebpf::macros::{btf_map, map};
 use aya_ebpf::maps::PerCpuArray;
 
-use super::storage;
+use super::stored;
 use crate::context::Socket;
 
 /// Lookups that wait on a client's socket, or on a connection. Kernel writes.
@@ -30,50 +26,40 @@ static LOOKUP_STREAMS: SkStorage<LookupStream> = SkStorage::new();
 #[map]
 static LOOKUP_ROOM: PerCpuArray<LookupRoom> = PerCpuArray::with_max_entries(2, 0);
 
-/// What a socket remembers, or without an initial value what the kernel makes of zeros.
-#[inline(always)]
-fn get<T>(map: &'static SkStorage<T>, socket: Socket, flags: u32) -> Option<&'static mut T> {
-    // SAFETY: the socket comes from a context and is checked for null; the kernel gives a pointer to the socket's own
-    // value, valid for this run.
-    unsafe {
-        bpf_sk_storage_get(storage(map), socket.0, ptr::null_mut(), u64::from(flags)).cast::<T>().as_mut()
-    }
-}
-
 /// The lookups that wait on a client's socket or a connection.
 #[inline(always)]
 pub(crate) fn lookups(socket: Socket) -> Option<&'static mut Lookups> {
-    get(&LOOKUPS, socket, 0)
+    stored::get(&LOOKUPS, socket)
 }
 
 /// The same, made empty when it is not there yet. `None` where there is no memory.
 #[inline(always)]
 pub(crate) fn lookups_or_new(socket: Socket) -> Option<&'static mut Lookups> {
-    get(&LOOKUPS, socket, BPF_SK_STORAGE_GET_F_CREATE)
+    stored::get_or_zeros(&LOOKUPS, socket)
 }
 
 /// The lookups that wait on a server's datagram socket.
 #[inline(always)]
 pub(crate) fn served_lookups(socket: Socket) -> Option<&'static mut ServedLookups> {
-    get(&SERVED_LOOKUPS, socket, 0)
+    stored::get(&SERVED_LOOKUPS, socket)
 }
 
 /// The same, made empty when it is not there yet. `None` where there is no memory.
 #[inline(always)]
 pub(crate) fn served_lookups_or_new(socket: Socket) -> Option<&'static mut ServedLookups> {
-    get(&SERVED_LOOKUPS, socket, BPF_SK_STORAGE_GET_F_CREATE)
+    stored::get_or_zeros(&SERVED_LOOKUPS, socket)
 }
 
 /// How far a connection's messages are read.
 #[inline(always)]
 pub(crate) fn lookup_stream(socket: Socket) -> Option<&'static mut LookupStream> {
-    get(&LOOKUP_STREAMS, socket, 0)
+    stored::get(&LOOKUP_STREAMS, socket)
 }
 
 /// The same, at its beginning, when it is not there yet. `None` where there is no memory.
 #[inline(always)]
 pub(crate) fn new_lookup_stream(socket: Socket) -> Option<&'static mut LookupStream> {
-    get(&LOOKUP_STREAMS, socket, BPF_SK_STORAGE_GET_F_CREATE)
+    stored::get_or_zeros(&LOOKUP_STREAMS, socket)
 }
 
 /// Room for a message that goes one way, until the run of this program ends.

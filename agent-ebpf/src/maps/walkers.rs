@@ -1,16 +1,13 @@
 //! The maps of HTTP/2: what a connection is at, and room for what a program walks.
 
-use core::ptr;
-
-use agent_ebpf::abi::http2::{MAX_WALKERS, WALK_WORDS};
+use agent_ebpf::abi::http2::MAX_WALKERS;
 use agent_ebpf::abi::{Connection, Http2, Stream, Walk, Walker};
-use aya_ebpf::bindings::BPF_SK_STORAGE_GET_F_CREATE;
 use aya_ebpf::btf_maps::SkStorage;
-use aya_ebpf::helpers::generated::{bpf_sk_storage_delete, bpf_sk_storage_get};
 use aya_ebpf::macros::{btf_map, map};
 use aya_ebpf::maps::PerCpuArray;
 
-use super::{storage, unproven};
+use super::rooms::copy_words;
+use super::{stored, unproven};
 use crate::context::Socket;
 
 /// What a socket remembers of HTTP/2. Kernel writes.
@@ -24,26 +21,19 @@ static WALKERS: PerCpuArray<Walker> = PerCpuArray::with_max_entries(MAX_WALKERS,
 /// What a socket remembers of HTTP/2.
 #[inline(always)]
 pub(crate) fn http2(socket: Socket) -> Option<&'static mut Http2> {
-    // SAFETY: as for `connection`.
-    unsafe { bpf_sk_storage_get(storage(&HTTP2), socket.0, ptr::null_mut(), 0).cast::<Http2>().as_mut() }
+    stored::get(&HTTP2, socket)
 }
 
 /// The same for a socket that has nothing to remember yet: all zero, as [`Walk::NEW`] is. `None` where there is no memory.
 #[inline(always)]
 pub(crate) fn new_http2(socket: Socket) -> Option<&'static mut Http2> {
-    // SAFETY: as for `connection`; without an initial value the kernel gives zeros.
-    unsafe {
-        bpf_sk_storage_get(storage(&HTTP2), socket.0, ptr::null_mut(), u64::from(BPF_SK_STORAGE_GET_F_CREATE))
-            .cast::<Http2>()
-            .as_mut()
-    }
+    stored::get_or_zeros(&HTTP2, socket)
 }
 
 /// Forgets what a socket remembered of HTTP/2.
 #[inline(always)]
 pub(crate) fn forget_http2(socket: Socket) {
-    // SAFETY: as for `connection`.
-    unsafe { bpf_sk_storage_delete(storage(&HTTP2), socket.0) };
+    stored::forget(&HTTP2, socket);
 }
 
 /// A walker of this CPU, by its number.
@@ -73,33 +63,20 @@ pub(crate) fn take_walker() -> Option<&'static mut Walker> {
     if number < MAX_WALKERS { walker(unproven(number as usize) as u32) } else { None }
 }
 
-/// Copies so many words. Volatile: no call of `memcpy`.
-macro_rules! copy_words {
-    ($from:expr, $to:expr, $words:expr) => {{
-        let (from, to) = (ptr::from_ref($from).cast::<u64>(), ptr::from_mut($to).cast::<u64>());
-        let mut at = 0;
-        while at < $words {
-            // SAFETY: both are so many words long, and aligned as such.
-            unsafe { ptr::write_volatile(to.add(at), ptr::read_volatile(from.add(at))) };
-            at += 1;
-        }
-    }};
-}
-
 /// Copies a walk.
 #[inline(always)]
 pub(crate) fn copy_walk(from: &Walk, to: &mut Walk) {
-    copy_words!(from, to, WALK_WORDS);
+    copy_words(from, to);
 }
 
 /// Copies a stream.
 #[inline(always)]
 pub(crate) fn copy_stream(from: &Stream, to: &mut Stream) {
-    copy_words!(from, to, const { size_of::<Stream>() / 8 });
+    copy_words(from, to);
 }
 
 /// Copies a connection.
 #[inline(always)]
 pub(crate) fn copy_connection(from: &Connection, to: &mut Connection) {
-    copy_words!(from, to, const { size_of::<Connection>() / 8 });
+    copy_words(from, to);
 }

@@ -5,7 +5,7 @@ use std::fmt;
 
 use agent_ebpf::abi::{AppProtocol, Direction, LookupStatus};
 
-use super::sheet::{Label, Metric, Sheet, label};
+use super::sheet::{Kind, Label, Metric, Sheet, label};
 use crate::flows::requests::RequestRow;
 use crate::flows::{Distribution, RequestView, split_service_name};
 
@@ -143,20 +143,6 @@ pub(super) const METRICS: &[&Metric] = &[
     &LOOKUPS_SERVED,
     &UNPARSED,
 ];
-/// Those of them that say how long requests took.
-const DURATIONS: &[&Metric] = &[
-    &CLIENT,
-    &SERVER,
-    &CALLS,
-    &CALLS_ANSWERED,
-    &DB_CLIENT,
-    &DB_SERVER,
-    &MESSAGING_CLIENT,
-    &MESSAGING_SERVER,
-    &LOOKUPS,
-    &LOOKUPS_SERVED,
-];
-
 /// Whose requests they are, as labels.
 fn labels(view: &RequestView) -> Vec<Label<'_>> {
     if view.overflow {
@@ -279,7 +265,7 @@ impl Family {
 
 /// Writes the durations.
 pub(super) fn write(sheet: &mut Sheet<'_>, views: &[RequestView]) -> fmt::Result {
-    for metric in DURATIONS {
+    for metric in METRICS.iter().filter(|metric| metric.kind == Kind::Histogram) {
         let mut rows = Vec::new();
         for (family, view) in FAMILIES.iter().flat_map(|family| views.iter().map(move |view| (family, view)))
         {

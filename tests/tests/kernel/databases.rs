@@ -20,15 +20,8 @@ type Counts = BTreeMap<(String, String), u64>;
 
 /// What is counted of a side.
 fn counted(agent: &Agent<'_>, metric: &str, operation: &str, status: &str) -> Counts {
-    let metrics = agent.metrics();
-    let mut counts = Counts::new();
-    for sample in metrics.matching(metric, &[]) {
-        let label = |name: &str| sample.labels.get(name).cloned().unwrap_or_default();
-        #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "a count")]
-        let count = sample.value as u64;
-        *counts.entry((label(operation), label(status))).or_default() += count;
-    }
-    counts
+    let counts = agent.counted(metric, &[], [operation, status]);
+    counts.into_iter().map(|([operation, status], count)| ((operation, status), count)).collect()
 }
 
 fn databases(agent: &Agent<'_>, metric: &str) -> Counts {
@@ -39,28 +32,15 @@ fn counts(expected: &[(&str, &str, u64)]) -> Counts {
     expected.iter().map(|(operation, status, n)| (((*operation).into(), (*status).into()), *n)).collect()
 }
 
-fn unparsed(agent: &Agent<'_>) -> BTreeMap<String, u64> {
-    let metrics = agent.metrics();
-    let mut reasons = BTreeMap::new();
-    for sample in metrics.matching("segue_l7_unparsed_total", &[]) {
-        #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "a count")]
-        let count = sample.value as u64;
-        if count > 0 {
-            reasons.insert(sample.labels.get("reason").cloned().unwrap_or_default(), count);
-        }
-    }
-    reasons
-}
-
 /// Waits until both sides count this, and nothing was given up.
 fn await_both(agent: &Agent<'_>, expected: &Counts) {
     for metric in [CLIENT, SERVER] {
         eventually(&format!("{metric} to be {expected:?}"), SOON, || {
             let seen = databases(agent, metric);
-            if seen == *expected { Ok(()) } else { Err(format!("{seen:?}\n{:?}", unparsed(agent))) }
+            if seen == *expected { Ok(()) } else { Err(format!("{seen:?}\n{:?}", agent.unparsed())) }
         });
     }
-    assert_eq!(unparsed(agent), BTreeMap::new());
+    assert_eq!(agent.unparsed(), BTreeMap::new());
 }
 
 /// Durations of one operation, summed, in nanoseconds.
@@ -142,7 +122,7 @@ fn redis_commands_are_what_redis_benchmark_and_the_server_count() {
             for (&command, &count) in &expected {
                 let found = seen.remove(&(command.to_owned(), "OK".to_owned())).unwrap_or_default();
                 if found != count || stats.get(command) != Some(&(count, 0)) {
-                    let reasons = unparsed(&agent);
+                    let reasons = agent.unparsed();
                     return Err(format!(
                         "{metric}: {found} {command}, {count} asked for; {stats:?} {reasons:?}"
                     ));
@@ -155,7 +135,7 @@ fn redis_commands_are_what_redis_benchmark_and_the_server_count() {
         }
         Ok(())
     });
-    assert_eq!(unparsed(&agent), BTreeMap::new());
+    assert_eq!(agent.unparsed(), BTreeMap::new());
 }
 
 #[test]
@@ -237,5 +217,5 @@ for n in range(100):
             if seen == counts(&[("PUBLISH", "OK", 100)]) { Ok(()) } else { Err(format!("{seen:?}")) }
         });
     }
-    assert_eq!(unparsed(&agent), BTreeMap::from([("upgraded".to_owned(), 2)]));
+    assert_eq!(agent.unparsed(), BTreeMap::from([("upgraded".to_owned(), 2)]));
 }

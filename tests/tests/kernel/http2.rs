@@ -71,24 +71,13 @@ fn nghttpd(world: &World) -> Program {
 
 /// What is counted, by a label.
 fn by_label(agent: &Agent<'_>, metric: &str, name: &str) -> BTreeMap<String, u64> {
-    let metrics = agent.metrics();
-    let mut counts = BTreeMap::new();
-    for sample in metrics.matching(metric, &[]) {
-        #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "a count")]
-        let count = sample.value as u64;
-        if count > 0 {
-            *counts.entry(sample.labels.get(name).cloned().unwrap_or_default()).or_default() += count;
-        }
-    }
+    let mut counts = agent.counted_by(metric, name);
+    counts.retain(|_, count| *count > 0);
     counts
 }
 
 fn counts(expected: &[(&str, u64)]) -> BTreeMap<String, u64> {
     expected.iter().map(|(name, count)| ((*name).to_owned(), *count)).collect()
-}
-
-fn unparsed(agent: &Agent<'_>) -> BTreeMap<String, u64> {
-    by_label(agent, "segue_l7_unparsed_total", "reason")
 }
 
 /// Waits until both sides count this.
@@ -98,7 +87,7 @@ fn await_both(agent: &Agent<'_>, metrics: [&str; 2], label: &str, expected: &[(&
     for metric in metrics {
         eventually(&format!("{metric} to be {expected:?}"), SOON, || {
             let seen = by_label(agent, metric, label);
-            if seen == expected { Ok(()) } else { Err(format!("{seen:?}\n{:?}", unparsed(agent))) }
+            if seen == expected { Ok(()) } else { Err(format!("{seen:?}\n{:?}", agent.unparsed())) }
         });
     }
 }
@@ -169,7 +158,7 @@ fn a_load_generator_counts_the_same_with_many_streams_at_once() {
         await_statuses(&agent, &[("200", total)]);
         await_both(&agent, [CLIENT, SERVER], "network_protocol_version", &[("2", total)]);
         await_both(&agent, [CLIENT, SERVER], "http_request_method", &[("GET", total)]);
-        assert_eq!(unparsed(&agent), BTreeMap::new());
+        assert_eq!(agent.unparsed(), BTreeMap::new());
     }
 }
 
@@ -191,7 +180,7 @@ fn statuses_and_bodies_of_any_length_are_what_the_client_got() {
     world.run("curl", &curl).expect_success();
     await_statuses(&agent, &[("200", 60), ("201", 61), ("404", 60), ("503", 60)]);
     await_both(&agent, [CLIENT, SERVER], "http_request_method", &[("DELETE", 1), ("GET", 240)]);
-    assert_eq!(unparsed(&agent), BTreeMap::new());
+    assert_eq!(agent.unparsed(), BTreeMap::new());
 }
 
 #[test]
@@ -211,7 +200,7 @@ fn statuses_that_come_out_of_a_table_and_requests_with_bodies_are_what_the_clien
     assert_eq!(load("/large", &[])[0], 60);
     await_statuses(&agent, &[("200", 120), ("404", 60)]);
     await_both(&agent, [CLIENT, SERVER], "http_request_method", &[("GET", 120), ("POST", 60)]);
-    assert_eq!(unparsed(&agent), BTreeMap::new());
+    assert_eq!(agent.unparsed(), BTreeMap::new());
     let flows = agent.flows();
     let requests = flows[0]["requests"].as_array().expect("a list");
     assert_eq!((requests.len(), &requests[0]["protocol"]), (1, &"http2".into()), "{flows:#?}");
@@ -266,7 +255,7 @@ s.close()
 ";
     python(&world, script);
     await_statuses(&agent, &[("200", 4), ("201", 2)]);
-    assert_eq!(unparsed(&agent), BTreeMap::new());
+    assert_eq!(agent.unparsed(), BTreeMap::new());
 }
 
 #[test]
@@ -297,7 +286,7 @@ for cut in range(len(PREFACE) + 1):
     python(&world, script);
     await_statuses(&agent, &[("200", 1)]);
     eventually("the reasons to be counted", SOON, || {
-        let reasons = unparsed(&agent);
+        let reasons = agent.unparsed();
         let has = |reason: &str, least: u64| reasons.get(reason).is_some_and(|count| *count >= least);
         if has("other_protocol", 2) && has("malformed", 2) { Ok(()) } else { Err(format!("{reasons:?}")) }
     });
@@ -383,7 +372,7 @@ for status, count in sorted(got.items()):
     assert_eq!((got.len(), got.iter().map(|(_, count)| count).sum::<u64>()), (17, 350), "{got:?}");
     await_both(&agent, [CALLS, CALLS_ANSWERED], "rpc_response_status_code", &got);
     assert_eq!(by_label(&agent, CLIENT, "http_response_status_code"), BTreeMap::new());
-    assert_eq!(unparsed(&agent), BTreeMap::new());
+    assert_eq!(agent.unparsed(), BTreeMap::new());
     let flows = agent.flows();
     let requests = &flows[0]["requests"][0];
     assert_eq!((&requests["protocol"], &requests["count"]), (&"grpc".into(), &350.into()), "{flows:#?}");
@@ -465,10 +454,10 @@ for stream in (3, 5, 7):
     // Of the server's side only: its client asked for no service.
     eventually("the rest to be timed", SOON, || {
         let seen: u64 = by_label(&agent, SERVER, "http_response_status_code").values().sum();
-        if seen == 3 { Ok(()) } else { Err(format!("{seen} {:?}", unparsed(&agent))) }
+        if seen == 3 { Ok(()) } else { Err(format!("{seen} {:?}", agent.unparsed())) }
     });
     assert_eq!(by_label(&agent, SERVER, "network_protocol_version"), counts(&[("2", 3)]));
-    assert_eq!(unparsed(&agent).get("joined"), Some(&1));
+    assert_eq!(agent.unparsed().get("joined"), Some(&1));
 }
 
 #[test]

@@ -62,36 +62,16 @@ fn lookups(expected: &[(&str, &str, u64)]) -> Lookups {
 
 /// What is counted of a side, of those samples that have these labels.
 fn counted(agent: &Agent<'_>, metric: &str, labels: &[(&str, &str)]) -> Lookups {
-    let metrics = agent.metrics();
-    let mut all = Lookups::new();
-    for sample in metrics.matching(&format!("{metric}_count"), labels) {
-        let label = |name: &str| sample.labels.get(name).cloned().unwrap_or_default();
-        #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "a count")]
-        let count = sample.value as u64;
-        *all.entry((label("qtype"), label("rcode"))).or_default() += count;
-    }
-    all
+    let counts = agent.counted(&format!("{metric}_count"), labels, ["qtype", "rcode"]);
+    counts.into_iter().map(|([record_type, status], count)| ((record_type, status), count)).collect()
 }
 
 #[track_caller]
 fn await_counted(agent: &Agent<'_>, metric: &str, labels: &[(&str, &str)], expected: &Lookups) {
     eventually(&format!("{metric} with {labels:?} to be {expected:?}"), SOON, || {
         let seen = counted(agent, metric, labels);
-        if seen == *expected { Ok(()) } else { Err(format!("{seen:?}\n{:?}", unparsed(agent))) }
+        if seen == *expected { Ok(()) } else { Err(format!("{seen:?}\n{:?}", agent.unparsed())) }
     });
-}
-
-fn unparsed(agent: &Agent<'_>) -> BTreeMap<String, u64> {
-    let metrics = agent.metrics();
-    let mut reasons = BTreeMap::new();
-    for sample in metrics.matching("segue_l7_unparsed_total", &[]) {
-        #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "a count")]
-        let count = sample.value as u64;
-        if count > 0 {
-            reasons.insert(sample.labels.get("reason").cloned().unwrap_or_default(), count);
-        }
-    }
-    reasons
 }
 
 /// Runs dig, and tells what it says it got: the status of each answer, with the type of its question.
@@ -170,7 +150,7 @@ fn types_and_statuses_are_what_dig_got() {
     assert_eq!(direct, lookups(&[("A", "NOERROR", 1), ("PTR", "REFUSED", 1)]));
     let other = [("dst_namespace", ""), ("dst_service", "dns:53"), ("dst_port", "53"), ("dst_version", "")];
     await_counted(&agent, CLIENT, &other, &direct);
-    assert_eq!(unparsed(&agent), BTreeMap::new());
+    assert_eq!(agent.unparsed(), BTreeMap::new());
     let flows = agent.flows();
     let edge = flows.iter().find(|edge| edge["service"] == "infra/dns").expect("an edge");
     assert_eq!(edge["requests"][0]["protocol"], "dns", "{flows:#?}");
@@ -209,7 +189,7 @@ for n in range(20):
     let expected = lookups(&[("A", "NOERROR", 60), ("AAAA", "NOERROR", 60)]);
     await_counted(&agent, CLIENT, &[("dst_namespace", "infra")], &expected);
     await_counted(&agent, SERVER, &[], &expected);
-    assert_eq!(unparsed(&agent), BTreeMap::new());
+    assert_eq!(agent.unparsed(), BTreeMap::new());
 }
 
 /// Answers by UDP what the first label of a name asks for: `fail` with SERVFAIL, `late` after 0.3 s, `never` never.
@@ -317,7 +297,7 @@ s.close()
     let expected = lookups(&[("AAAA", "no_answer", 2), ("MX", "no_answer", 8)]);
     await_counted(&agent, CLIENT, &[("dst_service", "dns:53")], &expected);
     eventually("the reasons", SOON, || {
-        let reasons = unparsed(&agent);
+        let reasons = agent.unparsed();
         let has = |reason: &str| reasons.get(reason).copied().unwrap_or_default();
         // What is sent wrongly arrives wrongly: five on both sides, of which one looks like an answer. What answers to
         // nothing is nothing that its sender was asked either.
@@ -390,10 +370,10 @@ s.close()
             && has("TXT", "NOERROR") == 1
             && has("MX", "NOERROR") + has("MX", "no_answer") == 1;
         let lost = seen.keys().any(|(kind, _)| kind == "SOA");
-        if right && !lost { Ok(()) } else { Err(format!("{seen:?} {:?}", unparsed(&agent))) }
+        if right && !lost { Ok(()) } else { Err(format!("{seen:?} {:?}", agent.unparsed())) }
     });
     eventually("the reasons", SOON, || {
-        let reasons = unparsed(&agent);
+        let reasons = agent.unparsed();
         // Each on both sides.
         if reasons.get("pipelined") == Some(&2) && reasons.get("other_protocol") == Some(&2) {
             Ok(())

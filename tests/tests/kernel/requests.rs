@@ -11,6 +11,8 @@ use segue_tests::world::World;
 
 const CLIENT: &str = "http_client_request_duration_seconds_count";
 const SERVER: &str = "http_server_request_duration_seconds_count";
+/// The label by which their counts are told apart.
+const STATUS: &str = "http_response_status_code";
 
 fn web() -> Service {
     Service::tcp("shop/web")
@@ -60,19 +62,6 @@ http {{
     nginx
 }
 
-/// What is counted of a side, by status.
-fn by_status(agent: &Agent<'_>, metric: &str) -> BTreeMap<String, u64> {
-    let metrics = agent.metrics();
-    let mut counts = BTreeMap::new();
-    for sample in metrics.matching(metric, &[]) {
-        let status = sample.labels.get("http_response_status_code").cloned().unwrap_or_default();
-        #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "a count")]
-        let count = sample.value as u64;
-        *counts.entry(status).or_default() += count;
-    }
-    counts
-}
-
 fn counts(expected: &[(&str, u64)]) -> BTreeMap<String, u64> {
     expected.iter().map(|(status, count)| ((*status).to_owned(), *count)).collect()
 }
@@ -82,23 +71,10 @@ fn await_both(agent: &Agent<'_>, expected: &[(&str, u64)]) {
     let expected = counts(expected);
     for metric in [CLIENT, SERVER] {
         eventually(&format!("{metric} to be {expected:?}"), SOON, || {
-            let seen = by_status(agent, metric);
-            if seen == expected { Ok(()) } else { Err(format!("{seen:?}\n{:?}", unparsed(agent))) }
+            let seen = agent.counted_by(metric, STATUS);
+            if seen == expected { Ok(()) } else { Err(format!("{seen:?}\n{:?}", agent.unparsed())) }
         });
     }
-}
-
-fn unparsed(agent: &Agent<'_>) -> BTreeMap<String, u64> {
-    let metrics = agent.metrics();
-    let mut reasons = BTreeMap::new();
-    for sample in metrics.matching("segue_l7_unparsed_total", &[]) {
-        #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "a count")]
-        let count = sample.value as u64;
-        if count > 0 {
-            reasons.insert(sample.labels.get("reason").cloned().unwrap_or_default(), count);
-        }
-    }
-    reasons
 }
 
 fn python(world: &World, script: &str) -> String {
@@ -141,7 +117,7 @@ for status, count in sorted(got.items()):
         .collect();
     assert_eq!(got.iter().map(|(_, count)| count).sum::<u64>(), 450, "{got:?}");
     await_both(&agent, &got);
-    assert_eq!(unparsed(&agent), BTreeMap::new());
+    assert_eq!(agent.unparsed(), BTreeMap::new());
     let flows = agent.flows();
     let requests = &flows[0]["requests"][0];
     assert_eq!(requests["protocol"], "http1", "{flows:#?}");
@@ -167,10 +143,10 @@ fn a_load_generator_counts_the_same() {
         most += count + connections;
     }
     eventually("the kernel to count what wrk counted", SOON, || {
-        let seen: u64 = by_status(&agent, CLIENT).values().sum();
+        let seen: u64 = agent.counted_by(CLIENT, STATUS).values().sum();
         if (least..=most).contains(&seen) { Ok(()) } else { Err(format!("{seen}, wrk {least} to {most}")) }
     });
-    assert_eq!(unparsed(&agent), BTreeMap::new());
+    assert_eq!(agent.unparsed(), BTreeMap::new());
 }
 
 #[test]
@@ -268,12 +244,12 @@ s.close()
     let curl = ["-sS", "-H", "Expect: 100-continue", "--data-binary", &body, "http://198.18.0.10/upload"];
     assert_eq!(world.run("curl", &curl).expect_success(), "eaten\n");
     eventually("each to be counted once", SOON, || {
-        let seen = by_status(&agent, CLIENT);
+        let seen = agent.counted_by(CLIENT, STATUS);
         // 2 of one byte at a time; the long head, the one of two packets, the upload.
         if seen == counts(&[("200", 3), ("201", 2)]) {
             Ok(())
         } else {
-            Err(format!("{seen:?} {:?}", unparsed(&agent)))
+            Err(format!("{seen:?} {:?}", agent.unparsed()))
         }
     });
 }
@@ -310,13 +286,13 @@ s.close()
 ";
     python(&world, script);
     eventually("the reasons to be counted", SOON, || {
-        let reasons = unparsed(&agent);
+        let reasons = agent.unparsed();
         // Each connection on both its sides. The garbage is the rest of something to the client's side; nginx answers it.
         let has = |reason: &str, least: u64| reasons.get(reason).is_some_and(|count| *count >= least);
         if has("pipelined", 2) && has("other_protocol", 2) { Ok(()) } else { Err(format!("{reasons:?}")) }
     });
     eventually("the one that was answered in turn, and no other", SOON, || {
-        let seen = by_status(&agent, CLIENT);
+        let seen = agent.counted_by(CLIENT, STATUS);
         if seen == counts(&[("200", 1)]) { Ok(()) } else { Err(format!("{seen:?}")) }
     });
 }
@@ -355,7 +331,7 @@ for n in range(5): ask()
     client.finish().expect_success();
     // The client is no client of a service; what the server answers is counted.
     eventually("the rest to be counted", SOON, || {
-        let (seen, reasons) = (by_status(&agent, SERVER), unparsed(&agent));
+        let (seen, reasons) = (agent.counted_by(SERVER, STATUS), agent.unparsed());
         if seen == counts(&[("201", 5)]) && reasons.get("joined") == Some(&1) {
             Ok(())
         } else {
@@ -395,5 +371,5 @@ s.close()
 ",
     );
     await_both(&agent, &[("101", 1)]);
-    assert_eq!(unparsed(&agent).get("upgraded"), Some(&2));
+    assert_eq!(agent.unparsed().get("upgraded"), Some(&2));
 }

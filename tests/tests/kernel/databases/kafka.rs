@@ -9,7 +9,7 @@ use segue_tests::service::Service;
 use segue_tests::wait::eventually;
 use segue_tests::world::World;
 
-use super::{counted, unparsed};
+use super::counted;
 
 /// A broker of librdkafka's own tests. It takes a port, tells it, and serves.
 const BROKER: &str = "
@@ -101,12 +101,12 @@ fn kafka_requests_are_what_kcat_counts() {
                 if !(count..=most).contains(&found) {
                     return Err(format!(
                         "{found} {name}, {received:?} of {sent:?}, {seen:?} {:?}",
-                        unparsed(&agent)
+                        agent.unparsed()
                     ));
                 }
             }
             if seen.len() == received.len() { Ok(()) } else { Err(format!("{seen:?} {received:?}")) }
         });
     }
-    assert_eq!(unparsed(&agent), BTreeMap::new());
+    assert_eq!(agent.unparsed(), BTreeMap::new());
 }

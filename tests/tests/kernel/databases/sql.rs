@@ -11,7 +11,7 @@ use segue_tests::service::Service;
 use segue_tests::wait::eventually;
 use segue_tests::world::World;
 
-use super::{CLIENT, Counts, await_both, counts, databases, sum_ns, unparsed};
+use super::{CLIENT, Counts, await_both, counts, databases, sum_ns};
 
 /// PostgreSQL in the managed cgroup, on 127.0.0.1:5432. It refuses to be root's.
 fn postgresql(world: &World) -> Program {
@@ -231,7 +231,7 @@ fn compressed_mysql_is_given_up_and_says_so() {
     let said = mariadb_client(&world, &["--compress", "-e", "select 41 + 1"]).expect_success();
     assert_eq!(said, "42\n");
     eventually("both sides to say so", SOON, || {
-        let reasons = unparsed(&agent);
+        let reasons = agent.unparsed();
         if reasons == BTreeMap::from([("opaque".to_owned(), 2)]) {
             Ok(())
         } else {
@@ -262,7 +262,7 @@ while True:
     let said = world.run("psql", &["-h", "198.18.0.12", "-U", "postgres", "-c", "select 1"]);
     assert!(!said.status.success(), "{}", said.stdout);
     eventually("both sides to say so", SOON, || {
-        let reasons = unparsed(&agent);
+        let reasons = agent.unparsed();
         if reasons.get("opaque").is_some_and(|count| *count >= 2) {
             Ok(())
         } else {
