@@ -110,6 +110,13 @@ pub(crate) fn load_head(scratch: &mut Scratch, kept: &[u64; HEAD_WORDS]) {
     }
 }
 
+/// How much is kept of a message right now. Volatile: the socket's other program may be changing it.
+#[inline(always)]
+pub(crate) fn kept_bytes(exchange: &Exchange) -> u8 {
+    // SAFETY: a reference is a valid, aligned pointer.
+    unsafe { ptr::read_volatile(&raw const exchange.head_length) }
+}
+
 /// Keeps the head that is in the scratch.
 #[inline(always)]
 pub(crate) fn keep_head(scratch: &Scratch, kept: &mut [u64; HEAD_WORDS]) {

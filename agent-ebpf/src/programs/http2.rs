@@ -36,19 +36,21 @@ const MAX_TURNS: u32 = 384;
 /// Told the breaker.
 const TOLD: u32 = 2;
 
-/// The connection turned out to be HTTP/2's: by its preface, of which `filled` bytes were said before, or by its server, who
+/// The connection turned out to be HTTP/2's: by its preface, of which as much was said before as is kept, or by its server, who
 /// spoke first. What was said is to be read.
 #[inline(always)]
-pub(super) fn begin(socket: Socket, exchange: &mut Exchange, filled: u8) -> Outcome {
+pub(super) fn begin(socket: Socket, exchange: &mut Exchange) -> Outcome {
     let Some(http2) = maps::new_http2(socket) else { return give_up(exchange, Unparsed::NoMemory) };
-    exchange.protocol = AppProtocol::Http2 as u8;
-    exchange.head_length = 0;
     if exchange.marks & JOINED_LATE != 0 {
         http2.asked.lose_way();
         http2.answered.lose_way();
     } else {
-        http2.asked.expect_preface(filled);
+        // What is kept is the client's, which on a server's socket may say more of it at this moment. So it is looked at as late as
+        // can be: making the memory takes longer than a client needs for its next byte.
+        http2.asked.expect_preface(maps::kept_bytes(exchange));
     }
+    exchange.protocol = AppProtocol::Http2 as u8;
+    exchange.head_length = 0;
     Outcome::Ignored
 }
 

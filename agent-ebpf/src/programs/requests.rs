@@ -251,12 +251,11 @@ fn asked(
     (at, bytes, sequence): (u32, u32, u32),
     way: Way,
 ) -> Outcome {
-    let filled = exchange.head_length;
-    let begins = filled == 0;
+    let begins = exchange.head_length == 0;
     let length = fill(packet, exchange, number, at, bytes);
     let Told { protocol, heard } = hear(REQUEST, exchange, number, length);
     if protocol == AppProtocol::Http2 && matches!(heard, Heard::Request(_)) {
-        return http2::begin(socket, exchange, filled);
+        return http2::begin(socket, exchange);
     }
     if begins && matches!(heard, Heard::Request(_) | Heard::More) {
         exchange.asked_at_ns = moment(packet, way).ns;
@@ -324,7 +323,7 @@ fn answered(
         let length = fill(packet, exchange, number, at, bytes);
         let Told { protocol, heard } = hear(0, exchange, number, length);
         if protocol == AppProtocol::Http2 {
-            return http2::begin(socket, exchange, 0);
+            return http2::begin(socket, exchange);
         }
         match heard {
             _ if conversation::is_walked(protocol) => {
@@ -373,7 +372,7 @@ fn interrupted(
     (at, bytes): (u32, u32),
 ) -> Outcome {
     if greets(packet, number, at, bytes) == AppProtocol::Http2 as u32 {
-        return http2::begin(socket, exchange, exchange.head_length);
+        return http2::begin(socket, exchange);
     }
     if exchange.marks & JOINED_LATE != 0 {
         return Outcome::Ignored;
