@@ -7,7 +7,7 @@ use agent_ebpf::decide::breaker::Signal;
 use agent_ebpf::decide::breaker::answer::{self, Judgement};
 
 use super::breaker::{self, Report};
-use super::http2;
+use super::{http2, tls};
 use crate::context::{Moment, Socket};
 use crate::maps;
 
@@ -34,6 +34,23 @@ pub(super) fn asked(socket: Socket, exchange: &Exchange) -> bool {
         }
     }
     true
+}
+
+/// What is said on a connection is read inside TLS: its answers judge it from now on, where the policy says so. Bytes that come back of a
+/// handshake would otherwise be taken for an answer.
+#[inline(always)]
+pub(super) fn sealed(socket: Socket, exchange: &Exchange) {
+    if are_judged(exchange)
+        && let Some(connection) = established(socket)
+    {
+        connection.marks |= JUDGED_BY_ANSWERS;
+    }
+}
+
+/// It is not read any further.
+#[inline(always)]
+pub(super) fn unsealed(connection: &mut Connection) {
+    connection.marks &= !JUDGED_BY_ANSWERS;
 }
 
 /// An answer that counts began, `duration_ns` after its request.
@@ -74,6 +91,8 @@ pub(super) fn left(connection: &mut Connection, socket: Socket) {
     let Some(exchange) = maps::exchange(socket) else { return };
     let since_ns = if exchange.protocol == AppProtocol::Http2 as u8 {
         http2::waits_since_ns(socket)
+    } else if tls::is_inside(exchange) {
+        tls::left(connection, exchange)
     } else if exchange.stage == Stage::Asked as u8 || exchange.stage == Stage::Interim as u8 {
         exchange.asked_at_ns
     } else {
