@@ -53,7 +53,7 @@ pub use service::{
     Algorithm, Backend, BackendState, BackendStatus, Policy, ServiceState, ServiceWord, Slot, Subset, Verdict,
 };
 pub use settings::Settings;
-pub use tls::{TlsCall, TlsCallKind, TlsKey, TlsSession, TlsTidings};
+pub use tls::{TlsCall, TlsCallKind, TlsKey, TlsSession};
 
 /// Version of the layouts in this module. Pinned maps live in a directory of this number; a loader never opens
 /// maps of another one.

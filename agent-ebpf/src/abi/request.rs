@@ -171,7 +171,8 @@ pub const UNDERSTOOD: u8 = 8;
 pub const SEALED: u8 = 16;
 /// As before, and the server answered.
 pub const ANSWERED_SEALED: u8 = 32;
-/// What is said is read inside TLS. `head` then says where, as [`TlsKey`](super::TlsKey) does: the `SSL`, then the process.
+/// What is said is read inside TLS. `head` then says where, as [`TlsKey`](super::TlsKey) does: the `SSL`, the process, and
+/// the socket's cookie.
 pub const IN_TLS: u8 = 64;
 
 /// Pieces of what a client says on a connection that was joined late which may be the rest of a request: 64 are 4 MiB where

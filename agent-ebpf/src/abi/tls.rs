@@ -3,6 +3,7 @@
 //!
 //! Knows the layouts, and nothing of how OpenSSL is called; that is `programs::tls`.
 
+use super::connection::Connection;
 use super::request::Exchange;
 
 /// Value of `TLS_CALLS`, by thread: a call of OpenSSL that is under way.
@@ -59,77 +60,9 @@ pub struct TlsSession {
     pub exchange: Exchange,
     /// The cookie of its socket; 0: it was never seen to use one.
     pub cookie: u64,
-    /// What the breaker is still to be told, as [`TlsTidings`] reads it; 0: nothing.
-    pub tidings: u64,
+    /// A copy of what a client's socket remembers of its service, which the socket takes back when it is closed: a probe cannot reach
+    /// it. Zeros for a server's.
+    pub connection: Connection,
 }
 
-const _: () = assert!(size_of::<TlsSession>() == 120);
-
-/// What the breaker of a backend is told of what was said inside TLS. A probe cannot reach a socket, so it leaves word for the
-/// program that sees the next packet of the connection.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum TlsTidings {
-    /// An answer began.
-    Answer {
-        /// Its status.
-        status: u16,
-        /// How long after its request, in microseconds; at most [`TlsTidings::MAX_DURATION_US`].
-        duration_us: u64,
-    },
-    /// What is said is not followed any further: answers are no sign any more.
-    Lost,
-}
-
-impl TlsTidings {
-    /// The longest duration that can be told: 2 years.
-    pub const MAX_DURATION_US: u64 = (1 << 46) - 1;
-
-    const LOST: u64 = 2;
-    const ANSWER: u64 = 1;
-
-    /// As one word, never 0.
-    #[inline(always)]
-    pub const fn to_raw(self) -> u64 {
-        match self {
-            Self::Answer { status, duration_us } => {
-                let duration_us =
-                    if duration_us > Self::MAX_DURATION_US { Self::MAX_DURATION_US } else { duration_us };
-                duration_us << 18 | (status as u64) << 2 | Self::ANSWER
-            }
-            Self::Lost => Self::LOST,
-        }
-    }
-
-    /// What such a word says.
-    #[inline(always)]
-    #[allow(clippy::cast_possible_truncation, reason = "the 16 bits that were packed")]
-    pub const fn from_raw(raw: u64) -> Option<Self> {
-        match raw & 3 {
-            Self::ANSWER => Some(Self::Answer { status: (raw >> 2) as u16, duration_us: raw >> 18 }),
-            Self::LOST => Some(Self::Lost),
-            _ => None,
-        }
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use proptest::prelude::*;
-
-    use super::*;
-
-    proptest! {
-        #[test]
-        fn what_the_breaker_is_told_reads_back_from_its_word(status: u16, duration_us: u64) {
-            let told = TlsTidings::Answer { status, duration_us };
-            let expected = TlsTidings::Answer { status, duration_us: duration_us.min(TlsTidings::MAX_DURATION_US) };
-            prop_assert_eq!(TlsTidings::from_raw(told.to_raw()), Some(expected));
-        }
-    }
-
-    #[test]
-    fn no_word_is_no_tidings() {
-        assert_eq!(TlsTidings::from_raw(0), None);
-        assert_eq!(TlsTidings::from_raw(TlsTidings::Lost.to_raw()), Some(TlsTidings::Lost));
-    }
-}
+const _: () = assert!(size_of::<TlsSession>() == 208);

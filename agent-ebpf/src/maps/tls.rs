@@ -1,10 +1,11 @@
 //! The maps of TLS that is read: calls of OpenSSL that are under way, and what is said on each connection. They are not pinned,
 //! since no probe outlives the agent that put it in place; without probes they have room for one entry.
 
-use core::ptr;
-
 use agent_ebpf::abi::request::HEAD_BYTES;
-use agent_ebpf::abi::{Direction, Exchange, Stage, TlsCall, TlsKey, TlsSession, limits};
+use agent_ebpf::abi::{
+    Address, Connection, Direction, Endpoint, Exchange, Phase, Probe, Stage, TlsCall, TlsKey, TlsSession,
+    limits,
+};
 use aya_ebpf::bindings::BPF_ANY;
 use aya_ebpf::macros::map;
 use aya_ebpf::maps::LruHashMap;
@@ -19,6 +20,27 @@ static TLS_CALLS: LruHashMap<u64, TlsCall> = LruHashMap::with_max_entries(limits
 #[map]
 static TLS_SESSIONS: LruHashMap<TlsKey, TlsSession> =
     LruHashMap::with_max_entries(limits::MAX_TLS_SESSIONS, 0);
+
+const NO_ENDPOINT: Endpoint = Endpoint { address: Address { words_be: [0; 4] }, port_be: 0, _pad: 0 };
+
+const NO_CONNECTION: Connection = Connection {
+    requested: NO_ENDPOINT,
+    chosen: NO_ENDPOINT,
+    service: 0,
+    backend: 0,
+    backend_generation: 0,
+    version: 0,
+    cgroup: 0,
+    started_at_ns: 0,
+    phase: Phase::Released as u8,
+    protocol: 0,
+    marks: 0,
+    state_at_close: 0,
+    received_at_fin_low: 0,
+    probe: Probe::NONE,
+    user_timeout_ms: 0,
+    client: 0,
+};
 
 /// A connection of which nothing is known, and nothing is to be learnt.
 static NEW_SESSION: TlsSession = TlsSession {
@@ -44,7 +66,7 @@ static NEW_SESSION: TlsSession = TlsSession {
         _pad: 0,
     },
     cookie: 0,
-    tidings: 0,
+    connection: NO_CONNECTION,
 };
 
 /// The call a thread is in.
@@ -92,23 +114,13 @@ pub(crate) fn forget_tls_session(key: &TlsKey) {
 
 /// Begins what is said inside TLS with what its socket knows.
 #[inline(always)]
-pub(crate) fn copy_exchange(from: &Exchange, to: &mut Exchange) {
-    copy_words(from, to);
-}
-
-/// What a breaker is to be told, which is then told.
-#[inline(always)]
-pub(crate) fn take_tidings(session: &mut TlsSession) -> u64 {
-    let tidings = super::read(&session.tidings);
-    if tidings != 0 && !super::swap(&mut session.tidings, tidings, 0) {
-        return 0;
+pub(crate) fn begin_tls_session(
+    session: &mut TlsSession,
+    exchange: &Exchange,
+    connection: Option<&Connection>,
+) {
+    copy_words(exchange, &mut session.exchange);
+    if let Some(connection) = connection {
+        copy_words(connection, &mut session.connection);
     }
-    tidings
-}
-
-/// Leaves word for it.
-#[inline(always)]
-pub(crate) fn leave_tidings(session: &mut TlsSession, tidings: u64) {
-    // SAFETY: an exclusive reference is a valid, aligned pointer. Volatile: one store of a word that another CPU may take.
-    unsafe { ptr::write_volatile(&raw mut session.tidings, tidings) };
 }

@@ -2,6 +2,7 @@
 //! `requests` does.
 
 use agent_ebpf::abi::connection::{JUDGED_BY_ANSWERS, PROVED_GOOD};
+use agent_ebpf::abi::request::IN_TLS;
 use agent_ebpf::abi::{AppProtocol, Connection, Direction, Exchange, Phase, Policy, Probe, Stage};
 use agent_ebpf::decide::breaker::Signal;
 use agent_ebpf::decide::breaker::answer::{self, Judgement};
@@ -36,21 +37,26 @@ pub(super) fn asked(socket: Socket, exchange: &Exchange) -> bool {
     true
 }
 
-/// What is said on a connection is read inside TLS: its answers judge it from now on, where the policy says so. Bytes that come back of a
-/// handshake would otherwise be taken for an answer.
+/// What is said on a connection is read inside TLS: its answers judge it from now on, where the policy says so.
 #[inline(always)]
-pub(super) fn sealed(socket: Socket, exchange: &Exchange) {
-    if are_judged(exchange)
-        && let Some(connection) = established(socket)
-    {
+pub(super) fn judged_inside(connection: &mut Connection, exchange: &Exchange) {
+    if are_judged(exchange) {
         connection.marks |= JUDGED_BY_ANSWERS;
     }
 }
 
 /// It is not read any further.
 #[inline(always)]
-pub(super) fn unsealed(connection: &mut Connection) {
+pub(super) fn unjudged(connection: &mut Connection) {
     connection.marks &= !JUDGED_BY_ANSWERS;
+}
+
+/// A socket takes back what became of its connection while somebody read inside TLS.
+#[inline(always)]
+pub(super) fn take_back(connection: &mut Connection, inside: &Connection) {
+    const OF_ANSWERS: u8 = JUDGED_BY_ANSWERS | PROVED_GOOD;
+    connection.marks = connection.marks & !JUDGED_BY_ANSWERS | inside.marks & OF_ANSWERS;
+    connection.probe = inside.probe;
 }
 
 /// An answer that counts began, `duration_ns` after its request.
@@ -91,7 +97,7 @@ pub(super) fn left(connection: &mut Connection, socket: Socket) {
     let Some(exchange) = maps::exchange(socket) else { return };
     let since_ns = if exchange.protocol == AppProtocol::Http2 as u8 {
         http2::waits_since_ns(socket)
-    } else if tls::is_inside(exchange) {
+    } else if exchange.marks & IN_TLS != 0 {
         tls::left(connection, exchange)
     } else if exchange.stage == Stage::Asked as u8 || exchange.stage == Stage::Interim as u8 {
         exchange.asked_at_ns

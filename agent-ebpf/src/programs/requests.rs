@@ -55,7 +55,7 @@ pub(crate) fn read(packet: &Packet, way: Way) -> Outcome {
     };
     let asks = (way == Way::Sent) == (exchange.direction == Direction::Outbound as u8);
     if exchange.stage == Stage::Ended as u8 {
-        return tls::passed(packet, exchange, asks);
+        return tls::spoken(exchange, asks);
     }
     let fresh = take_in(packet, socket, exchange, &segment, way);
     if fresh.length == 0 {

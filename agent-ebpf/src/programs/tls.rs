@@ -7,10 +7,10 @@
 mod said;
 mod socket;
 
-use agent_ebpf::abi::request::{IN_TLS, JOINED_LATE};
+use agent_ebpf::abi::request::{IN_TLS, JOINED_LATE, SEALED};
 use agent_ebpf::abi::{
-    AppProtocol, Direction, Exchange, Hook, Outcome, Stage, TlsCall, TlsCallKind, TlsKey, TlsSession,
-    Unparsed, limits,
+    AppProtocol, Connection, Direction, Exchange, Hook, Outcome, Stage, TlsCall, TlsCallKind, TlsKey,
+    TlsSession, Unparsed, limits,
 };
 use aya_ebpf::macros::{btf_tracepoint, uprobe, uretprobe};
 use aya_ebpf::programs::{BtfTracePointContext, ProbeContext, RetProbeContext};
@@ -19,7 +19,7 @@ use super::answers;
 use crate::context::{self, Moment, Socket, UserText};
 use crate::{emit, maps};
 
-pub(super) use socket::{is_inside, left, passed, seal};
+pub(super) use socket::{left, seal, spoken};
 
 /// Entry of `SSL_do_handshake`.
 #[uprobe]
@@ -55,8 +55,16 @@ fn segue_tls_write_ex(probe: ProbeContext) -> u32 {
 #[uprobe]
 fn segue_tls_free(probe: ProbeContext) -> u32 {
     let process = context::process_of(context::current_thread());
-    maps::forget_tls_session(&TlsKey { ssl: context::argument(&probe, 0), process, _pad: 0 });
-    emit::outcome(Hook::TlsCall, Outcome::Released);
+    let key = TlsKey { ssl: context::argument(&probe, 0), process, _pad: 0 };
+    let outcome = match maps::tls_session(&key) {
+        None => Outcome::Unmanaged,
+        Some(session) if session.cookie == 0 => {
+            maps::forget_tls_session(&key);
+            Outcome::Closed
+        }
+        Some(session) => said::freed(session),
+    };
+    emit::outcome(Hook::TlsCall, outcome);
     0
 }
 
@@ -120,11 +128,14 @@ fn end(thread: u64, call: &TlsCall, result: i32) -> Outcome {
         return Outcome::Ignored;
     }
     let key = TlsKey { ssl: call.ssl, process: context::process_of(thread), _pad: 0 };
-    let Some(session) = maps::tls_session(&key) else { return unknown(&key) };
+    let is_write = call.kind == TlsCallKind::Write as u32;
+    let Some(session) = maps::tls_session(&key) else {
+        // Who reads has received something before, on whatever it may be; who only wrote may be about to.
+        return if is_write { Outcome::Ignored } else { unknown(&key) };
+    };
     if session.exchange.stage == Stage::Ended as u8 {
         return Outcome::Ignored;
     }
-    let is_write = call.kind == TlsCallKind::Write as u32;
     let at = if is_write { Moment { ns: call.began_at_ns } } else { Moment::now() };
     said::read(session, &UserText::new(call.text_at), length as u32, is_write, at)
 }
@@ -170,18 +181,16 @@ fn learn(key: &TlsKey, socket: Socket, cookie: u64) -> Outcome {
     }
     let Some(session) = maps::tls_session_or_new(key) else { return Outcome::StorageFailed };
     session.cookie = cookie;
-    session.tidings = 0;
     if !is_read && !is_open(exchange) || answers::is_unread(exchange.service) {
         session.exchange.stage = Stage::Ended as u8;
         return Outcome::Ignored;
     }
-    if is_read && exchange.marks & JOINED_LATE == 0 {
-        // It was read before, by an agent that is gone, or was forgotten.
+    if (is_read || exchange.marks & SEALED == 0) && exchange.marks & JOINED_LATE == 0 {
+        // Its beginning was not seen: it was read by an agent that is gone, or was forgotten, or nobody read inside it then.
         exchange.marks |= JOINED_LATE;
         maps::unparsed(Unparsed::Joined);
     }
-    take_over(key, session, exchange);
-    answers::sealed(socket, exchange);
+    take_over(key, session, exchange, answers::established(socket));
     Outcome::Selected
 }
 
@@ -193,8 +202,18 @@ fn is_open(exchange: &Exchange) -> bool {
 }
 
 #[inline(always)]
-fn take_over(key: &TlsKey, session: &mut TlsSession, exchange: &mut Exchange) {
-    maps::copy_exchange(exchange, &mut session.exchange);
+fn take_over(
+    key: &TlsKey,
+    session: &mut TlsSession,
+    exchange: &mut Exchange,
+    connection: Option<&mut Connection>,
+) {
+    // What comes back of the handshake would be taken for an answer.
+    let connection = connection.map(|connection| {
+        answers::judged_inside(connection, exchange);
+        &*connection
+    });
+    maps::begin_tls_session(session, exchange, connection);
     session.exchange.stage = Stage::Idle as u8;
     session.exchange.marks = exchange.marks & JOINED_LATE;
     session.exchange.head_length = 0;
@@ -202,6 +221,7 @@ fn take_over(key: &TlsKey, session: &mut TlsSession, exchange: &mut Exchange) {
     session.exchange.doubts = 0;
     exchange.head[0] = key.ssl;
     exchange.head[1] = u64::from(key.process);
+    exchange.head[2] = session.cookie;
     exchange.head_length = 0;
     exchange.marks |= IN_TLS;
     exchange.stage = Stage::Ended as u8;

@@ -2,7 +2,7 @@
 //! less to it than to packets.
 
 use agent_ebpf::abi::request::{MAX_DOUBTS, UNDERSTOOD};
-use agent_ebpf::abi::{AppProtocol, Direction, Exchange, Outcome, Stage, TlsSession, TlsTidings, Unparsed};
+use agent_ebpf::abi::{AppProtocol, Direction, Outcome, Stage, TlsSession, Unparsed};
 use agent_ebpf::decide::l7::{Heard, Told};
 
 use super::super::answers;
@@ -59,6 +59,7 @@ fn asked(session: &mut TlsSession, text: &impl Text, number: u32, bytes: u32, at
             if answers::is_unread(exchange.service) {
                 return end(session);
             }
+            answers::judged_inside(&mut session.connection, &session.exchange);
             Outcome::Asked
         }
         Heard::Lost(reason) => lose(session, reason),
@@ -132,8 +133,7 @@ fn count(session: &mut TlsSession, status: u16, now: Moment) -> Outcome {
     session.exchange.marks |= UNDERSTOOD;
     let duration_ns = now.ns.saturating_sub(session.exchange.asked_at_ns);
     if answers::are_judged(&session.exchange) {
-        let tidings = TlsTidings::Answer { status, duration_us: duration_ns / 1_000 };
-        maps::leave_tidings(session, tidings.to_raw());
+        answers::judge(&mut session.connection, AppProtocol::Http1, status, duration_ns, now);
     }
     requests::add(&requests::row(&session.exchange, status), duration_ns);
     Outcome::Answered
@@ -147,17 +147,34 @@ fn lose(session: &mut TlsSession, reason: Unparsed) -> Outcome {
     Outcome::Unparsed
 }
 
-/// Learns nothing more from this connection.
+/// Learns nothing more from this connection. What becomes of it says of its backend what there is to say, as if nobody had read.
 #[inline(always)]
 fn end(session: &mut TlsSession) -> Outcome {
     session.exchange.stage = Stage::Ended as u8;
-    if is_outbound(&session.exchange) {
-        maps::leave_tidings(session, TlsTidings::Lost.to_raw());
-    }
+    answers::unjudged(&mut session.connection);
     Outcome::Ignored
 }
 
+/// The application lets go of its `SSL`. Where it waited for an answer for too long, it will have waited in vain. What the socket
+/// is to take back stays until it is closed, which mostly comes after this.
 #[inline(always)]
-fn is_outbound(exchange: &Exchange) -> bool {
-    exchange.direction == Direction::Outbound as u8
+pub(super) fn freed(session: &mut TlsSession) -> Outcome {
+    let since_ns = waits_since_ns(session);
+    session.exchange.stage = Stage::Ended as u8;
+    if since_ns != 0 && answers::are_judged(&session.exchange) {
+        let now = Moment::now();
+        answers::given_up(&mut session.connection, now.ns.saturating_sub(since_ns), now);
+    }
+    Outcome::Closed
+}
+
+/// Since when an answer is awaited; 0: none is.
+#[inline(always)]
+pub(super) fn waits_since_ns(session: &TlsSession) -> u64 {
+    let stage = session.exchange.stage;
+    if stage == Stage::Asked as u8 || stage == Stage::Interim as u8 {
+        session.exchange.asked_at_ns
+    } else {
+        0
+    }
 }
