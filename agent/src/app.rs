@@ -103,12 +103,8 @@ pub async fn run(options: Options, beginnings: Beginnings) -> anyhow::Result<()>
     // Reading a large file takes as long as loading the programs: they go on side by side.
     let (updates, inbox) = mpsc::channel(UPDATE_QUEUE);
     let sources = Sources::start(&options, updates).await?;
-    let mut data_plane = DataPlane::load(
-        options.cgroup.as_deref(),
-        &options.bpffs,
-        options.reads_requests,
-        &options.tls_libraries,
-    )?;
+    let (cgroup, bpffs) = (options.cgroup.as_deref(), &options.bpffs);
+    let mut data_plane = DataPlane::load(cgroup, bpffs, options.reads_requests, &options.tls_libraries)?;
     let program_log = tokio::spawn(data_plane.log()?.forward());
     tracing::info!(
         cgroup = %data_plane.cgroup().path().display(),
