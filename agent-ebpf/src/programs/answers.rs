@@ -9,7 +9,7 @@ use agent_ebpf::decide::breaker::answer::{self, Judgement};
 
 use super::breaker::{self, Report};
 use super::{http2, tls};
-use crate::context::{Moment, Socket};
+use crate::context::{self, Moment, Socket};
 use crate::maps;
 
 /// Whether requests to a service are not read.
@@ -97,7 +97,7 @@ pub(super) fn left(connection: &mut Connection, socket: Socket) {
     let Some(exchange) = maps::exchange(socket) else { return };
     let since_ns = if exchange.protocol == AppProtocol::Http2 as u8 {
         http2::waits_since_ns(socket)
-    } else if exchange.marks & IN_TLS != 0 {
+    } else if context::reads_tls() && exchange.marks & IN_TLS != 0 {
         tls::left(connection, exchange)
     } else if exchange.stage == Stage::Asked as u8 || exchange.stage == Stage::Interim as u8 {
         exchange.asked_at_ns

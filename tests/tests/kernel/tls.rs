@@ -43,29 +43,20 @@ fn nginx(world: &World) -> Program {
     let root = world.directory().join("nginx");
     fs::create_dir_all(&root).expect("a directory");
     let path = |name: &str| root.join(name).display().to_string();
-    let request = [
-        "req",
-        "-x509",
-        "-newkey",
-        "ec",
-        "-pkeyopt",
-        "ec_paramgen_curve:prime256v1",
-        "-nodes",
-        "-days",
-        "1",
-        "-subj",
-        "/CN=web",
-        "-keyout",
-        &path("key"),
-        "-out",
-        &path("certificate"),
-    ];
+    // Its own configuration, wherever OpenSSL would look for one.
+    fs::write(root.join("openssl.cnf"), "[req]\ndistinguished_name = name\n[name]\n")
+        .expect("a file for openssl");
+    let (settings, key, certificate) = (path("openssl.cnf"), path("key"), path("certificate"));
+    let curve = ["-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes"];
+    let files = ["-config", &settings, "-keyout", &key, "-out", &certificate];
+    let request = [&["req", "-x509", "-days", "1", "-subj", "/CN=web"][..], &curve, &files].concat();
     world.run("openssl", &request).expect_success();
     let config = format!(
-        "worker_processes 1; daemon off; pid {}; error_log {};
+        "user root; worker_processes 1; daemon off; pid {}; error_log {};
 events {{ worker_connections 512; }}
 http {{
   access_log off; keepalive_requests 1000000; client_max_body_size 8m;
+  limit_req_zone $server_name zone=slow:64k rate=5r/s;
   client_body_temp_path {}; proxy_temp_path {}; fastcgi_temp_path {}; uwsgi_temp_path {}; scgi_temp_path {};
   server {{
     listen 127.0.0.1:8443 ssl http2; ssl_certificate {}; ssl_certificate_key {};
@@ -73,6 +64,7 @@ http {{
     location /missing {{ return 404; }}
     location /broken {{ return 503; }}
     location /created {{ return 201; }}
+    location /slow {{ root {}; limit_req zone=slow burst=10; }}
   }}
   server {{
     listen 127.0.0.1:8444 ssl; ssl_certificate {}; ssl_certificate_key {};
@@ -87,11 +79,13 @@ http {{
         path("t3"),
         path("t4"),
         path("t5"),
-        path("certificate"),
-        path("key"),
-        path("certificate"),
-        path("key")
+        certificate,
+        key,
+        root.display(),
+        certificate,
+        key
     );
+    fs::write(root.join("slow"), "fine\n").expect("a page");
     fs::write(root.join("nginx.conf"), config).expect("a configuration");
     let nginx = world.start_in("checkout.service", "nginx", &["-c".to_owned(), path("nginx.conf")]);
     world.await_listener("127.0.0.1:8443", &nginx);
@@ -172,6 +166,38 @@ fn a_load_generator_counts_the_same_inside_tls() {
     let expected = BTreeMap::from([("200".to_owned(), 2_000), ("404".to_owned(), 1)]);
     await_both(&agent, STATUS, &expected);
     assert_eq!(agent.unparsed(), BTreeMap::new());
+}
+
+#[test]
+#[ignore = "kernel tier: needs root and eBPF; run by cargo xtask test"]
+fn durations_inside_tls_are_what_the_client_measured() {
+    let world = World::new();
+    let agent = agent(&world, &[web()]);
+    let _nginx = nginx(&world);
+    // nginx lets five through a second: each but the first waits for its turn.
+    let script = "
+import http.client, ssl, time
+connection = http.client.HTTPSConnection('198.18.0.10', 443, timeout=20, context=ssl._create_unverified_context())
+connection.connect()
+took = []
+for _ in range(4):
+    before = time.monotonic()
+    connection.request('GET', '/slow')
+    answer = connection.getresponse()
+    took.append(time.monotonic() - before)
+    assert answer.status == 200 and answer.read() == b'fine\\n'
+print(*took)
+";
+    let said = world.run("python3", &["-c", script]).expect_success();
+    let took: Vec<f64> = said.split_whitespace().map(|seconds| seconds.parse().expect("seconds")).collect();
+    let whole: f64 = took.iter().sum();
+    assert!(whole > 0.4, "they waited: {took:?}");
+    await_both(&agent, STATUS, &BTreeMap::from([("200".to_owned(), 4)]));
+    for metric in [CLIENT, SERVER].map(|count| count.replace("_count", "_sum")) {
+        let counted: f64 = agent.metrics().matching(&metric, &[]).map(|sample| sample.value).sum();
+        // What the client's own code takes around each is all that it may measure beyond that.
+        assert!(counted <= whole && counted > 0.9 * whole, "{metric}: {counted} of {whole}");
+    }
 }
 
 #[test]
