@@ -56,7 +56,7 @@ fn nginx(world: &World) -> Program {
 events {{ worker_connections 512; }}
 http {{
   access_log off; keepalive_requests 1000000; client_max_body_size 8m;
-  limit_req_zone $server_name zone=slow:64k rate=5r/s;
+  limit_req_zone $binary_remote_addr zone=slow:64k rate=5r/s;
   client_body_temp_path {}; proxy_temp_path {}; fastcgi_temp_path {}; uwsgi_temp_path {}; scgi_temp_path {};
   server {{
     listen 127.0.0.1:8443 ssl http2; ssl_certificate {}; ssl_certificate_key {};
