@@ -95,15 +95,23 @@ pub(super) fn left(connection: &mut Connection, socket: Socket) {
         return;
     }
     let Some(exchange) = maps::exchange(socket) else { return };
+    if context::reads_tls() && exchange.marks & IN_TLS != 0 {
+        let since_ns = tls::left(connection, exchange);
+        return waited(connection, since_ns);
+    }
     let since_ns = if exchange.protocol == AppProtocol::Http2 as u8 {
         http2::waits_since_ns(socket)
-    } else if context::reads_tls() && exchange.marks & IN_TLS != 0 {
-        tls::left(connection, exchange)
     } else if exchange.stage == Stage::Asked as u8 || exchange.stage == Stage::Interim as u8 {
         exchange.asked_at_ns
     } else {
         0
     };
+    waited(connection, since_ns);
+}
+
+/// The application waited for an answer since then; 0: it did not.
+#[inline(always)]
+fn waited(connection: &mut Connection, since_ns: u64) {
     if since_ns != 0 {
         let now = Moment::now();
         given_up(connection, now.ns.saturating_sub(since_ns), now);
