@@ -43,6 +43,10 @@ pub trait Names {
     fn is_live(&self, workload: &Workload) -> bool;
     /// The service with this id; `None` where it was removed and is forgotten.
     fn service(&self, id: u32) -> Option<ServiceLabel>;
+    /// Whether the service with this id is called so. What is asked of thousands in a row should copy no name.
+    fn is_called(&self, id: u32, name: &str) -> bool {
+        self.service(id).is_some_and(|label| *label.name == *name)
+    }
     /// The version of a service with this id; `None` for id 0, and where it is forgotten.
     fn version(&self, service: u32, version: u32) -> Option<Arc<str>>;
 }

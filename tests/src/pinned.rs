@@ -9,6 +9,7 @@ use std::path::Path;
 use std::time::Duration;
 
 use agent_ebpf::abi::ABI_VERSION;
+use segue_agent::kernel::drop_capabilities;
 
 use crate::wait::let_pass;
 use crate::world::World;
@@ -89,6 +90,30 @@ impl PinnedMap {
             Ok(_) => Some(value),
             Err(error) if error.raw_os_error() == Some(libc::ENOENT) => None,
             Err(error) => panic!("cannot look up {key:x?}: {error}"),
+        }
+    }
+
+    /// Whether the kernel lets a thread without any capability look something up. Before Linux 5.19 it does not where
+    /// `kernel.unprivileged_bpf_disabled` is set.
+    ///
+    /// # Panics
+    /// When the kernel refuses for another reason than the thread's rights.
+    pub fn takes_no_capability(&self) -> bool {
+        let (key, mut value) = (vec![0_u8; self.key_size], vec![0_u8; self.value_size]);
+        let found = std::thread::scope(|scope| {
+            let apart = scope.spawn(|| {
+                drop_capabilities();
+                call(
+                    BPF_MAP_LOOKUP_ELEM,
+                    &[descriptor(&self.map), key.as_ptr() as u64, value.as_mut_ptr() as u64],
+                )
+            });
+            apart.join().expect("no panic")
+        });
+        match found.map_err(|error| error.raw_os_error()) {
+            Ok(_) => true,
+            Err(Some(libc::EPERM)) => false,
+            Err(error) => panic!("cannot look up the first entry: {error:?}"),
         }
     }
 }

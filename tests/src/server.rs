@@ -228,19 +228,40 @@ impl BlackHole {
     }
 }
 
+/// Some kernels refuse to dissolve a connection on which a thread waits in recvmsg(2) (EBUSY; Linux 6.5, and what was
+/// taken into older series from it): whoever reads here waits in poll(2), see [`Awaited`].
 fn reset(stream: &TcpStream) {
     let linger = libc::linger { l_onoff: 1, l_linger: 0 };
     let socket = stream.as_raw_fd();
-    // A connection the client has ended by now needs no reset.
-    let _reset = sockopt::set(socket, libc::SOL_SOCKET, libc::SO_LINGER, &linger)
+    let reset = sockopt::set(socket, libc::SOL_SOCKET, libc::SO_LINGER, &linger)
         .and_then(|()| sockopt::disconnect(socket));
+    // A connection the client has ended by now needs no reset.
+    assert_ne!(reset.err().and_then(|error| error.raw_os_error()), Some(libc::EBUSY), "a thread waits in it");
+}
+
+/// A connection that is read without a thread waiting inside the kernel's read.
+struct Awaited(TcpStream);
+
+impl Read for Awaited {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        let mut waited = libc::pollfd { fd: self.0.as_raw_fd(), events: libc::POLLIN, revents: 0 };
+        // SAFETY: one record, which lives as long as the call; -1 waits for ever.
+        while unsafe { libc::poll(&raw mut waited, 1, -1) } < 0 {
+            let error = io::Error::last_os_error();
+            if error.kind() != io::ErrorKind::Interrupted {
+                return Err(error);
+            }
+        }
+        self.0.read(buffer)
+    }
 }
 
 fn greet_and_echo(name: &str, mut stream: TcpStream, shared: &Shared) -> io::Result<()> {
+    let mut awaited = Awaited(stream.try_clone()?);
     stream.write_all(format!("{name}\n").as_bytes())?;
     let mut buffer = [0; 64 * 1024];
     loop {
-        let length = stream.read(&mut buffer)?;
+        let length = awaited.read(&mut buffer)?;
         if length == 0 {
             return stream.shutdown(Shutdown::Both);
         }
@@ -250,7 +271,7 @@ fn greet_and_echo(name: &str, mut stream: TcpStream, shared: &Shared) -> io::Res
 }
 
 fn answer_requests(name: &str, stream: TcpStream) -> io::Result<()> {
-    let mut requests = BufReader::new(stream.try_clone()?).lines();
+    let mut requests = BufReader::new(Awaited(stream.try_clone()?)).lines();
     let mut stream = stream;
     while let Some(mut line) = requests.next().transpose()? {
         while !line.is_empty() {

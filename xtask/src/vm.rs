@@ -28,7 +28,7 @@ use crate::{build, host, workspace};
 const MODULES: [&str; 4] = ["inet_diag", "tcp_diag", "udp_diag", "veth"];
 
 /// Programs the kernel tier runs, as far as this machine has them.
-const PROGRAMS: [&str; 20] = [
+const PROGRAMS: [&str; 25] = [
     "sh",
     "sleep",
     "find",
@@ -49,6 +49,11 @@ const PROGRAMS: [&str; 20] = [
     "mount",
     "touch",
     "ls",
+    "rm",
+    "mv",
+    "chown",
+    "prlimit",
+    "ss",
 ];
 
 /// Parts of Python's library that no test needs.

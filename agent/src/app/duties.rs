@@ -7,8 +7,11 @@ use crate::kernel::{Arrivals, EventReader};
 
 /// Events taken from the ring at a time.
 const EVENT_BATCH: usize = 512;
-/// Edges are folded, and cgroups learned, every so many ticks.
+/// Cgroups are learned every so many ticks, and edges folded while anything happens on them.
 const FOLD_EVERY: u64 = 5;
+/// Edges are folded after so many ticks when nothing happened between the last two times: thousands that are at rest would
+/// cost most of what an idle agent does. Whoever asks gets fresh counts anyway.
+const FOLD_QUIET: u64 = 20;
 /// Counts of open connections are compared with the sockets there are every so many ticks.
 const HEAL_EVERY: u64 = 10;
 
@@ -16,11 +19,15 @@ const HEAL_EVERY: u64 = 10;
 pub(super) struct Duties {
     observer: Arc<Observer>,
     ticks: u64,
+    /// When edges are folded next.
+    fold_at: u64,
+    /// What was counted when they were folded last.
+    counted: u64,
 }
 
 impl Duties {
     pub(super) fn new(observer: Arc<Observer>) -> Self {
-        Self { observer, ticks: 0 }
+        Self { observer, ticks: 0, fold_at: 0, counted: 0 }
     }
 
     /// One tick, a second after the last.
@@ -29,9 +36,14 @@ impl Duties {
         self.observer.name_spans();
         if self.ticks.is_multiple_of(FOLD_EVERY) {
             self.observer.learn_workloads();
+        }
+        if self.ticks >= self.fold_at {
             if let Err(error) = self.observer.fold_edges() {
                 tracing::warn!("{error}");
             }
+            let counted = self.observer.sum_of_counts();
+            let is_quiet = std::mem::replace(&mut self.counted, counted) == counted;
+            self.fold_at = self.ticks + if is_quiet { FOLD_QUIET } else { FOLD_EVERY };
         }
         let heal_every = HEAL_EVERY * self.observer.governing().rarer();
         if self.ticks % heal_every == heal_every - 1 {

@@ -23,8 +23,13 @@ impl Names for LiveNames<'_> {
     }
 
     fn service(&self, id: u32) -> Option<ServiceLabel> {
-        let spec = self.directory.service(id)?.spec;
-        Some(ServiceLabel { name: Arc::clone(&spec.name), port: spec.frontends.first()?.port() })
+        self.directory.spec_of(id, |spec| {
+            Some(ServiceLabel { name: Arc::clone(&spec.name), port: spec.frontends.first()?.port() })
+        })?
+    }
+
+    fn is_called(&self, id: u32, name: &str) -> bool {
+        self.directory.spec_of(id, |spec| *spec.name == *name) == Some(true)
     }
 
     fn version(&self, service: u32, version: u32) -> Option<Arc<str>> {

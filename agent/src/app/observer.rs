@@ -130,6 +130,8 @@ struct EdgeState {
     requests: RequestAccumulator,
     kernel_entries: u64,
     request_entries: u64,
+    /// The sum of all that was counted, whatever it is: it stays the same while nothing happens.
+    sum_of_counts: u64,
     folded_at: Option<Duration>,
     drift: Drift,
     clients: healing::Clients,

@@ -99,8 +99,7 @@ impl Accumulator {
             self.seen.insert(key, seen);
         }
         self.rows.retain(|key, row| {
-            let service_exists = names.service(row.service).is_some_and(|label| label.name == key.service);
-            if service_exists && names.is_live(&key.client) {
+            if names.is_called(row.service, &key.service) && names.is_live(&key.client) {
                 row.alive_at = now;
             }
             now.saturating_sub(row.alive_at) < TOMBSTONE

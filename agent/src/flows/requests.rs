@@ -194,7 +194,7 @@ impl RequestAccumulator {
         }
         self.groups.retain(|who, group| {
             let has_service = is_of_no_service(who.direction, group.service)
-                || names.service(group.service).is_some_and(|label| label.name == who.service);
+                || names.is_called(group.service, &who.service);
             if has_service && names.is_live(&who.workload) {
                 group.alive_at = now;
             }

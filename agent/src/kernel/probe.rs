@@ -118,7 +118,7 @@ impl Features {
             Feature {
                 name: "compare_and_swap",
                 found: self.compare_and_swap,
-                without: "a breaker may admit a probe too many, or miss a failure, when two CPUs meet in it",
+                without: "a breaker may admit a probe too many or miss a failure, and a limit let a connection too many in, when two CPUs meet in it",
             },
             Feature {
                 name: "kernel_types",

@@ -123,6 +123,11 @@ impl Directory {
         self.read().service(id).cloned()
     }
 
+    /// A part of what describes the service with this id, where nothing else of it is wanted.
+    pub fn spec_of<T>(&self, id: u32, pick: impl FnOnce(&ServiceSpec) -> T) -> Option<T> {
+        self.read().service(id).map(|service| pick(&service.spec))
+    }
+
     /// The backend with this id.
     pub fn backend(&self, id: u32) -> Option<BackendEntry> {
         let entries = self.read();

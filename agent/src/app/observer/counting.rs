@@ -10,6 +10,7 @@ use super::super::healing;
 use super::super::names::LiveNames;
 use super::{EdgeState, Observer, lock};
 use crate::clock;
+use crate::flows::histogram;
 use crate::kernel::{Counters, MapError};
 use crate::rollout::{Reading, evidence};
 
@@ -17,6 +18,13 @@ use crate::rollout::{Reading, evidence};
 const EDGES_AGE: Duration = Duration::from_millis(500);
 /// The same where observing costs more than it may.
 const RARE_EDGES_AGE: Duration = Duration::from_secs(30);
+
+/// What happened on an edge, of any kind.
+fn events(edge: &Edge) -> u64 {
+    let ends =
+        edge.closed.iter().chain(&edge.failed).fold(edge.opened, |sum, count| sum.wrapping_add(*count));
+    [edge.sent_bytes, edge.received_bytes, edge.retransmits].into_iter().fold(ends, u64::wrapping_add)
+}
 
 impl Observer {
     /// What the kernel counts now for each of these services, whatever its address families.
@@ -58,6 +66,7 @@ impl Observer {
             Some(Err(error)) => tracing::warn!("cannot walk over sockets: {error}"),
             None => {}
         }
+        state.sum_of_counts = edges.iter().fold(0, |sum, (_, edge)| sum.wrapping_add(events(edge)));
         let expired = self.fold(&mut state, now, edges);
         for key in expired {
             if let Err(error) = counters.remove_edge(&key) {
@@ -69,6 +78,11 @@ impl Observer {
         Ok(())
     }
 
+    /// A number that changes with whatever the kernel counts on connections, as of the last fold.
+    pub(in crate::app) fn sum_of_counts(&self) -> u64 {
+        lock(&self.edges).sum_of_counts
+    }
+
     fn fold_requests(
         &self,
         state: &mut EdgeState,
@@ -77,6 +91,8 @@ impl Observer {
     ) -> Result<(), MapError> {
         let entries = counters.requests()?;
         state.request_entries = entries.len() as u64;
+        let answered = entries.iter().map(|(_, requests)| histogram::count(&requests.0));
+        state.sum_of_counts = answered.fold(state.sum_of_counts, u64::wrapping_add);
         let expired = {
             let mut cgroups = lock(&self.cgroups);
             let mut names = LiveNames { cgroups: &mut cgroups, directory: &self.directory, now };
