@@ -100,13 +100,18 @@ http {{
     nginx
 }
 
-/// Waits until both sides count this, by a label.
+/// Waits until a side counts this, by a label.
+fn await_counts(agent: &Agent<'_>, metric: &str, label: &str, expected: &BTreeMap<String, u64>) {
+    eventually(&format!("{metric} to be {expected:?}"), SOON, || {
+        let seen = agent.counted_by(metric, label);
+        if &seen == expected { Ok(()) } else { Err(format!("{seen:?}\n{:?}", agent.unparsed())) }
+    });
+}
+
+/// Waits until both do.
 fn await_both(agent: &Agent<'_>, label: &str, expected: &BTreeMap<String, u64>) {
     for metric in [CLIENT, SERVER] {
-        eventually(&format!("{metric} to be {expected:?}"), SOON, || {
-            let seen = agent.counted_by(metric, label);
-            if &seen == expected { Ok(()) } else { Err(format!("{seen:?}\n{:?}", agent.unparsed())) }
-        });
+        await_counts(agent, metric, label, expected);
     }
 }
 
@@ -256,12 +261,8 @@ time.sleep(60)
     fs::write(&go_on, "").expect("a file");
     said("done");
     // The client is found when it has received its first answer, the server with its first request.
-    for (metric, least) in [(CLIENT, 5), (SERVER, 6)] {
-        let expected = BTreeMap::from([("200".to_owned(), least)]);
-        eventually(&format!("{metric} to be {expected:?}"), SOON, || {
-            let seen = agent.counted_by(metric, STATUS);
-            if seen == expected { Ok(()) } else { Err(format!("{seen:?}\n{:?}", agent.unparsed())) }
-        });
+    for (metric, count) in [(CLIENT, 5), (SERVER, 6)] {
+        await_counts(&agent, metric, STATUS, &BTreeMap::from([("200".to_owned(), count)]));
     }
     assert_eq!(agent.unparsed().get("joined"), Some(&2), "{:?}", agent.unparsed());
 }
@@ -294,7 +295,7 @@ asyncio.run(main())
     eventually("what was not read", SOON, || {
         if agent.unparsed() == expected { Ok(()) } else { Err(format!("{:?}", agent.unparsed())) }
     });
-    assert_eq!(agent.counted_by(SERVER, STATUS), BTreeMap::from([("200".to_owned(), 1)]));
+    await_counts(&agent, SERVER, STATUS, &BTreeMap::from([("200".to_owned(), 1)]));
     assert_eq!(agent.counted_by(CLIENT, STATUS), BTreeMap::new());
 }
 
