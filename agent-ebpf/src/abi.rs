@@ -28,6 +28,7 @@ pub mod sample;
 pub mod service;
 pub mod settings;
 pub mod sql;
+pub mod tls;
 
 pub use address::{Address, Endpoint, FrontendKey, Protocol};
 pub use admission::{ClientKey, Limit, Limits, RateWord, ServiceLimits, Usage};
@@ -52,6 +53,7 @@ pub use service::{
     Algorithm, Backend, BackendState, BackendStatus, Policy, ServiceState, ServiceWord, Slot, Subset, Verdict,
 };
 pub use settings::Settings;
+pub use tls::{TlsCall, TlsCallKind, TlsKey, TlsSession};
 
 /// Version of the layouts in this module. Pinned maps live in a directory of this number; a loader never opens
 /// maps of another one.

@@ -1,10 +1,12 @@
 //! What the kernel hands to a program. The only module that dereferences a context; it decides nothing.
 
 mod packet;
+mod probed;
 mod visit;
 
 use core::ffi::c_void;
 
+use agent_ebpf::abi::request::{HEAD_BYTES, SCAN_BYTES};
 use agent_ebpf::abi::{Address, Connection, Endpoint};
 use agent_ebpf::decide::flow;
 use aya_ebpf::bindings::{bpf_sock, bpf_sock_addr, bpf_sock_ops};
@@ -16,6 +18,9 @@ use aya_ebpf::helpers::generated::{
 use aya_ebpf::programs::{SockAddrContext, SockContext, SockOpsContext};
 
 pub(crate) use packet::{Packet, RawPacket, Segment};
+pub(crate) use probed::{
+    UserText, argument, current_thread, process_of, result, traced_cookie, traced_socket, user_number,
+};
 pub(crate) use visit::{RawVisit, Visit};
 
 /// Whether the kernel lets these hooks choose the errno (6.1 and later). Set by the loader, which asks the
@@ -27,6 +32,25 @@ static HAS_SET_RETVAL: u8 = 0;
 /// loader, which reads it from the kernel's own type information.
 #[unsafe(no_mangle)]
 static SOCKET_ERROR_OFFSET: u32 = 0;
+
+/// Whether what is said inside TLS is read: then programs that see packets leave such connections to the probes. Set by the
+/// loader; the verifier removes what is behind it otherwise.
+#[unsafe(no_mangle)]
+static READS_TLS: u8 = 0;
+
+/// The cgroup that is managed, by its id. Set by the loader; known only where TLS is read.
+#[unsafe(no_mangle)]
+static MANAGED_CGROUP: u64 = 0;
+
+/// What one side says, wherever it is read from.
+pub(crate) trait Text {
+    /// Copies up to [`HEAD_BYTES`] bytes from `at` on behind the `filled` first ones of a head; gives how many. None where
+    /// `bytes` is 0.
+    fn append(&self, at: u32, bytes: u32, head: &mut [u8; 2 * HEAD_BYTES], filled: u8) -> usize;
+
+    /// Copies the bytes from `at` on into a room, as many as there are and fit; gives how many.
+    fn copy(&self, at: u32, bytes: u32, room: &mut [u8; SCAN_BYTES]) -> usize;
+}
 
 /// Which of the two forms of an address a context has.
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -395,6 +419,20 @@ pub(crate) fn current_cgroup() -> u64 {
 pub(crate) fn current_ancestor_cgroup(level: u32) -> u64 {
     // SAFETY: a helper that only takes a number.
     unsafe { bpf_get_current_ancestor_cgroup_id(level as i32) }
+}
+
+/// Whether what is said inside TLS is read.
+#[inline(always)]
+pub(crate) fn reads_tls() -> bool {
+    // SAFETY: a volatile read of a constant of this object, which the loader may have replaced.
+    unsafe { core::ptr::read_volatile(&raw const READS_TLS) != 0 }
+}
+
+/// The cgroup that is managed.
+#[inline(always)]
+pub(crate) fn managed_cgroup() -> u64 {
+    // SAFETY: as above.
+    unsafe { core::ptr::read_volatile(&raw const MANAGED_CGROUP) }
 }
 
 /// Makes the system call that is about to be refused fail with this errno, where the kernel can.

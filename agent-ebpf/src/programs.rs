@@ -21,6 +21,7 @@ mod sendmsg;
 mod sock_ops;
 mod sock_release;
 mod tell;
+mod tls;
 
 /// The system call goes on.
 const ALLOW: i32 = 1;

@@ -61,6 +61,8 @@ pub struct Options {
     pub bpffs: PathBuf,
     /// Whether requests on connections are read.
     pub reads_requests: bool,
+    /// Libraries of OpenSSL inside whose TLS requests are read as well.
+    pub tls_libraries: Vec<PathBuf>,
     /// Whether connections are recorded one by one also while nobody follows.
     pub records_flows: bool,
     /// The zone this node is in.
@@ -101,7 +103,8 @@ pub async fn run(options: Options, beginnings: Beginnings) -> anyhow::Result<()>
     // Reading a large file takes as long as loading the programs: they go on side by side.
     let (updates, inbox) = mpsc::channel(UPDATE_QUEUE);
     let sources = Sources::start(&options, updates).await?;
-    let mut data_plane = DataPlane::load(options.cgroup.as_deref(), &options.bpffs, options.reads_requests)?;
+    let (cgroup, bpffs) = (options.cgroup.as_deref(), &options.bpffs);
+    let mut data_plane = DataPlane::load(cgroup, bpffs, options.reads_requests, &options.tls_libraries)?;
     let program_log = tokio::spawn(data_plane.log()?.forward());
     tracing::info!(
         cgroup = %data_plane.cgroup().path().display(),

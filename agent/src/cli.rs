@@ -140,6 +140,11 @@ pub struct RunArgs {
     /// Whether requests (HTTP) on connections to services, and to servers of this node, are read, for their metrics
     #[arg(long, value_enum, default_value_t, value_name = "WHICH")]
     requests: Reading,
+    /// Read requests inside TLS as well, of every process that uses this library of OpenSSL, as in
+    /// /usr/lib/x86_64-linux-gnu/libssl.so.3; may be given more than once, and a container's own copy is another, as in
+    /// /proc/PID/root/usr/lib/libssl.so.3. Each call of OpenSSL then takes some microseconds longer, in all of these processes
+    #[arg(long, value_name = "LIBSSL", env = "SEGUE_OBSERVE_TLS", value_delimiter = ':')]
+    observe_tls: Vec<PathBuf>,
     /// Record connections one by one also while nobody follows, so that `segue flows --last` and `--since` know them; the
     /// kernel then sends, and the agent reads, two events for each
     #[arg(long)]
@@ -263,6 +268,13 @@ fn run(args: RunArgs) -> anyhow::Result<()> {
             "--otlp-traces makes spans of requests, and --requests off reads none; leave one of them out"
         );
     }
+    let tls_libraries: Vec<_> =
+        args.observe_tls.into_iter().filter(|path| !path.as_os_str().is_empty()).collect();
+    if !tls_libraries.is_empty() && args.requests == Reading::Off {
+        anyhow::bail!(
+            "--observe-tls reads requests inside TLS, and --requests off reads none; leave one of them out"
+        );
+    }
     let traces = args.otlp_traces.map(|share| otlp::Tracing { share, with_paths: args.otlp_trace_paths });
     let otlp = otlp.map(|otlp| otlp::Options { traces, ..otlp });
     let options = app::Options {
@@ -273,6 +285,7 @@ fn run(args: RunArgs) -> anyhow::Result<()> {
         socket: args.socket,
         bpffs: args.bpffs,
         reads_requests: args.requests == Reading::Auto,
+        tls_libraries,
         records_flows: args.record_flows,
         zone,
         state: args.state,

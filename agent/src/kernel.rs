@@ -27,6 +27,7 @@ mod seccomp;
 mod sock_diag;
 mod stopwatch;
 mod tables;
+mod tls;
 
 use std::io;
 use std::path::PathBuf;
@@ -136,6 +137,29 @@ pub enum KernelError {
         /// Which.
         program: &'static str,
         /// Why.
+        source: Box<aya::programs::ProgramError>,
+    },
+    /// A library that is to be probed cannot be.
+    #[error(
+        "cannot read inside TLS of {}: {source}; give --observe-tls the absolute path of a file that is OpenSSL's libssl, that of a \
+         container as /proc/PID/root/…", path.display()
+    )]
+    TlsLibrary {
+        /// Which.
+        path: PathBuf,
+        /// Why not.
+        source: io::Error,
+    },
+    /// No probe can be put on a function of it.
+    #[error(
+        "cannot put a probe on {function} of {}: {source}; is it OpenSSL's libssl, and has the agent CAP_PERFMON?", path.display()
+    )]
+    TlsProbe {
+        /// The library.
+        path: PathBuf,
+        /// The function.
+        function: &'static str,
+        /// Why not.
         source: Box<aya::programs::ProgramError>,
     },
     /// The object has no such program: agent and object are of different builds.

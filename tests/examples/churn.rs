@@ -36,7 +36,7 @@ fn main() -> anyhow::Result<()> {
 
 /// Milliseconds from the moment at which each change was due until the maps held it.
 fn measure(cgroup: &Path, bpffs: &Path, rate: u32, seconds: u32, services: u32) -> anyhow::Result<Vec<f64>> {
-    let data_plane = DataPlane::load(Some(cgroup), bpffs, true)?;
+    let data_plane = DataPlane::load(Some(cgroup), bpffs, true, &[])?;
     let mut reconciler = Reconciler::new(data_plane.tables()?);
     let mut desired = Desired::default();
     desired.apply(SourceKind::File, Change::Reset((0..services).map(|number| service(number, 0)).collect()));

@@ -25,6 +25,16 @@ pub fn let_in_beyond_limits() -> u64 {
     std::thread::available_parallelism().map_or(1, |cpus| cpus.get() as u64) - 1
 }
 
+/// Whether what is said inside TLS can be read: it takes the allocator of Linux 6.1, of whose release a helper tells.
+pub fn reads_inside_tls() -> bool {
+    // bpf_ktime_get_tai_ns(); r0 = 1; exit.
+    let reads = loads(&[0x0000_00d0_0000_0085, 0x0000_0001_0000_00b7, 0x0000_0000_0000_0095]);
+    if !reads {
+        println!("this kernel has no tls: what is said inside it is not read");
+    }
+    reads
+}
+
 /// Whether `bpf_set_retval` loads in a `connect4` program: r1 = -EHOSTUNREACH; bpf_set_retval(); r0 = 0; exit.
 fn can_choose_errno() -> bool {
     loads(&[0xffff_ff8f_0000_01b7, 0x0000_00bb_0000_0085, 0x0000_0000_0000_00b7, 0x0000_0000_0000_0095])

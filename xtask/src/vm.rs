@@ -28,7 +28,7 @@ use crate::{build, host, workspace};
 const MODULES: [&str; 4] = ["inet_diag", "tcp_diag", "udp_diag", "veth"];
 
 /// Programs the kernel tier runs, as far as this machine has them.
-const PROGRAMS: [&str; 24] = [
+const PROGRAMS: [&str; 25] = [
     "sh",
     "sleep",
     "find",
@@ -40,6 +40,7 @@ const PROGRAMS: [&str; 24] = [
     "dig",
     "nc",
     "curl",
+    "openssl",
     "bpftool",
     "cat",
     "nft",

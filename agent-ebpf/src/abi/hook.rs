@@ -33,5 +33,9 @@ named_enum! {
         Ingress = 12 => "ingress",
         /// A packet leaves a socket. Kernel 4.10.
         Egress = 13 => "egress",
+        /// A call of OpenSSL, where what is said inside TLS is read. Kernel 6.1.
+        TlsCall = 14 => "tls_call",
+        /// A process takes what its TCP socket received, likewise.
+        TlsReceive = 15 => "tls_receive",
     }
 }

@@ -88,3 +88,11 @@ pub const MAX_SWAP_TRIES: u32 = 8;
 /// Rows of counts of requests: who asked whom, how, and with what status. One takes about 200 B per CPU, allocated when it
 /// is first seen. As many as there are edges, each with two methods or statuses.
 pub const MAX_REQUESTS: u32 = 16_384;
+
+/// Threads that are inside a call of OpenSSL at a time, where TLS is read. The one of which nothing was heard for longest is
+/// forgotten: with what its call says.
+pub const MAX_TLS_CALLS: u32 = 4_096;
+
+/// Connections whose TLS is read. One takes some 200 B. The one of which nothing was heard for longest is forgotten, and joined
+/// again when something is received on it.
+pub const MAX_TLS_SESSIONS: u32 = 16_384;

@@ -83,6 +83,11 @@ named_enum! {
         TooManyStreams = 10 => "too_many_streams",
         /// The client asked for TLS or compression by the protocol's own means, and what follows is not read.
         Opaque = 11 => "opaque",
+        /// TLS that was to be read does not reach its socket while OpenSSL is called, or none that was seen: whose requests these are
+        /// is not known.
+        NoSocket = 12 => "no_socket",
+        /// HTTP/2 inside TLS, which is not followed.
+        Http2InTls = 13 => "http2_in_tls",
     }
 }
 
@@ -133,7 +138,7 @@ pub struct Exchange {
     pub stage: u8,
     /// What is asked for, by number, as [`operation_name`](super::operation_name) reads it.
     pub operation: u8,
-    /// [`READ_SENT`], [`READ_RECEIVED`], [`JOINED_LATE`], [`UNDERSTOOD`].
+    /// [`READ_SENT`], [`READ_RECEIVED`], [`JOINED_LATE`], [`UNDERSTOOD`], [`SEALED`], [`ANSWERED_SEALED`], [`IN_TLS`].
     pub marks: u8,
     /// Bytes in `head`.
     pub head_length: u8,
@@ -162,6 +167,13 @@ pub const READ_RECEIVED: u8 = 2;
 pub const JOINED_LATE: u8 = 4;
 /// A request was answered on it as its protocol has it.
 pub const UNDERSTOOD: u8 = 8;
+/// The client began TLS, while what is said inside it may be read: the exchange has ended for those who read packets.
+pub const SEALED: u8 = 16;
+/// As before, and the server answered.
+pub const ANSWERED_SEALED: u8 = 32;
+/// What is said is read inside TLS. `head` then says where, as [`TlsKey`](super::TlsKey) does: the `SSL`, the process, and
+/// the socket's cookie.
+pub const IN_TLS: u8 = 64;
 
 /// Pieces of what a client says on a connection that was joined late which may be the rest of a request: 64 are 4 MiB where
 /// the kernel hands them on by 64 KiB. After so many it is another protocol.

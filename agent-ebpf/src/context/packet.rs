@@ -14,7 +14,7 @@ use aya_ebpf::helpers::generated::{
 };
 use aya_ebpf::programs::SkBuffContext;
 
-use super::Socket;
+use super::{Socket, Text};
 
 /// The context of `cgroup_skb`. Its data begins with the IP header.
 #[derive(Clone, Copy)]
@@ -279,23 +279,6 @@ impl Packet {
         unsafe { (*self.raw).tstamp }
     }
 
-    /// Copies up to [`HEAD_BYTES`] bytes of the packet behind the `filled` first ones of a head; gives how many. None where
-    /// `bytes` is 0.
-    #[inline(always)]
-    pub(crate) fn append(&self, at: u32, bytes: u32, head: &mut [u8; 2 * HEAD_BYTES], filled: u8) -> usize {
-        const MASK: usize = HEAD_BYTES - 1;
-        let filled = filled as usize & MASK;
-        // As the verifier must see them: at least 1 and at most HEAD_BYTES.
-        let wanted = if bytes as usize >= HEAD_BYTES { HEAD_BYTES } else { bytes as usize };
-        let count = crate::maps::unproven(wanted.wrapping_sub(1)) & MASK;
-        // SAFETY: `filled` + `count` + 1 is less than the size of a head.
-        let copied = unsafe {
-            let to = head.as_mut_ptr().add(filled).cast::<c_void>();
-            bpf_skb_load_bytes(self.raw.cast(), at, to, count as u32 + 1)
-        };
-        if copied == 0 { count + 1 } else { 0 }
-    }
-
     /// Copies up to [`TOLD_BYTES`] bytes of the packet from `at` on; gives how many. None where `bytes` is 0.
     ///
     /// # Safety
@@ -308,18 +291,6 @@ impl Packet {
         // SAFETY: the caller's word; `count` + 1 is at most so many.
         let copied = unsafe { bpf_skb_load_bytes(self.raw.cast(), at, to, count as u32 + 1) };
         if copied == 0 { count as u32 + 1 } else { 0 }
-    }
-
-    /// Copies the packet's bytes from `at` on into a room, as many as there are and fit; gives how many.
-    #[inline(always)]
-    pub(crate) fn copy(&self, at: u32, bytes: u32, room: &mut [u8; SCAN_BYTES]) -> usize {
-        const MASK: usize = SCAN_BYTES - 1;
-        let wanted = if bytes as usize >= SCAN_BYTES { SCAN_BYTES } else { bytes as usize };
-        let count = crate::maps::unproven(wanted.wrapping_sub(1)) & MASK;
-        // SAFETY: `count` + 1 is at most the size of the room.
-        let copied =
-            unsafe { bpf_skb_load_bytes(self.raw.cast(), at, room.as_mut_ptr().cast(), count as u32 + 1) };
-        if copied == 0 { count + 1 } else { 0 }
     }
 
     /// Copies the packet's bytes from `at` on into the room of a message, as many as there are and fit; gives how many.
@@ -349,5 +320,33 @@ impl Packet {
             bpf_skb_load_bytes(self.raw.cast(), at, to, count as u32 + 1)
         };
         if copied == 0 { count as u32 + 1 } else { 0 }
+    }
+}
+
+impl Text for Packet {
+    #[inline(always)]
+    fn append(&self, at: u32, bytes: u32, head: &mut [u8; 2 * HEAD_BYTES], filled: u8) -> usize {
+        const MASK: usize = HEAD_BYTES - 1;
+        let filled = filled as usize & MASK;
+        // As the verifier must see them: at least 1 and at most HEAD_BYTES.
+        let wanted = if bytes as usize >= HEAD_BYTES { HEAD_BYTES } else { bytes as usize };
+        let count = crate::maps::unproven(wanted.wrapping_sub(1)) & MASK;
+        // SAFETY: `filled` + `count` + 1 is less than the size of a head.
+        let copied = unsafe {
+            let to = head.as_mut_ptr().add(filled).cast::<c_void>();
+            bpf_skb_load_bytes(self.raw.cast(), at, to, count as u32 + 1)
+        };
+        if copied == 0 { count + 1 } else { 0 }
+    }
+
+    #[inline(always)]
+    fn copy(&self, at: u32, bytes: u32, room: &mut [u8; SCAN_BYTES]) -> usize {
+        const MASK: usize = SCAN_BYTES - 1;
+        let wanted = if bytes as usize >= SCAN_BYTES { SCAN_BYTES } else { bytes as usize };
+        let count = crate::maps::unproven(wanted.wrapping_sub(1)) & MASK;
+        // SAFETY: `count` + 1 is at most the size of the room.
+        let copied =
+            unsafe { bpf_skb_load_bytes(self.raw.cast(), at, room.as_mut_ptr().cast(), count as u32 + 1) };
+        if copied == 0 { count + 1 } else { 0 }
     }
 }

@@ -14,6 +14,7 @@ pub mod position;
 pub mod postgresql;
 pub mod redis;
 mod sql;
+pub mod tls;
 
 use crate::abi::redis::RedisStatus;
 use crate::abi::request::HEAD_BYTES;

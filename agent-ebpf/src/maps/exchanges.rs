@@ -2,7 +2,7 @@
 
 use core::ptr;
 
-use agent_ebpf::abi::request::{HEAD_BYTES, SCRATCHES, Scratch};
+use agent_ebpf::abi::request::{HEAD_BYTES, Position, SCRATCHES, Scratch};
 use agent_ebpf::abi::{Exchange, RequestKey, Requests, Unparsed, limits};
 use aya_ebpf::bindings::{BPF_F_NO_PREALLOC, BPF_NOEXIST};
 use aya_ebpf::btf_maps::SkStorage;
@@ -31,6 +31,9 @@ static SCRATCH: PerCpuArray<Scratch> = PerCpuArray::with_max_entries(SCRATCHES, 
 
 /// A row of requests nobody counted yet.
 static NEW_REQUESTS: Requests = Requests(NEW_HISTOGRAM);
+
+/// A direction nothing was read of.
+pub(super) const NOWHERE: Position = Position { next: 0, ahead_start: 0, ahead_end: 0 };
 
 /// What a socket remembers of its requests.
 #[inline(always)]

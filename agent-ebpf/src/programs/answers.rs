@@ -2,13 +2,14 @@
 //! `requests` does.
 
 use agent_ebpf::abi::connection::{JUDGED_BY_ANSWERS, PROVED_GOOD};
+use agent_ebpf::abi::request::IN_TLS;
 use agent_ebpf::abi::{AppProtocol, Connection, Direction, Exchange, Phase, Policy, Probe, Stage};
 use agent_ebpf::decide::breaker::Signal;
 use agent_ebpf::decide::breaker::answer::{self, Judgement};
 
 use super::breaker::{self, Report};
-use super::http2;
-use crate::context::{Moment, Socket};
+use super::{http2, tls};
+use crate::context::{self, Moment, Socket};
 use crate::maps;
 
 /// Whether requests to a service are not read.
@@ -34,6 +35,28 @@ pub(super) fn asked(socket: Socket, exchange: &Exchange) -> bool {
         }
     }
     true
+}
+
+/// What is said on a connection is read inside TLS: its answers judge it from now on, where the policy says so.
+#[inline(always)]
+pub(super) fn judged_inside(connection: &mut Connection, exchange: &Exchange) {
+    if are_judged(exchange) {
+        connection.marks |= JUDGED_BY_ANSWERS;
+    }
+}
+
+/// It is not read any further.
+#[inline(always)]
+pub(super) fn unjudged(connection: &mut Connection) {
+    connection.marks &= !JUDGED_BY_ANSWERS;
+}
+
+/// A socket takes back what became of its connection while somebody read inside TLS.
+#[inline(always)]
+pub(super) fn take_back(connection: &mut Connection, inside: &Connection) {
+    const OF_ANSWERS: u8 = JUDGED_BY_ANSWERS | PROVED_GOOD;
+    connection.marks = connection.marks & !JUDGED_BY_ANSWERS | inside.marks & OF_ANSWERS;
+    connection.probe = inside.probe;
 }
 
 /// An answer that counts began, `duration_ns` after its request.
@@ -72,6 +95,10 @@ pub(super) fn left(connection: &mut Connection, socket: Socket) {
         return;
     }
     let Some(exchange) = maps::exchange(socket) else { return };
+    if context::reads_tls() && exchange.marks & IN_TLS != 0 {
+        let since_ns = tls::left(connection, exchange);
+        return waited(connection, since_ns);
+    }
     let since_ns = if exchange.protocol == AppProtocol::Http2 as u8 {
         http2::waits_since_ns(socket)
     } else if exchange.stage == Stage::Asked as u8 || exchange.stage == Stage::Interim as u8 {
@@ -79,6 +106,12 @@ pub(super) fn left(connection: &mut Connection, socket: Socket) {
     } else {
         0
     };
+    waited(connection, since_ns);
+}
+
+/// The application waited for an answer since then; 0: it did not.
+#[inline(always)]
+fn waited(connection: &mut Connection, since_ns: u64) {
     if since_ns != 0 {
         let now = Moment::now();
         given_up(connection, now.ns.saturating_sub(since_ns), now);

@@ -13,7 +13,7 @@ use agent_ebpf::decide::l7::http2::{self, Step, sync};
 
 use super::answers;
 use super::requests::give_up;
-use crate::context::{Moment, Packet, RawPacket, Socket};
+use crate::context::{Moment, Packet, RawPacket, Socket, Text};
 use crate::maps;
 
 /// What of a packet is new.

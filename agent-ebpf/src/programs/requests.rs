@@ -3,7 +3,7 @@
 //! Two programs share a socket's exchange and may run in the same instant on two CPUs. They speak in turn because the
 //! two sides do; where those do not, a count may be off by what they said at once.
 
-mod words;
+pub(in crate::programs) mod words;
 
 use agent_ebpf::abi::request::{HEAD_BYTES, JOINED_LATE, MAX_DOUBTS, READ_RECEIVED, READ_SENT, UNDERSTOOD};
 use agent_ebpf::abi::{
@@ -16,7 +16,7 @@ use agent_ebpf::decide::l7::{Heard, Told};
 
 use words::{NO_GREETING, REQUEST, fill, greets, head_end, hear, is_followed_by_another, more};
 
-use super::{answers, conversations, http2, lookups, tell};
+use super::{answers, conversations, http2, lookups, tell, tls};
 use crate::context::{Moment, Packet, RawPacket, Segment, Socket};
 use crate::maps;
 
@@ -30,7 +30,7 @@ pub(crate) enum Way {
 }
 
 /// Interim answers (1xx) that are passed over in one segment.
-const MAX_INTERIMS: u32 = 2;
+pub(super) const MAX_INTERIMS: u32 = 2;
 
 /// Reads a packet.
 #[inline(always)]
@@ -53,15 +53,15 @@ pub(crate) fn read(packet: &Packet, way: Way) -> Outcome {
             }
         }
     };
+    let asks = (way == Way::Sent) == (exchange.direction == Direction::Outbound as u8);
     if exchange.stage == Stage::Ended as u8 {
-        return Outcome::Ignored;
+        return tls::spoken(exchange, asks);
     }
     let fresh = take_in(packet, socket, exchange, &segment, way);
     if fresh.length == 0 {
         return Outcome::Ignored;
     }
     let at = segment.payload_at + fresh.skip;
-    let asks = (way == Way::Sent) == (exchange.direction == Direction::Outbound as u8);
     let mut begins = 0;
     if !is_walked(exchange) {
         let Some(number) = maps::take_scratch() else { return give_up(exchange, Unparsed::NoMemory) };
@@ -286,6 +286,7 @@ fn asked(
             }
             Outcome::Asked
         }
+        Heard::Lost(_) if tls::seal(exchange, number, length) => Outcome::Ignored,
         Heard::Lost(reason) => lose(packet, socket, exchange, reason),
         _ => {
             exchange.head_length = 0;
@@ -405,7 +406,14 @@ fn count(packet: &Packet, socket: Socket, exchange: &mut Exchange, status: u16, 
     let duration_ns = now.ns.saturating_sub(exchange.asked_at_ns);
     answers::answered(socket, exchange, status, duration_ns, now);
     tell::answered(packet, exchange, status, duration_ns);
-    let key = RequestKey {
+    add(&row(exchange, status), duration_ns);
+    Outcome::Answered
+}
+
+/// The row in which a request is counted.
+#[inline(always)]
+pub(super) fn row(exchange: &Exchange, status: u16) -> RequestKey {
+    RequestKey {
         cgroup: exchange.cgroup,
         service: exchange.service,
         version: exchange.version,
@@ -415,9 +423,7 @@ fn count(packet: &Packet, socket: Socket, exchange: &mut Exchange, status: u16, 
         direction: exchange.direction,
         operation: exchange.operation,
         _pad: 0,
-    };
-    add(&key, duration_ns);
-    Outcome::Answered
+    }
 }
 
 /// Adds a request that took so long to its row.

@@ -22,6 +22,7 @@ use super::privileges;
 use super::probe::{self, Features};
 use super::program_log::ProgramLog;
 use super::tables::{KernelTables, Plain};
+use super::tls;
 use super::{KernelError, MapStatus, ProgramStatus};
 
 /// The kernel object, built by the build script.
@@ -49,8 +50,14 @@ pub struct DataPlane {
 
 impl DataPlane {
     /// Loads the programs into the kernel, with the maps that are pinned or new ones. Attaches nothing yet.
-    /// `reads_requests`: those as well that read requests.
-    pub fn load(cgroup: Option<&Path>, bpffs: &Path, reads_requests: bool) -> Result<Self, KernelError> {
+    /// `reads_requests`: those as well that read requests; `tls`: also those inside TLS, of programs that use these libraries.
+    pub fn load(
+        cgroup: Option<&Path>,
+        bpffs: &Path,
+        reads_requests: bool,
+        tls: &[PathBuf],
+    ) -> Result<Self, KernelError> {
+        tls::check(tls)?;
         let cgroup = Cgroup::open(cgroup)?;
         let missing = privileges::missing();
         if !missing.is_empty() {
@@ -67,7 +74,8 @@ impl DataPlane {
         }
         let mut adopted = layout.map("SERVICES").exists();
         refuse_foreign_pins(&layout)?;
-        let mut ebpf = open_object(&layout, &features)?;
+        let inside = if tls.is_empty() { 0 } else { cgroup.id() };
+        let mut ebpf = open_object(&layout, &features, inside)?;
         if let Some(predecessor) = predecessor {
             let inherited = predecessor.hand_over(&layout)?;
             adopted = inherited.has_tables();
@@ -79,10 +87,13 @@ impl DataPlane {
             );
             // With the maps that are shared in the place of those that were made.
             drop(ebpf);
-            ebpf = open_object(&layout, &features)?;
+            ebpf = open_object(&layout, &features, inside)?;
         }
         inheritance::leave_word(&layout)?;
         features.requests = loading::attached_programs(&mut ebpf, reads_requests)?;
+        if !tls.is_empty() {
+            features.tls = Some(features.requests && tls::read(&mut ebpf, tls, &features)?);
+        }
         features.sample = features.tcp_sock.is_some() && loading::walk(&mut ebpf, SAMPLE_PROGRAM);
         let walks = features.tcp_sock.is_some() && features.socket.is_some();
         features.drain = walks && loading::walk(&mut ebpf, DRAIN_PROGRAM);
@@ -356,9 +367,17 @@ impl DataPlane {
     }
 }
 
-/// Opens the object with the maps that are pinned, or with new ones that are pinned then. No program is loaded yet.
-fn open_object(layout: &Layout, features: &Features) -> Result<Ebpf, KernelError> {
+/// Opens the object with the maps that are pinned, or with new ones that are pinned then. No program is loaded yet. `inside`: the
+/// cgroup for whose processes TLS is read; 0: it is not.
+fn open_object(layout: &Layout, features: &Features, inside: u64) -> Result<Ebpf, KernelError> {
     let mut loader = EbpfLoader::new();
+    let reads_tls = u8::from(inside != 0);
+    if inside == 0 {
+        // Nobody will put anything there.
+        for map in tls::MAPS {
+            loader.map_max_entries(map, 1);
+        }
+    }
     for map in MAPS {
         loader.map_pin_path(map, layout.map(map));
     }
@@ -370,6 +389,8 @@ fn open_object(layout: &Layout, features: &Features) -> Result<Ebpf, KernelError
     let [acked, received, srtt, retransmits, state, error] = offsets.unwrap_or_default();
     loader
         .override_global("HAS_SET_RETVAL", &retval, true)
+        .override_global("READS_TLS", &reads_tls, true)
+        .override_global("MANAGED_CGROUP", &inside, true)
         .override_global("TCP_BYTES_ACKED_OFFSET", &acked, true)
         .override_global("TCP_BYTES_RECEIVED_OFFSET", &received, true)
         .override_global("TCP_SRTT_OFFSET", &srtt, true)

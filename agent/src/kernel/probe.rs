@@ -37,6 +37,10 @@ pub struct Features {
     pub sample: bool,
     /// Requests are read. Known once that was tried; false also where it is switched off.
     pub requests: bool,
+    /// Programs that trace may make entries of maps, without the kernel warning of it.
+    pub tracing_allocates: bool,
+    /// What is said inside TLS is read; `None` where nobody asked for that. Known once it was tried.
+    pub tls: Option<bool>,
 }
 
 // One instruction: code, registers (destination in the low half), offset, immediate value.
@@ -57,6 +61,10 @@ const COMPARE_AND_SWAP: [u64; 6] = [
     instruction(0xb7, 0, 1),
     instruction(0x95, 0, 0),
 ];
+
+/// bpf_ktime_get_tai_ns(); r0 = 1; exit. The helper came with Linux 6.1, and so did the allocator that makes entries of a map
+/// where a traced function may hold any lock.
+const CLOCK_OF_6_1: [u64; 3] = [instruction(0x85, 0, 208), instruction(0xb7, 0, 1), instruction(0x95, 0, 0)];
 
 /// r0 = 1; exit
 const NOTHING: [u64; 2] = [instruction(0xb7, 0, 1), instruction(0x95, 0, 0)];
@@ -81,13 +89,21 @@ pub(super) fn features() -> std::io::Result<Features> {
         network_namespaces: sock_diag::can_enter_namespaces(),
         sample: false,
         requests: false,
+        tracing_allocates: bpf::try_load(&CLOCK_OF_6_1).is_ok(),
+        tls: None,
     })
 }
 
 impl Features {
     /// The table that `status` shows and metrics export.
     pub fn table(&self) -> Vec<Feature> {
-        vec![
+        let tls = self.tls.map(|found| Feature {
+            name: "tls",
+            found,
+            without: "requests inside TLS are not counted: reading them takes Linux 6.1 or later with BTF and \
+                      CONFIG_UPROBE_EVENTS, and that requests are read",
+        });
+        let always = [
             Feature {
                 name: "requests",
                 found: self.requests,
@@ -127,6 +143,7 @@ impl Features {
                 without: "of those, only connections in the agent's own network namespace are reset; it needs \
                           CAP_SYS_ADMIN, CAP_SYS_PTRACE and the host's /proc",
             },
-        ]
+        ];
+        always.into_iter().chain(tls).collect()
     }
 }

@@ -126,7 +126,7 @@ const MESSAGING_SERVER: Metric = Metric::histogram(
 const UNPARSED: Metric = Metric::counter(
     "segue_l7_unparsed_total",
     &["reason"],
-    "Connections on which something was not counted as a request, by reason: other_protocol, joined (followed from the next request on), pipelined, malformed, upgraded, opaque (TLS or compression), gap (of HTTP/2 each time something was not seen), table_full, no_memory, too_many_streams (each one). Of DNS by UDP, datagrams; and crowded, unasked.",
+    "Connections on which something was not counted as a request, by reason: other_protocol, joined (followed from the next request on), pipelined, malformed, upgraded, opaque (TLS or compression), gap (of HTTP/2 each time something was not seen), table_full, no_memory, too_many_streams (each one). Where TLS is read, http2_in_tls and no_socket (OpenSSL without a socket). Of DNS by UDP, datagrams; and crowded, unasked.",
 );
 
 /// The metrics of this subject.

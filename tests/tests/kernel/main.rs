@@ -48,5 +48,6 @@ mod service_map_picture;
 mod soak;
 mod sock_ops;
 mod sock_release;
+mod tls;
 mod top;
 mod traces;

@@ -12,7 +12,7 @@ fn what_was_written_is_there_after_its_memory_was_given_back() {
     let world = World::new();
     let (cgroup, bpffs) = (world.managed_cgroup().to_owned(), world.bpffs());
     world.namespace().run(|| {
-        let data_plane = DataPlane::load(Some(&cgroup), &bpffs, true).expect("a data plane");
+        let data_plane = DataPlane::load(Some(&cgroup), &bpffs, true, &[]).expect("a data plane");
         let mut tables = data_plane.tables().expect("its maps");
         let capacity = tables.capacity().backends;
         let record =
@@ -40,7 +40,7 @@ fn all_frontends_are_listed_however_many_there_are() {
     let world = World::new();
     let (cgroup, bpffs) = (world.managed_cgroup().to_owned(), world.bpffs());
     world.namespace().run(|| {
-        let data_plane = DataPlane::load(Some(&cgroup), &bpffs, true).expect("a data plane");
+        let data_plane = DataPlane::load(Some(&cgroup), &bpffs, true, &[]).expect("a data plane");
         let mut tables = data_plane.tables().expect("its maps");
         assert_eq!(tables.frontends().expect("an empty list"), []);
         let mut expected = Vec::new();

@@ -3,7 +3,7 @@
 //! run on the host's. `--every-test` runs them all the same.
 
 /// Tests by what a kernel could do differently.
-pub(super) const ABOUT_THE_KERNEL: [(&str, &[&str]); 9] = [
+pub(super) const ABOUT_THE_KERNEL: [(&str, &[&str]); 10] = [
     (
         "which sockets, address families and flags the address hooks see, and what they may write",
         &[
@@ -65,6 +65,10 @@ pub(super) const ABOUT_THE_KERNEL: [(&str, &[&str]); 9] = [
             "requests::methods_and_statuses_are_what_the_client_got",
             "requests::messages_in_single_bytes_long_heads_and_interim_answers_are_counted_once",
         ],
+    ),
+    (
+        "probes in processes, and what traced programs may reach",
+        &["tls::methods_and_statuses_inside_tls_are_what_the_client_got"],
     ),
     (
         "links, pins and memory maps, and that programs of others keep their places",

@@ -5,7 +5,7 @@ use agent_ebpf::abi::{AppProtocol, Exchange, Outcome, Stage};
 use agent_ebpf::decide::l7::conversation::Begin;
 use agent_ebpf::decide::l7::{self, Known, Told, http1, mysql};
 
-use crate::context::Packet;
+use crate::context::{Packet, Text};
 use crate::maps;
 
 /// As whom a server greets that does not wait for its client.
@@ -35,7 +35,7 @@ extern "C" fn segue_greets(number: u32, length: u32) -> u32 {
 }
 
 /// Beside the protocol: it is the client who speaks.
-pub(super) const REQUEST: u32 = 1 << 8;
+pub(in crate::programs) const REQUEST: u32 = 1 << 8;
 /// What [`Known::is_followed`] says.
 const FOLLOWED: u32 = 1 << 9;
 
@@ -44,7 +44,7 @@ const SCRATCH_SHIFT: u32 = 16;
 
 /// What the head in a scratch means on this connection, said by its client ([`REQUEST`]) or its server (0).
 #[inline(always)]
-pub(super) fn hear(who: u32, exchange: &Exchange, number: u32, length: u32) -> Told {
+pub(in crate::programs) fn hear(who: u32, exchange: &Exchange, number: u32, length: u32) -> Told {
     let followed = if exchange.marks & (UNDERSTOOD | JOINED_LATE) != 0 { FOLLOWED } else { 0 };
     let who = who | followed | u32::from(exchange.protocol) | number << SCRATCH_SHIFT;
     Told::from_raw(segue_hear(who, length, exchange.stage.into(), exchange.operation.into()))
@@ -69,8 +69,8 @@ extern "C" fn segue_hear(who: u32, length: u32, stage: u32, operation: u32) -> u
 
 /// Whether another request follows in the same segment.
 #[inline(always)]
-pub(super) fn is_followed_by_another(
-    packet: &Packet,
+pub(in crate::programs) fn is_followed_by_another(
+    text: &impl Text,
     number: u32,
     at: u32,
     bytes: u32,
@@ -79,13 +79,13 @@ pub(super) fn is_followed_by_another(
     if http1::has_body(operation) {
         return false;
     }
-    let end = head_end(packet, number, at, bytes);
+    let end = head_end(text, number, at, bytes);
     if end == 0 || end >= bytes {
         return false;
     }
     let Some(scratch) = maps::scratch(number) else { return false };
     maps::load_head(scratch, &[0; HEAD_BYTES / 4]);
-    packet.append(at + end, bytes - end, &mut scratch.head, 0);
+    text.append(at + end, bytes - end, &mut scratch.head, 0);
     segue_is_request(number) != 0
 }
 
@@ -99,9 +99,9 @@ extern "C" fn segue_is_request(number: u32) -> u32 {
 
 /// Bytes of the head that begins at `at`; 0 where its end is not in reach.
 #[inline(always)]
-pub(super) fn head_end(packet: &Packet, number: u32, at: u32, bytes: u32) -> u32 {
+pub(in crate::programs) fn head_end(text: &impl Text, number: u32, at: u32, bytes: u32) -> u32 {
     let Some(scratch) = maps::scratch(number) else { return 0 };
-    segue_head_end(number, packet.copy(at, bytes, &mut scratch.bytes) as u32)
+    segue_head_end(number, text.copy(at, bytes, &mut scratch.bytes) as u32)
 }
 
 /// Where the head ends in the first `length` bytes of a scratch; 0: not there.
@@ -117,7 +117,13 @@ extern "C" fn segue_head_end(number: u32, length: u32) -> u32 {
 
 /// Puts the beginning that is kept and what was said after it into a scratch; gives how much that is.
 #[inline(always)]
-pub(super) fn fill(packet: &Packet, exchange: &Exchange, number: u32, at: u32, bytes: u32) -> u32 {
+pub(in crate::programs) fn fill(
+    text: &impl Text,
+    exchange: &Exchange,
+    number: u32,
+    at: u32,
+    bytes: u32,
+) -> u32 {
     let Some(scratch) = maps::scratch(number) else { return 0 };
     let filled = exchange.head_length;
     if filled == 0 {
@@ -125,13 +131,13 @@ pub(super) fn fill(packet: &Packet, exchange: &Exchange, number: u32, at: u32, b
     } else {
         maps::load_head(scratch, &exchange.head);
     }
-    let added = packet.append(at, bytes, &mut scratch.head, filled);
+    let added = text.append(at, bytes, &mut scratch.head, filled);
     u32::from(filled) + added as u32
 }
 
 /// Keeps the beginning of a message until there is more of it.
 #[inline(always)]
-pub(super) fn more(exchange: &mut Exchange, number: u32, length: u32) -> Outcome {
+pub(in crate::programs) fn more(exchange: &mut Exchange, number: u32, length: u32) -> Outcome {
     if let Some(scratch) = maps::scratch(number) {
         maps::keep_head(scratch, &mut exchange.head);
         exchange.head_length = length as u8;
