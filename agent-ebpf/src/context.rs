@@ -15,7 +15,7 @@ use aya_ebpf::helpers::generated::{
 };
 use aya_ebpf::programs::{SockAddrContext, SockContext, SockOpsContext};
 
-pub(crate) use packet::{Packet, RawPacket, Segment};
+pub(crate) use packet::{Datagram, Packet, RawPacket, Segment};
 pub(crate) use visit::{RawVisit, Visit};
 
 /// Whether the kernel lets these hooks choose the errno (6.1 and later). Set by the loader, which asks the

@@ -2,10 +2,12 @@
 
 use core::ptr;
 
-use super::{add, fetch_add};
+use super::{add, fetch_add, unproven};
 
 /// Takes the first of so many rooms that nobody holds, by the word in which each counts who does; gives its number. `None`
 /// where all are taken, or there are fewer.
+///
+/// The verifier is not told which number it is: it would read what follows once for each.
 #[inline(always)]
 pub(super) fn take(rooms: u32, taken: impl Fn(u32) -> Option<&'static mut u64>) -> Option<u32> {
     let mut number = 0;
@@ -13,7 +15,7 @@ pub(super) fn take(rooms: u32, taken: impl Fn(u32) -> Option<&'static mut u64>) 
         let taken = taken(number)?;
         // Whoever interrupts between the two steps finds it taken.
         if fetch_add(taken, 1) == 0 {
-            return Some(number);
+            return Some(unproven(number as usize) as u32);
         }
         leave(taken);
         number += 1;

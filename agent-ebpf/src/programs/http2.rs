@@ -31,8 +31,11 @@ struct Said {
 
 /// Steps in a row: as many as a window has bytes.
 const MAX_STEPS: u32 = 1_024;
-/// Frames of a segment that matter, and windows: a segment of 64 KiB has 64 of these. What has more is not walked to its end.
-const MAX_TURNS: u32 = 384;
+/// Frames of a segment that matter, and windows, of which a segment of 64 KiB has 64: so many turns, as often as this. What has more
+/// is not walked to its end.
+const MAX_TURNS: u32 = 8;
+/// See [`MAX_TURNS`].
+const MAX_ROUNDS: u32 = 48;
 /// Told the breaker.
 const TOLD: u32 = 2;
 
@@ -96,46 +99,77 @@ fn miss(http2: &mut Http2, walker: &mut Walker) {
     }
 }
 
-/// In the last argument of [`segue_read_http2`]: it is the client who speaks.
+/// In the last argument of [`read`]: it is the client who speaks.
 pub(super) const ASKS: u32 = 1;
 /// Likewise: what came before its turn, behind this, is passed over.
 pub(super) const SKIPS: u32 = 2;
 
-/// Reads `bytes` bytes from `at` on of a connection that is known to speak it; gives the number of an [`Outcome`]. A global function,
-/// which the verifier reads once, and not behind each way on which a packet comes here.
+/// Reads `bytes` bytes from `at` on of a connection that is known to speak it.
+///
+/// Three functions and not one that calls the others: what each has on its stack comes on no other's. And the verifier reads the
+/// turns of one of them alone, knowing nothing of those before: so what a segment may hold is not limited by what it can bear.
+#[inline(always)]
+pub(super) fn read(packet: &Packet, at: u32, bytes: u32, how: u32) -> u32 {
+    let begun = segue_begin_http2(packet.to_raw(), at, bytes, how);
+    if begun & WALKS == 0 {
+        return begun;
+    }
+    let mut step = Step::Onward as u32;
+    let mut round = 0;
+    while round < MAX_ROUNDS && step == Step::Onward as u32 {
+        step = segue_walk_http2(packet.to_raw(), begun & !WALKS);
+        round += 1;
+    }
+    segue_end_http2(packet.to_raw(), begun & !WALKS, step)
+}
+
+/// In what [`segue_begin_http2`] gives: beside it is the number of a walker, and of an [`Outcome`] otherwise.
+const WALKS: u32 = 1 << 8;
+
+/// What is to be read is passed over, or taken to a walker. What is needed afterwards is kept there: the verifier would read the
+/// walk once for each thing it knows before it.
 #[unsafe(no_mangle)]
 #[inline(never)]
-pub(super) extern "C" fn segue_read_http2(packet: RawPacket, at: u32, bytes: u32, how: u32) -> u32 {
+extern "C" fn segue_begin_http2(packet: RawPacket, at: u32, bytes: u32, how: u32) -> u32 {
     let packet = &Packet::from_raw(packet);
     let Some(socket) = packet.socket() else { return Outcome::Unsupported as u32 };
     let Some(exchange) = maps::exchange(socket) else { return Outcome::StorageFailed as u32 };
+    let Some(http2) = maps::http2(socket) else { return Outcome::Ignored as u32 };
     let said = Said { at, bytes, asks: how & ASKS != 0, skips: how & SKIPS != 0 };
-    read(packet, socket, exchange, said) as u32
-}
-
-/// Reads what was said.
-///
-/// What is needed afterwards is kept in the walker: the verifier would read the walk once for each thing it knows before it.
-#[inline(always)]
-fn read(packet: &Packet, socket: Socket, exchange: &mut Exchange, said: Said) -> Outcome {
-    let Some(http2) = maps::http2(socket) else { return Outcome::Ignored };
     let walk = if said.asks { &mut http2.asked } else { &mut http2.answered };
     if !said.skips && walk.pass(said.bytes) {
-        return Outcome::Ignored;
+        return Outcome::Ignored as u32;
     }
-    let Some(walker) = maps::take_walker() else { return give_up(exchange, Unparsed::NoMemory) };
+    let Some(walker) = maps::take_walker() else { return give_up(exchange, Unparsed::NoMemory) as u32 };
     maps::copy_walk(walk, &mut walker.walk);
     prepare(socket, exchange, walker, said);
-    let step = walk_segment(packet, http2, walker);
-    let asks = walker.asks != 0;
+    walker.number | WALKS
+}
+
+/// Keeps what a walk came to, whose last step was this. Gives the number of an [`Outcome`].
+#[unsafe(no_mangle)]
+#[inline(never)]
+extern "C" fn segue_end_http2(packet: RawPacket, number: u32, step: u32) -> u32 {
+    let packet = &Packet::from_raw(packet);
+    let Some(walker) = maps::walker(number) else { return Outcome::Inconsistent as u32 };
+    let outcome = end(packet, walker, Step::from_raw(step));
+    walker.is_taken = 0;
+    outcome as u32
+}
+
+#[inline(always)]
+fn end(packet: &Packet, walker: &mut Walker, step: Step) -> Outcome {
+    let Some(socket) = packet.socket() else { return Outcome::Unsupported };
+    let Some(exchange) = maps::exchange(socket) else { return Outcome::StorageFailed };
+    let Some(http2) = maps::http2(socket) else { return Outcome::Ignored };
     if step == Step::Onward || walker.skips != 0 {
         miss(http2, walker);
     }
-    let walk = if asks { &mut http2.asked } else { &mut http2.answered };
+    let walk = if walker.asks != 0 { &mut http2.asked } else { &mut http2.answered };
     maps::copy_walk(&walker.walk, walk);
-    let is_told = walker.is_judged == TOLD;
-    walker.is_taken = 0;
-    if is_told && let Some(connection) = answers::established(socket) {
+    if walker.is_judged == TOLD
+        && let Some(connection) = answers::established(socket)
+    {
         // A probe is one request: what comes after it on the same connection is none.
         connection.marks |= PROVED_GOOD;
         connection.probe = Probe::NONE;
@@ -181,32 +215,38 @@ fn prepare(socket: Socket, exchange: &mut Exchange, walker: &mut Walker, said: S
     }
 }
 
-/// Walks a segment to its end; gives the step that ended it, [`Step::Dry`] where it was the segment's end.
+/// Walks on in a segment, some turns; gives the step that ended it, [`Step::Dry`] where it was the segment's end, and
+/// [`Step::Onward`] where nothing did.
 ///
 /// What changes from turn to turn is in the walker, of which the verifier knows nothing: so each turn looks to it like the one before,
 /// however it came there.
-#[inline(always)]
-fn walk_segment(packet: &Packet, http2: &mut Http2, walker: &mut Walker) -> Step {
+#[unsafe(no_mangle)]
+#[inline(never)]
+extern "C" fn segue_walk_http2(packet: RawPacket, number: u32) -> u32 {
+    let packet = &Packet::from_raw(packet);
+    let Some(walker) = maps::walker(number) else { return Step::Malformed as u32 };
+    let Some(socket) = packet.socket() else { return Step::Malformed as u32 };
+    let Some(http2) = maps::http2(socket) else { return Step::Malformed as u32 };
     let mut turn = 0;
     while turn < MAX_TURNS {
         turn += 1;
         if walker.at >= walker.length && !move_on(packet, walker) {
-            return Step::Dry;
+            return Step::Dry as u32;
         }
-        let step = segue_http2_walk(walker.number);
+        let step = segue_http2_walk(number);
         if step >= Step::Foreign as u32 {
-            return Step::from_raw(step);
+            return step;
         }
         if step >= Step::Block as u32 {
             let set = streams::set(walker.walk.stream);
             take(&http2.streams[set], &mut walker.set);
-            let way = segue_http2_event(walker.number, step) as usize;
+            let way = segue_http2_event(number, step) as usize;
             if way < STREAM_WAYS {
                 maps::copy_stream(&walker.set[way], &mut http2.streams[set][way]);
             }
         }
     }
-    Step::Onward
+    Step::Onward as u32
 }
 
 /// Moves the window on to where the walk is. `false` at the end of the segment, and where nothing tells where a frame begins in it.

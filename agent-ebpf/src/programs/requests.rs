@@ -81,7 +81,7 @@ pub(crate) fn read(packet: &Packet, way: Way) -> Outcome {
     let asks = u32::from(asks);
     if exchange.protocol == AppProtocol::Http2 as u8 {
         let skips = if skips(exchange, &segment, way) { http2::SKIPS } else { 0 };
-        return done(http2::segue_read_http2(packet.to_raw(), at, fresh.length, asks | skips));
+        return done(http2::read(packet, at, fresh.length, asks | skips));
     }
     done(conversations::segue_read_conversation(packet.to_raw(), at, fresh.length, asks | begins))
 }
