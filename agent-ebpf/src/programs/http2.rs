@@ -11,8 +11,8 @@ use agent_ebpf::decide::histogram;
 use agent_ebpf::decide::l7::http2::streams;
 use agent_ebpf::decide::l7::http2::{self, Step, sync};
 
-use super::answers;
 use super::requests::give_up;
+use super::{answers, tell};
 use crate::context::{Moment, Packet, RawPacket, Socket};
 use crate::maps;
 
@@ -23,6 +23,8 @@ struct Said {
     at: u32,
     /// Bytes of it.
     bytes: u32,
+    /// The TCP sequence number of its first byte.
+    sequence: u32,
     /// It is the client who speaks.
     asks: bool,
     /// What came before its turn, behind this, is passed over.
@@ -104,13 +106,13 @@ pub(super) const ASKS: u32 = 1;
 /// Likewise: what came before its turn, behind this, is passed over.
 pub(super) const SKIPS: u32 = 2;
 
-/// Reads `bytes` bytes from `at` on of a connection that is known to speak it.
+/// Reads `bytes` bytes from `at` on of a connection that is known to speak it; the first has this TCP sequence number.
 ///
 /// Three functions and not one that calls the others: what each has on its stack comes on no other's. And the verifier reads the
 /// turns of one of them alone, knowing nothing of those before: so what a segment may hold is not limited by what it can bear.
 #[inline(always)]
-pub(super) fn read(packet: &Packet, at: u32, bytes: u32, how: u32) -> u32 {
-    let begun = segue_begin_http2(packet.to_raw(), at, bytes, how);
+pub(super) fn read(packet: &Packet, (at, bytes, sequence): (u32, u32, u32), how: u32) -> u32 {
+    let begun = segue_begin_http2(packet.to_raw(), at, bytes, sequence, how);
     if begun & WALKS == 0 {
         return begun;
     }
@@ -130,12 +132,12 @@ const WALKS: u32 = 1 << 8;
 /// walk once for each thing it knows before it.
 #[unsafe(no_mangle)]
 #[inline(never)]
-extern "C" fn segue_begin_http2(packet: RawPacket, at: u32, bytes: u32, how: u32) -> u32 {
+extern "C" fn segue_begin_http2(packet: RawPacket, at: u32, bytes: u32, sequence: u32, how: u32) -> u32 {
     let packet = &Packet::from_raw(packet);
     let Some(socket) = packet.socket() else { return Outcome::Unsupported as u32 };
     let Some(exchange) = maps::exchange(socket) else { return Outcome::StorageFailed as u32 };
     let Some(http2) = maps::http2(socket) else { return Outcome::Ignored as u32 };
-    let said = Said { at, bytes, asks: how & ASKS != 0, skips: how & SKIPS != 0 };
+    let said = Said { at, bytes, sequence, asks: how & ASKS != 0, skips: how & SKIPS != 0 };
     let walk = if said.asks { &mut http2.asked } else { &mut http2.answered };
     if !said.skips && walk.pass(said.bytes) {
         return Outcome::Ignored as u32;
@@ -187,8 +189,10 @@ fn prepare(socket: Socket, exchange: &mut Exchange, walker: &mut Walker, said: S
     walker.now_ns = Moment::now().ns;
     walker.asks = u32::from(said.asks);
     walker.skips = u32::from(said.skips);
-    (walker.said_at, walker.said_bytes, walker.done) = (said.at, said.bytes, 0);
+    (walker.said_at, walker.said_bytes, walker.sequence, walker.done) =
+        (said.at, said.bytes, said.sequence, 0);
     walker.is_judged = 0;
+    walker.asked_at_ns = 0;
     walker.at = 0;
     walker.length = 0;
     walker.end = 0;
@@ -243,6 +247,10 @@ extern "C" fn segue_walk_http2(packet: RawPacket, number: u32) -> u32 {
             let way = segue_http2_event(number, step) as usize;
             if way < STREAM_WAYS {
                 maps::copy_stream(&walker.set[way], &mut http2.streams[set][way]);
+            }
+            if walker.asked_at_ns != 0 {
+                tell::segue_tell_stream(packet.to_raw(), number);
+                walker.asked_at_ns = 0;
             }
         }
     }
@@ -360,6 +368,7 @@ extern "C" fn segue_http2_event(number: u32, step: u32) -> u32 {
     let is_given_up = walker.asks != 0;
     let waited_ns =
         if streams::is_unanswered(stream) { now.ns.saturating_sub(stream.asked_at_ns) } else { 0 };
+    let (asked_at_ns, asked_sequence) = (stream.asked_at_ns, stream.asked_sequence);
     let answer = match step {
         Step::Block => streams::answered(stream, &walker.walk),
         Step::End => streams::ended(stream, now.ns),
@@ -378,6 +387,10 @@ extern "C" fn segue_http2_event(number: u32, step: u32) -> u32 {
     walker.key.protocol = protocol as u8;
     walker.key.operation = answer.method;
     walker.key.status = answer.status;
+    walker.duration_ns = answer.duration_ns;
+    if asked_at_ns.wrapping_add(answer.duration_ns) < maps::tell_until_ns() {
+        (walker.asked_at_ns, walker.asked_sequence) = (asked_at_ns, asked_sequence);
+    }
     let Some(requests) = maps::requests(&walker.key) else {
         maps::unparsed(Unparsed::TableFull);
         return way as u32;

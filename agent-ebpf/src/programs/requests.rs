@@ -61,12 +61,12 @@ pub(crate) fn read(packet: &Packet, way: Way) -> Outcome {
         return Outcome::Ignored;
     }
     let at = segment.payload_at + fresh.skip;
+    let sequence = segment.sequence.wrapping_add(fresh.skip);
     let asks = (way == Way::Sent) == (exchange.direction == Direction::Outbound as u8);
     let mut begins = 0;
     if !is_walked(exchange) {
         let Some(number) = maps::take_scratch() else { return give_up(exchange, Unparsed::NoMemory) };
         let outcome = if asks {
-            let sequence = segment.sequence.wrapping_add(fresh.skip);
             asked(packet, socket, exchange, number, (at, fresh.length, sequence), way)
         } else {
             answered(packet, socket, exchange, number, (at, fresh.length), way)
@@ -81,7 +81,7 @@ pub(crate) fn read(packet: &Packet, way: Way) -> Outcome {
     let asks = u32::from(asks);
     if exchange.protocol == AppProtocol::Http2 as u8 {
         let skips = if skips(exchange, &segment, way) { http2::SKIPS } else { 0 };
-        return done(http2::read(packet, at, fresh.length, asks | skips));
+        return done(http2::read(packet, (at, fresh.length, sequence), asks | skips));
     }
     done(conversations::segue_read_conversation(packet.to_raw(), at, fresh.length, asks | begins))
 }

@@ -61,7 +61,7 @@ http {{
         path("files"),
     );
     fs::write(root.join("nginx.conf"), config).expect("a configuration");
-    let nginx = world.start("nginx", &["-c".to_owned(), path("nginx.conf")]);
+    let nginx = world.start_in("web.service", "nginx", &["-c".to_owned(), path("nginx.conf")]);
     world.await_listener(AT, &nginx);
     nginx
 }
@@ -107,7 +107,7 @@ pub(super) fn await_statuses(agent: &Agent<'_>, expected: &[(&str, u64)]) {
 }
 
 /// Runs h2load; the answers it counted by class: 2xx, 3xx, 4xx, 5xx.
-fn h2load(world: &World, arguments: &[&str]) -> Vec<u64> {
+pub(super) fn h2load(world: &World, arguments: &[&str]) -> Vec<u64> {
     let said = world.run("h2load", arguments).expect_success();
     let line = said.lines().find_map(|line| line.strip_prefix("status codes: ")).expect("h2load counts");
     line.split(", ")
