@@ -44,25 +44,25 @@ pub(super) fn answered(socket: Socket, exchange: &Exchange, status: u16, duratio
     }
     let Some(connection) = established(socket) else { return };
     let Some(protocol) = AppProtocol::from_raw(exchange.protocol) else { return };
-    judge(connection, protocol, status, duration_ns, now);
+    if let Some(report) = judge(connection, protocol, status, duration_ns) {
+        tell(connection, report, now);
+    }
 }
 
-/// Tells the breaker of an answer, on a connection whose answers are judged.
+/// What an answer says of the backend, on a connection whose answers are judged.
 #[inline(always)]
 pub(super) fn judge(
-    connection: &mut Connection,
+    connection: &Connection,
     protocol: AppProtocol,
     status: u16,
     duration_ns: u64,
-    now: Moment,
-) {
-    let Some(policy) = maps::policy_of(connection.service) else { return };
-    let report = match answer::judge(&policy.breaker, protocol, status, duration_ns / 1_000) {
+) -> Option<Report> {
+    let policy = maps::policy_of(connection.service)?;
+    Some(match answer::judge(&policy.breaker, protocol, status, duration_ns / 1_000) {
         Judgement::Failed(signal) => Report::Failed(signal),
         Judgement::Slow => Report::Slow,
         Judgement::Good => Report::Good,
-    };
-    tell(connection, report, now);
+    })
 }
 
 /// The application closes its socket. Where it waited for an answer for too long, it will have waited in vain.
@@ -81,17 +81,17 @@ pub(super) fn left(connection: &mut Connection, socket: Socket) {
     };
     if since_ns != 0 {
         let now = Moment::now();
-        given_up(connection, now.ns.saturating_sub(since_ns), now);
+        if let Some(report) = given_up(connection, now.ns.saturating_sub(since_ns)) {
+            tell(connection, report, now);
+        }
     }
 }
 
-/// The application no longer waits for an answer, after so long.
+/// What it says of the backend that the application no longer waits for an answer, after so long: nothing, if that is not long.
 #[inline(always)]
-pub(super) fn given_up(connection: &mut Connection, waited_ns: u64, now: Moment) {
-    let Some(policy) = maps::policy_of(connection.service) else { return };
-    if answer::is_overdue(&policy.breaker, waited_ns / 1_000) {
-        tell(connection, Report::Failed(Signal::NoAnswer), now);
-    }
+pub(super) fn given_up(connection: &Connection, waited_ns: u64) -> Option<Report> {
+    let policy = maps::policy_of(connection.service)?;
+    answer::is_overdue(&policy.breaker, waited_ns / 1_000).then_some(Report::Failed(Signal::NoAnswer))
 }
 
 /// Whether the answers on a connection are told to a breaker.
@@ -117,7 +117,7 @@ pub(super) fn established(socket: Socket) -> Option<&'static mut Connection> {
 
 /// Tells the breaker. A probe is one request: what comes after it on the same connection is none.
 #[inline(always)]
-fn tell(connection: &mut Connection, report: Report, now: Moment) {
+pub(super) fn tell(connection: &mut Connection, report: Report, now: Moment) {
     breaker::report(connection, report, now);
     connection.marks |= PROVED_GOOD;
     connection.probe = Probe::NONE;

@@ -8,7 +8,7 @@ use agent_ebpf::abi::http2::{STREAM_SETS, STREAM_WAYS};
 use agent_ebpf::abi::request::{JOINED_LATE, UNDERSTOOD};
 use agent_ebpf::abi::{AppProtocol, Exchange, Http2, Outcome, Probe, RequestKey, Stream, Unparsed, Walker};
 use agent_ebpf::decide::histogram;
-use agent_ebpf::decide::l7::http2::streams;
+use agent_ebpf::decide::l7::http2::streams::{self, Answer};
 use agent_ebpf::decide::l7::http2::{self, Step, sync};
 
 use super::requests::give_up;
@@ -374,16 +374,22 @@ extern "C" fn segue_http2_event(number: u32, step: u32) -> u32 {
         Step::End => streams::ended(stream, now.ns),
         _ => streams::reset(stream, walker.walk.number, now.ns),
     };
-    if walker.is_judged != 0 && is_given_up {
-        walker.is_judged = TOLD;
-        answers::given_up(&mut walker.connection, waited_ns, now);
+    let protocol = |answer: &Answer| if answer.is_grpc { AppProtocol::Grpc } else { AppProtocol::Http2 };
+    if walker.is_judged != 0 {
+        let report = match &answer {
+            _ if is_given_up => answers::given_up(&walker.connection, waited_ns),
+            Some(answer) => {
+                answers::judge(&walker.connection, protocol(answer), answer.status, answer.duration_ns)
+            }
+            None => None,
+        };
+        if let Some(report) = report {
+            walker.is_judged = TOLD;
+            answers::tell(&mut walker.connection, report, now);
+        }
     }
     let Some(answer) = answer else { return way as u32 };
-    let protocol = if answer.is_grpc { AppProtocol::Grpc } else { AppProtocol::Http2 };
-    if walker.is_judged != 0 && !is_given_up {
-        walker.is_judged = TOLD;
-        answers::judge(&mut walker.connection, protocol, answer.status, answer.duration_ns, now);
-    }
+    let protocol = protocol(&answer);
     walker.key.protocol = protocol as u8;
     walker.key.operation = answer.method;
     walker.key.status = answer.status;
