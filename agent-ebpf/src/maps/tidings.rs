@@ -3,7 +3,7 @@
 use core::ptr;
 
 use agent_ebpf::abi::{
-    Endpoint, RequestEvent, RequestHead, RequestKey, RequestPlace, RequestRecord, Settings, limits,
+    Address, Endpoint, RequestEvent, RequestHead, RequestKey, RequestPlace, RequestRecord, Settings, limits,
 };
 use aya_ebpf::macros::map;
 use aya_ebpf::maps::RingBuf;
@@ -72,7 +72,7 @@ pub(crate) fn send_head(packet: Packet, at: u32, bytes: u32, cookie: u64, sequen
 pub(crate) fn send_answered(
     key: &RequestKey,
     place: &RequestPlace,
-    requested: &Endpoint,
+    requested: Option<&Endpoint>,
     (asked_at_ns, duration_ns): (u64, u64),
     (lot, cookie): (u32, u64),
 ) -> bool {
@@ -105,7 +105,13 @@ pub(crate) fn send_answered(
         put(&raw mut (*at).place.client, &place.client);
         put(&raw mut (*at).place.server, &place.server);
         ptr::write_volatile(&raw mut (*at).place.sequence, place.sequence);
-        put(&raw mut (*at).requested, requested);
+        match requested {
+            Some(requested) => put(&raw mut (*at).requested, requested),
+            None => put(
+                &raw mut (*at).requested,
+                &Endpoint { address: Address { words_be: [0; 4] }, port_be: 0, _pad: 0 },
+            ),
+        }
     }
     entry.submit(0);
     true

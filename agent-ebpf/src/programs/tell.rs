@@ -2,7 +2,7 @@
 //!
 //! Functions of their own, with frames of their own, so that a request nobody wants to hear of costs a load and a branch.
 
-use agent_ebpf::abi::{AppProtocol, Direction, Endpoint, Exchange, Loss, RequestKey, RequestPlace};
+use agent_ebpf::abi::{AppProtocol, Direction, Exchange, Loss, RequestKey, RequestPlace};
 use agent_ebpf::decide::trace;
 
 use crate::context::{Packet, RawPacket, Socket};
@@ -95,13 +95,9 @@ fn send(
     if u64::from(lot) >= maps::tell_below() {
         return 0;
     }
-    let mut requested = Endpoint::default();
-    if key.direction == Direction::Outbound as u8
-        && let Some(connection) = maps::connection(socket)
-    {
-        requested = connection.requested;
-    }
-    if !maps::send_answered(key, place, &requested, (asked_at_ns, duration_ns), (lot, packet.socket_cookie()))
+    let is_outbound = key.direction == Direction::Outbound as u8;
+    let requested = maps::connection(socket).filter(|_| is_outbound).map(|connection| &connection.requested);
+    if !maps::send_answered(key, place, requested, (asked_at_ns, duration_ns), (lot, packet.socket_cookie()))
     {
         maps::lost(Loss::Request);
         return 0;
