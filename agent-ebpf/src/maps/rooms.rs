@@ -1,5 +1,6 @@
 //! Rooms of a CPU that a program takes for its run, as another may interrupt it there; and copying words between them.
 
+use core::mem::MaybeUninit;
 use core::ptr;
 
 use super::{add, fetch_add, unproven};
@@ -27,6 +28,19 @@ pub(super) fn take(rooms: u32, taken: impl Fn(u32) -> Option<&'static mut u64>) 
 #[inline(always)]
 pub(super) fn leave(taken: &mut u64) {
     add(taken, 1_u64.wrapping_neg());
+}
+
+/// Zeroes whole words. Volatile, as for [`copy_words`].
+#[inline(always)]
+pub(super) fn zero_words<T>(to: &mut MaybeUninit<T>) {
+    const { assert!(align_of::<T>() == 8 && size_of::<T>() % 8 == 0) };
+    let to = to.as_mut_ptr().cast::<u64>();
+    let mut at = 0;
+    while at < size_of::<T>() / 8 {
+        // SAFETY: it is so many words long, and aligned as such.
+        unsafe { ptr::write_volatile(to.add(at), 0) };
+        at += 1;
+    }
 }
 
 /// Copies whole words. Volatile: no call of memcpy, which the target's library does byte by byte.

@@ -5,7 +5,7 @@
 
 mod words;
 
-use agent_ebpf::abi::request::{HEAD_BYTES, JOINED_LATE, MAX_DOUBTS, READ_RECEIVED, READ_SENT, UNDERSTOOD};
+use agent_ebpf::abi::request::{JOINED_LATE, MAX_DOUBTS, READ_RECEIVED, READ_SENT, UNDERSTOOD};
 use agent_ebpf::abi::{
     AppProtocol, Direction, Exchange, Method, Outcome, Phase, RequestKey, Stage, Unparsed,
 };
@@ -118,27 +118,8 @@ extern "C" fn segue_begin_exchange(packet: RawPacket, is_sent: u32) -> u32 {
 
 #[inline(always)]
 fn begin(packet: &Packet, segment: &Segment, socket: Socket, way: Way) -> Option<&'static mut Exchange> {
-    let mut exchange = Exchange {
-        asked_at_ns: 0,
-        cgroup: 0,
-        service: 0,
-        version: 0,
-        sent: position::start(0),
-        received: position::start(0),
-        single_bytes: 0,
-        port_be: 0,
-        protocol: AppProtocol::Unknown as u8,
-        direction: Direction::Outbound as u8,
-        stage: Stage::Idle as u8,
-        operation: Method::Other as u8,
-        marks: 0,
-        head_length: 0,
-        head: [0; HEAD_BYTES / 4],
-        doubts: 0,
-        asked_sequence: 0,
-        _pad_end: 0,
-        _pad: 0,
-    };
+    let mut exchange = maps::no_exchange();
+    exchange.operation = Method::Other as u8;
     let mut greeted = false;
     match maps::connection(socket) {
         Some(connection) if connection.phase == Phase::Established as u8 => {
