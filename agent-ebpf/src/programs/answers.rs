@@ -17,6 +17,12 @@ pub(super) fn is_unread(service: u32) -> bool {
     maps::policy_of(service).is_some_and(|policy| !policy.reads_requests())
 }
 
+/// The same of the service of a connection, whose policy may have changed since it was opened.
+#[inline(always)]
+pub(super) fn is_unread_now(exchange: &Exchange) -> bool {
+    exchange.direction == Direction::Outbound as u8 && is_unread(exchange.service)
+}
+
 /// A request was understood: from now on the connection is judged by its answers, where the policy says so. Whether
 /// requests of this connection are to be read at all: its service's policy may have changed since it was opened.
 #[inline(always)]

@@ -6,7 +6,9 @@
 use agent_ebpf::abi::connection::{JUDGED_BY_ANSWERS, PROVED_GOOD};
 use agent_ebpf::abi::http2::{STREAM_SETS, STREAM_WAYS};
 use agent_ebpf::abi::request::{JOINED_LATE, UNDERSTOOD};
-use agent_ebpf::abi::{AppProtocol, Exchange, Http2, Outcome, Probe, RequestKey, Stream, Unparsed, Walker};
+use agent_ebpf::abi::{
+    AppProtocol, Exchange, Http2, Outcome, Probe, RequestKey, Stage, Stream, Unparsed, Walker,
+};
 use agent_ebpf::decide::histogram;
 use agent_ebpf::decide::l7::http2::streams::{self, Answer};
 use agent_ebpf::decide::l7::http2::{self, Step, sync};
@@ -136,6 +138,10 @@ extern "C" fn segue_begin_http2(packet: RawPacket, at: u32, bytes: u32, sequence
     let packet = &Packet::from_raw(packet);
     let Some(socket) = packet.socket() else { return Outcome::Unsupported as u32 };
     let Some(exchange) = maps::exchange(socket) else { return Outcome::StorageFailed as u32 };
+    if how & ASKS != 0 && answers::is_unread_now(exchange) {
+        exchange.stage = Stage::Ended as u8;
+        return Outcome::Ignored as u32;
+    }
     let Some(http2) = maps::http2(socket) else { return Outcome::Ignored as u32 };
     let said = Said { at, bytes, sequence, asks: how & ASKS != 0, skips: how & SKIPS != 0 };
     let walk = if said.asks { &mut http2.asked } else { &mut http2.answered };

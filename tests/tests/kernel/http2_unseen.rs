@@ -1,13 +1,16 @@
 //! What of HTTP/2 is not followed, and that it is said; and requests that nobody answers, as the breaker takes them.
 
 use std::collections::BTreeMap;
+use std::fs;
 
 use segue_tests::agent::{Agent, SOON};
+use segue_tests::service::config;
 use segue_tests::wait::eventually;
 use segue_tests::world::World;
 
 use crate::http2::{
-    AT, CLIENT, NOBODY, SERVER, SILENT, await_statuses, by_label, counts, nginx, python, shop, web, with_grpc,
+    AT, CLIENT, NOBODY, PRELUDE, SERVER, SILENT, await_statuses, by_label, counts, nginx, python, shop, web,
+    with_grpc,
 };
 
 const STATUS: &str = "http_response_status_code";
@@ -123,6 +126,48 @@ r.ended(7)
             if seen == expected { Ok(()) } else { Err(format!("{seen:?}")) }
         });
     }
+}
+
+#[test]
+#[ignore = "kernel tier: needs root and eBPF; run by cargo xtask test"]
+fn a_service_whose_requests_are_off_is_not_read_on_an_open_connection_either() {
+    let world = World::new();
+    let agent = world.agent(&[web()]);
+    let _nginx = nginx(&world);
+    let (ready, go) = (world.directory().join("ready"), world.directory().join("go"));
+    let script = format!(
+        "
+import os
+def ask(stream):
+    s.sendall(frame(1, 5, stream, b'\\x82\\x86\\x84\\x41\\x01a'))
+    r.ended(stream)
+s = dial()
+r = Reader(s)
+s.sendall(PREFACE + frame(4, 0, 0))
+ask(1)
+open({ready:?}, 'w').close()
+while not os.path.exists({go:?}): time.sleep(0.01)
+ask(3)
+ask(5)
+",
+        ready = ready.display().to_string(),
+        go = go.display().to_string(),
+    );
+    let client = world.start("python3", &["-c", &format!("{PRELUDE}{script}")]);
+    eventually("the first request to be answered", SOON, || if ready.exists() { Ok(()) } else { Err("") });
+    await_statuses(&agent, &[("200", 1)]);
+    let generation = || agent.status()["config"]["generation"].as_u64();
+    let before = generation();
+    agent.replace(&config(&[web().policy("requests: off")]));
+    eventually("the edit to be in force", SOON, || if generation() > before { Ok(()) } else { Err("") });
+    fs::write(&go, "").expect("a file");
+    client.finish().expect_success();
+    // The server's side is nobody's service: it is read all the same, and shows when all is counted.
+    eventually("the server's side to be counted", SOON, || {
+        let seen = by_label(&agent, SERVER, STATUS);
+        if seen == counts(&[("200", 3)]) { Ok(()) } else { Err(format!("{seen:?}")) }
+    });
+    assert_eq!(by_label(&agent, CLIENT, STATUS), counts(&[("200", 1)]));
 }
 
 #[test]
