@@ -17,7 +17,7 @@ use aya_ebpf::helpers::generated::{
 };
 use aya_ebpf::programs::{SockAddrContext, SockContext, SockOpsContext};
 
-pub(crate) use packet::{Packet, RawPacket, Segment};
+pub(crate) use packet::{Datagram, Packet, RawPacket, Segment};
 pub(crate) use probed::{
     UserText, argument, current_thread, process_of, result, traced_cookie, traced_socket, user_number,
 };

@@ -31,12 +31,12 @@ pub(crate) use conversations::{
     pick_up, place, take_desk,
 };
 pub(crate) use exchanges::{
-    exchange, forget_exchange, keep_head, kept_bytes, leave_scratch, load_head, new_exchange, requests,
-    scratch, take_scratch, unparsed,
+    exchange, forget_exchange, keep_head, kept_bytes, leave_scratch, load_head, new_exchange, no_exchange,
+    requests, scratch, take_scratch, unparsed,
 };
 pub(crate) use lookups::{
-    load_waiting, lookup_room, lookup_stream, lookups, lookups_or_new, new_lookup_stream, served_lookups,
-    served_lookups_or_new,
+    leave_lookup_room, load_waiting, lookup_room, lookup_stream, lookups, lookups_or_new, new_lookup_stream,
+    served_lookups, served_lookups_or_new, take_lookup_room,
 };
 pub(crate) use tidings::{send_answered, send_head, tell_below, tell_heads_below, tell_until_ns};
 pub(crate) use tls::{

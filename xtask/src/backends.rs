@@ -9,7 +9,7 @@ use std::process::Stdio;
 use std::thread;
 use std::time::Duration;
 
-use anyhow::Context;
+use anyhow::{Context, bail};
 
 use crate::host;
 use crate::node::{Node, Place, Process};
@@ -26,6 +26,15 @@ pub(crate) struct Arguments {
     names: Vec<String>,
 }
 
+/// A server to be.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Server<'n> {
+    /// What it answers.
+    pub(crate) name: &'n str,
+    /// It speaks HTTP/2 without TLS, and nothing else; only nginx does.
+    pub(crate) is_http2: bool,
+}
+
 /// An address of the server with this index.
 pub(crate) fn address(index: u16) -> SocketAddr {
     SocketAddr::from((Ipv4Addr::LOCALHOST, FIRST_PORT + index))
@@ -38,13 +47,23 @@ fn addresses<'a>(names: impl Iterator<Item = &'a str>) -> Vec<(&'a str, SocketAd
 
 /// Starts a server for each name on a node and waits until all answer.
 pub(crate) fn start(node: &Node, names: &[&str]) -> anyhow::Result<Process> {
-    let servers = addresses(names.iter().copied());
+    let servers: Vec<_> = names.iter().map(|name| Server { name, is_http2: false }).collect();
+    start_each(node, &servers)
+}
+
+/// The same, of servers that may speak HTTP/2.
+pub(crate) fn start_each(node: &Node, wanted: &[Server<'_>]) -> anyhow::Result<Process> {
+    let names = wanted.iter().map(|server| server.name);
+    let servers = addresses(names.clone());
     let mut command = if let Some(nginx) = host::program("nginx") {
         let mut command = node.command(&nginx, Place::Beside)?;
-        command.arg("-c").arg(write_nginx_config(node, &servers)?);
+        command.arg("-c").arg(write_nginx_config(node, wanted)?);
         command.arg("-e").arg(node.directory().join("backends.log"));
         command
     } else {
+        if wanted.iter().any(|server| server.is_http2) {
+            bail!("a server of HTTP/2 is needed: install nginx (Debian: nginx-light)");
+        }
         let own = std::env::current_exe().context("cannot find this program")?;
         let mut command = node.command(&own, Place::Beside)?;
         command.arg("backends").args(names);
@@ -61,7 +80,7 @@ pub(crate) fn start(node: &Node, names: &[&str]) -> anyhow::Result<Process> {
     Ok(process)
 }
 
-fn write_nginx_config(node: &Node, servers: &[(&str, SocketAddr)]) -> anyhow::Result<PathBuf> {
+fn write_nginx_config(node: &Node, servers: &[Server<'_>]) -> anyhow::Result<PathBuf> {
     let directory = node.directory();
     let at = directory.display();
     let mut text = format!(
@@ -71,10 +90,11 @@ fn write_nginx_config(node: &Node, servers: &[(&str, SocketAddr)]) -> anyhow::Re
     for kind in ["client_body", "proxy", "fastcgi", "uwsgi", "scgi"] {
         text.push_str(&format!("  {kind}_temp_path {at}/{kind};\n"));
     }
-    for (name, address) in servers {
+    for (index, Server { name, is_http2 }) in (0..).zip(servers) {
+        let port = address(index).port();
+        let how = if *is_http2 { "http2 " } else { "" };
         text.push_str(&format!(
-            "  server {{ listen {} backlog=4096; location / {{ return 200 \"{name}\\n\"; }} }}\n",
-            address.port()
+            "  server {{ listen {port} {how}backlog=4096; location / {{ return 200 \"{name}\\n\"; }} }}\n"
         ));
     }
     text.push_str("}\n");

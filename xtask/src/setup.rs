@@ -17,7 +17,7 @@ const LINKER: &str = "bpf-linker@0.13.0";
 const LINKER_LLVM: [u32; 3] = [21, 22, 23];
 
 /// Programs that tests, demo and benchmarks run, and the Debian package of each.
-const PROGRAMS: [(&str, &str); 28] = [
+const PROGRAMS: [(&str, &str); 29] = [
     ("nginx", "nginx-light"),
     ("redis-server", "redis-server"),
     ("redis-cli", "redis-tools"),
@@ -38,6 +38,7 @@ const PROGRAMS: [(&str, &str); 28] = [
     ("curl", "curl"),
     ("python3", "python3"),
     ("ip", "iproute2"),
+    ("nft", "nftables"),
     ("ps", "procps"),
     ("nsenter", "util-linux"),
     ("strace", "strace"),

@@ -66,14 +66,15 @@ named_enum! {
 pub struct Walk {
     /// Length, type and flags of the frame, as far as they are read: 40 bits.
     pub frame: u64,
+    /// The last bytes of a string that is read, the last one lowest: those before the last eight. Not beside those: the compiler
+    /// would have both zeroed by a loop over bytes.
+    pub text_high: u64,
     /// When the first byte of the frame came.
     pub began_at_ns: u64,
-    /// The same of the frame that began the block of fields.
-    pub block_began_at_ns: u64,
-    /// The last bytes of a string that is read, the last one lowest; the eight before.
-    pub text_high: u64,
-    /// See `text_high`.
+    /// See `text_high`: the last eight.
     pub text_low: u64,
+    /// When the first byte of the frame came that began the block of fields.
+    pub block_began_at_ns: u64,
     /// Bytes left of the frame.
     pub left: u32,
     /// The frame's stream.
@@ -88,8 +89,8 @@ pub struct Walk {
     pub inserted: u32,
     /// The highest stream the client opened.
     pub highest: u32,
-    /// Zero.
-    pub _pad: u32,
+    /// The TCP sequence number of the first byte of the frame that began the block of fields.
+    pub block_sequence: u32,
     /// The status the block told, 0: none, [`UNKNOWN_VALUE`].
     pub status: u16,
     /// The `grpc-status` the block told plus one, 0: none, [`UNKNOWN_VALUE`].
@@ -153,15 +154,17 @@ pub const TOLD_UNKNOWN: u8 = 2;
 pub struct Stream {
     /// When its request began.
     pub asked_at_ns: u64,
-    /// When its answer began; 0: it did not.
-    pub answered_at_ns: u64,
+    /// The TCP sequence number of its first byte.
+    pub asked_sequence: u32,
+    /// Zero.
+    pub _pad: u32,
     /// Its number; 0: no stream is here.
     pub number: u32,
     /// The status of its answer, 0 where it is not known.
     pub status: u16,
     /// A `Method` by number.
     pub method: u8,
-    /// [`IS_GRPC`], [`IS_COUNTED`].
+    /// [`IS_GRPC`] and those below it.
     pub marks: u8,
 }
 
@@ -171,6 +174,8 @@ const _: () = assert!(size_of::<Stream>() == 24);
 pub const IS_GRPC: u8 = 1;
 /// It was counted; only its end is awaited.
 pub const IS_COUNTED: u8 = 2;
+/// Its answer began.
+pub const IS_ANSWERED: u8 = 4;
 
 /// Value of `HTTP2`: one connection.
 #[repr(C)]
@@ -199,28 +204,33 @@ pub struct Walker {
     pub key: RequestKey,
     /// Now.
     pub now_ns: u64,
-    /// Which of `set` it is.
-    pub way: u32,
+    /// A request that was answered and may be wanted by somebody who follows single ones: how long it took. The rest of it is in
+    /// `key` and `asked_sequence`.
+    pub duration_ns: u64,
+    /// When it began; 0: there is none.
+    pub asked_at_ns: u64,
+    /// The TCP sequence number of its first byte.
+    pub asked_sequence: u32,
     /// 1: it is the client who speaks.
     pub asks: u32,
     /// 1: something behind this segment is not seen.
     pub skips: u32,
-    /// Zero.
-    pub _pad: u32,
-    /// 1: answers are told to the breaker.
+    /// The TCP sequence number of the first byte of what is new.
+    pub sequence: u32,
+    /// 1: answers are told to the breaker. What is zeroed at once is not side by side, as in [`Walk`].
     pub is_judged: u32,
-    /// Where in `window` the walk is. May be past its end, where something is passed over.
-    pub at: u32,
-    /// Bytes in `window`.
-    pub length: u32,
-    /// Bytes from the beginning of `window` to the end of the segment.
-    pub end: u32,
     /// 1 while a program uses it.
     pub is_taken: u32,
+    /// Where in `window` the walk is. May be past its end, where something is passed over.
+    pub at: u32,
     /// Which walker of its CPU it is.
     pub number: u32,
+    /// Bytes in `window`.
+    pub length: u32,
     /// Where in the packet what is new begins.
     pub said_at: u32,
+    /// Bytes from the beginning of `window` to the end of the segment.
+    pub end: u32,
     /// Bytes of what is new.
     pub said_bytes: u32,
     /// Bytes of it before `window`.

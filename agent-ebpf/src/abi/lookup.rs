@@ -3,7 +3,7 @@
 //! Knows the layouts, and nothing of how a message reads; that is `decide::l7::dns`.
 
 use super::named_enum;
-use super::request::Position;
+use super::request::{Position, SCRATCHES};
 
 /// The port of DNS (RFC 1035, section 4.2), over UDP and TCP.
 pub const DNS_PORT: u16 = 53;
@@ -219,7 +219,10 @@ const _: () = assert!(size_of::<LookupStream>() == 60);
 /// bytes, the type.
 pub const ROOM_BYTES: usize = 512;
 
-/// Value of `LOOKUP_ROOM`, one per CPU and way that packets go: what is read of a packet, and how far.
+/// Programs that read messages on a CPU at the same time: as many as read packets at all.
+pub const ROOMS: u32 = SCRATCHES;
+
+/// Value of `LOOKUP_ROOM`, [`ROOMS`] per CPU: what is read of a packet, and how far.
 #[repr(C)]
 #[derive(Clone, Copy, Debug)]
 pub struct LookupRoom {
@@ -231,9 +234,11 @@ pub struct LookupRoom {
     pub waiting: [Waiting; PLACES],
     /// What there is of it.
     pub bytes: [u8; ROOM_BYTES],
+    /// How many programs hold it, or are about to find that another does.
+    pub taken: u64,
 }
 
-const _: () = assert!(size_of::<LookupRoom>() == 24 + 16 * PLACES + ROOM_BYTES);
+const _: () = assert!(size_of::<LookupRoom>() == 32 + 16 * PLACES + ROOM_BYTES);
 
 /// Messages that are looked at in one segment of a connection. A client asks two at a time; a segment with more is that of
 /// somebody who asks for many, and the connection is not followed any further.

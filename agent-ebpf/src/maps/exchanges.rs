@@ -1,9 +1,10 @@
 //! The maps of requests: what a socket remembers of its exchange, and what is counted.
 
+use core::mem::MaybeUninit;
 use core::ptr;
 
 use agent_ebpf::abi::request::{HEAD_BYTES, Position, SCRATCHES, Scratch};
-use agent_ebpf::abi::{Exchange, RequestKey, Requests, Unparsed, limits};
+use agent_ebpf::abi::{AppProtocol, Direction, Exchange, RequestKey, Requests, Stage, Unparsed, limits};
 use aya_ebpf::bindings::{BPF_F_NO_PREALLOC, BPF_NOEXIST};
 use aya_ebpf::btf_maps::SkStorage;
 use aya_ebpf::macros::{btf_map, map};
@@ -45,6 +46,19 @@ pub(crate) fn exchange(socket: Socket) -> Option<&'static mut Exchange> {
 #[inline(always)]
 pub(crate) fn new_exchange(socket: Socket, value: &mut Exchange) -> Option<&'static mut Exchange> {
     stored::get_or(&EXCHANGES, socket, value)
+}
+
+/// What is remembered where nothing is known: zeros, which are an outbound exchange of no protocol that is idle.
+///
+/// Word by word: the target's library writes byte by byte, and this is done for every connection.
+#[inline(always)]
+pub(crate) fn no_exchange() -> Exchange {
+    const _: () =
+        assert!(AppProtocol::Unknown as u8 == 0 && Direction::Outbound as u8 == 0 && Stage::Idle as u8 == 0);
+    let mut exchange = MaybeUninit::uninit();
+    rooms::zero_words(&mut exchange);
+    // SAFETY: all of it is zero now, which numbers may be.
+    unsafe { exchange.assume_init() }
 }
 
 /// Forgets what a socket remembered of its requests.

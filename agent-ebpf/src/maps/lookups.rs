@@ -1,12 +1,12 @@
 //! The maps of DNS lookups: which of them wait on a socket, and how far a connection's messages are read.
 
-use agent_ebpf::abi::lookup::PLACES;
+use agent_ebpf::abi::lookup::{PLACES, ROOMS};
 use agent_ebpf::abi::{LookupRoom, LookupStream, Lookups, ServedLookups};
 use aya_ebpf::btf_maps::SkStorage;
 use aya_ebpf::macros::{btf_map, map};
 use aya_ebpf::maps::PerCpuArray;
 
-use super::stored;
+use super::{rooms, stored};
 use crate::context::Socket;
 
 /// Lookups that wait on a client's socket, or on a connection. Kernel writes.
@@ -21,10 +21,9 @@ static SERVED_LOOKUPS: SkStorage<ServedLookups> = SkStorage::new();
 #[btf_map]
 static LOOKUP_STREAMS: SkStorage<LookupStream> = SkStorage::new();
 
-/// Room for a message, one of each CPU for what is received and one for what is sent: a packet may arrive while another is
-/// on its way out. Kernel writes.
+/// Room for a message, of the programs that read one on a CPU right now. Kernel writes.
 #[map]
-static LOOKUP_ROOM: PerCpuArray<LookupRoom> = PerCpuArray::with_max_entries(2, 0);
+static LOOKUP_ROOM: PerCpuArray<LookupRoom> = PerCpuArray::with_max_entries(ROOMS, 0);
 
 /// The lookups that wait on a client's socket or a connection.
 #[inline(always)]
@@ -62,18 +61,31 @@ pub(crate) fn new_lookup_stream(socket: Socket) -> Option<&'static mut LookupStr
     stored::get_or_zeros(&LOOKUP_STREAMS, socket)
 }
 
-/// Room for a message that goes one way, until the run of this program ends.
+/// A room of this CPU by its number.
 #[inline(always)]
-pub(crate) fn lookup_room(is_sent: bool) -> Option<&'static mut LookupRoom> {
-    // SAFETY: the kernel gave a pointer to this CPU's room; what is received is not interrupted by more of it, and of
-    // what is sent only what a process sends is about names.
-    LOOKUP_ROOM.get_ptr_mut(u32::from(is_sent)).map(|room| unsafe { &mut *room })
+pub(crate) fn lookup_room(number: u32) -> Option<&'static mut LookupRoom> {
+    // SAFETY: the kernel gave a pointer to this CPU's room, which only who took it writes to.
+    LOOKUP_ROOM.get_ptr_mut(number).map(|room| unsafe { &mut *room })
+}
+
+/// Takes a room for the run of this program, which must leave it; gives its number. `None` where all are taken.
+#[inline(always)]
+pub(crate) fn take_lookup_room() -> Option<u32> {
+    rooms::take(ROOMS, |number| Some(&mut lookup_room(number)?.taken))
+}
+
+/// Leaves a room.
+#[inline(always)]
+pub(crate) fn leave_lookup_room(number: u32) {
+    if let Some(room) = lookup_room(number) {
+        rooms::leave(&mut room.taken);
+    }
 }
 
 /// Puts what lookups are told by into a room, for a function that takes numbers to choose among. `false`: there is none.
 #[inline(always)]
-pub(crate) fn load_waiting(lookups: &Lookups, is_sent: bool) -> bool {
-    let Some(room) = lookup_room(is_sent) else { return false };
+pub(crate) fn load_waiting(lookups: &Lookups, number: u32) -> bool {
+    let Some(room) = lookup_room(number) else { return false };
     let mut at = 0;
     while at < PLACES {
         room.waiting[at].asked_at_ns = lookups.places[at].waiting.asked_at_ns;

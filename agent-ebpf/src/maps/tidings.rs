@@ -3,7 +3,7 @@
 use core::ptr;
 
 use agent_ebpf::abi::{
-    Endpoint, Exchange, RequestEvent, RequestHead, RequestPlace, RequestRecord, Settings, limits,
+    Address, Endpoint, RequestEvent, RequestHead, RequestKey, RequestPlace, RequestRecord, Settings, limits,
 };
 use aya_ebpf::macros::map;
 use aya_ebpf::maps::RingBuf;
@@ -70,10 +70,10 @@ pub(crate) fn send_head(packet: Packet, at: u32, bytes: u32, cookie: u64, sequen
 /// Sends that a request was answered. `false` where the ring is full.
 #[inline(always)]
 pub(crate) fn send_answered(
-    exchange: &Exchange,
+    key: &RequestKey,
     place: &RequestPlace,
-    requested: &Endpoint,
-    (status, duration_ns): (u16, u64),
+    requested: Option<&Endpoint>,
+    (asked_at_ns, duration_ns): (u64, u64),
     (lot, cookie): (u32, u64),
 ) -> bool {
     let Some(mut entry) = REQUEST_EVENTS.reserve::<RequestEvent>(0) else { return false };
@@ -88,16 +88,16 @@ pub(crate) fn send_answered(
     write_each!(
         kind = RequestRecord::Answered as u32,
         lot = lot,
-        asked_at_ns = exchange.asked_at_ns,
+        asked_at_ns = asked_at_ns,
         duration_ns = duration_ns,
-        cgroup = exchange.cgroup,
+        cgroup = key.cgroup,
         cookie = cookie,
-        service = exchange.service,
-        version = exchange.version,
-        status = status,
-        protocol = exchange.protocol,
-        operation = exchange.operation,
-        direction = exchange.direction,
+        service = key.service,
+        version = key.version,
+        status = key.status,
+        protocol = key.protocol,
+        operation = key.operation,
+        direction = key.direction,
         _pad = [0; 3],
     );
     // SAFETY: as above.
@@ -105,7 +105,13 @@ pub(crate) fn send_answered(
         put(&raw mut (*at).place.client, &place.client);
         put(&raw mut (*at).place.server, &place.server);
         ptr::write_volatile(&raw mut (*at).place.sequence, place.sequence);
-        put(&raw mut (*at).requested, requested);
+        match requested {
+            Some(requested) => put(&raw mut (*at).requested, requested),
+            None => put(
+                &raw mut (*at).requested,
+                &Endpoint { address: Address { words_be: [0; 4] }, port_be: 0, _pad: 0 },
+            ),
+        }
     }
     entry.submit(0);
     true

@@ -18,6 +18,12 @@ pub(super) fn is_unread(service: u32) -> bool {
     maps::policy_of(service).is_some_and(|policy| !policy.reads_requests())
 }
 
+/// The same of the service of a connection, whose policy may have changed since it was opened.
+#[inline(always)]
+pub(super) fn is_unread_now(exchange: &Exchange) -> bool {
+    exchange.direction == Direction::Outbound as u8 && is_unread(exchange.service)
+}
+
 /// A request was understood: from now on the connection is judged by its answers, where the policy says so. Whether
 /// requests of this connection are to be read at all: its service's policy may have changed since it was opened.
 #[inline(always)]
@@ -67,25 +73,25 @@ pub(super) fn answered(socket: Socket, exchange: &Exchange, status: u16, duratio
     }
     let Some(connection) = established(socket) else { return };
     let Some(protocol) = AppProtocol::from_raw(exchange.protocol) else { return };
-    judge(connection, protocol, status, duration_ns, now);
+    if let Some(report) = judge(connection, protocol, status, duration_ns) {
+        tell(connection, report, now);
+    }
 }
 
-/// Tells the breaker of an answer, on a connection whose answers are judged.
+/// What an answer says of the backend, on a connection whose answers are judged.
 #[inline(always)]
 pub(super) fn judge(
-    connection: &mut Connection,
+    connection: &Connection,
     protocol: AppProtocol,
     status: u16,
     duration_ns: u64,
-    now: Moment,
-) {
-    let Some(policy) = maps::policy_of(connection.service) else { return };
-    let report = match answer::judge(&policy.breaker, protocol, status, duration_ns / 1_000) {
+) -> Option<Report> {
+    let policy = maps::policy_of(connection.service)?;
+    Some(match answer::judge(&policy.breaker, protocol, status, duration_ns / 1_000) {
         Judgement::Failed(signal) => Report::Failed(signal),
         Judgement::Slow => Report::Slow,
         Judgement::Good => Report::Good,
-    };
-    tell(connection, report, now);
+    })
 }
 
 /// The application closes its socket. Where it waited for an answer for too long, it will have waited in vain.
@@ -114,17 +120,17 @@ pub(super) fn left(connection: &mut Connection, socket: Socket) {
 fn waited(connection: &mut Connection, since_ns: u64) {
     if since_ns != 0 {
         let now = Moment::now();
-        given_up(connection, now.ns.saturating_sub(since_ns), now);
+        if let Some(report) = given_up(connection, now.ns.saturating_sub(since_ns)) {
+            tell(connection, report, now);
+        }
     }
 }
 
-/// The application no longer waits for an answer, after so long.
+/// What it says of the backend that the application no longer waits for an answer, after so long: nothing, if that is not long.
 #[inline(always)]
-pub(super) fn given_up(connection: &mut Connection, waited_ns: u64, now: Moment) {
-    let Some(policy) = maps::policy_of(connection.service) else { return };
-    if answer::is_overdue(&policy.breaker, waited_ns / 1_000) {
-        tell(connection, Report::Failed(Signal::NoAnswer), now);
-    }
+pub(super) fn given_up(connection: &Connection, waited_ns: u64) -> Option<Report> {
+    let policy = maps::policy_of(connection.service)?;
+    answer::is_overdue(&policy.breaker, waited_ns / 1_000).then_some(Report::Failed(Signal::NoAnswer))
 }
 
 /// Whether the answers on a connection are told to a breaker.
@@ -150,7 +156,7 @@ pub(super) fn established(socket: Socket) -> Option<&'static mut Connection> {
 
 /// Tells the breaker. A probe is one request: what comes after it on the same connection is none.
 #[inline(always)]
-fn tell(connection: &mut Connection, report: Report, now: Moment) {
+pub(super) fn tell(connection: &mut Connection, report: Report, now: Moment) {
     breaker::report(connection, report, now);
     connection.marks |= PROVED_GOOD;
     connection.probe = Probe::NONE;

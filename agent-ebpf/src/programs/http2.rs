@@ -6,13 +6,15 @@
 use agent_ebpf::abi::connection::{JUDGED_BY_ANSWERS, PROVED_GOOD};
 use agent_ebpf::abi::http2::{STREAM_SETS, STREAM_WAYS};
 use agent_ebpf::abi::request::{JOINED_LATE, UNDERSTOOD};
-use agent_ebpf::abi::{AppProtocol, Exchange, Http2, Outcome, Probe, RequestKey, Stream, Unparsed, Walker};
+use agent_ebpf::abi::{
+    AppProtocol, Exchange, Http2, Outcome, Probe, RequestKey, Stage, Stream, Unparsed, Walker,
+};
 use agent_ebpf::decide::histogram;
-use agent_ebpf::decide::l7::http2::streams;
+use agent_ebpf::decide::l7::http2::streams::{self, Answer};
 use agent_ebpf::decide::l7::http2::{self, Step, sync};
 
-use super::answers;
 use super::requests::give_up;
+use super::{answers, tell};
 use crate::context::{Moment, Packet, RawPacket, Socket, Text};
 use crate::maps;
 
@@ -23,6 +25,8 @@ struct Said {
     at: u32,
     /// Bytes of it.
     bytes: u32,
+    /// The TCP sequence number of its first byte.
+    sequence: u32,
     /// It is the client who speaks.
     asks: bool,
     /// What came before its turn, behind this, is passed over.
@@ -31,8 +35,11 @@ struct Said {
 
 /// Steps in a row: as many as a window has bytes.
 const MAX_STEPS: u32 = 1_024;
-/// Frames of a segment that matter, and windows: a segment of 64 KiB has 64 of these. What has more is not walked to its end.
-const MAX_TURNS: u32 = 384;
+/// Frames of a segment that matter, and windows, of which a segment of 64 KiB has 64: so many turns, as often as this. What has more
+/// is not walked to its end.
+const MAX_TURNS: u32 = 8;
+/// See [`MAX_TURNS`].
+const MAX_ROUNDS: u32 = 48;
 /// Told the breaker.
 const TOLD: u32 = 2;
 
@@ -96,46 +103,81 @@ fn miss(http2: &mut Http2, walker: &mut Walker) {
     }
 }
 
-/// In the last argument of [`segue_read_http2`]: it is the client who speaks.
+/// In the last argument of [`read`]: it is the client who speaks.
 pub(super) const ASKS: u32 = 1;
 /// Likewise: what came before its turn, behind this, is passed over.
 pub(super) const SKIPS: u32 = 2;
 
-/// Reads `bytes` bytes from `at` on of a connection that is known to speak it; gives the number of an [`Outcome`]. A global function,
-/// which the verifier reads once, and not behind each way on which a packet comes here.
+/// Reads `bytes` bytes from `at` on of a connection that is known to speak it; the first has this TCP sequence number.
+///
+/// Three functions and not one that calls the others: what each has on its stack comes on no other's. And the verifier reads the
+/// turns of one of them alone, knowing nothing of those before: so what a segment may hold is not limited by what it can bear.
+#[inline(always)]
+pub(super) fn read(packet: &Packet, (at, bytes, sequence): (u32, u32, u32), how: u32) -> u32 {
+    let begun = segue_begin_http2(packet.to_raw(), at, bytes, sequence, how);
+    if begun & WALKS == 0 {
+        return begun;
+    }
+    let mut step = Step::Onward as u32;
+    let mut round = 0;
+    while round < MAX_ROUNDS && step == Step::Onward as u32 {
+        step = segue_walk_http2(packet.to_raw(), begun & !WALKS);
+        round += 1;
+    }
+    segue_end_http2(packet.to_raw(), begun & !WALKS, step)
+}
+
+/// In what [`segue_begin_http2`] gives: beside it is the number of a walker, and of an [`Outcome`] otherwise.
+const WALKS: u32 = 1 << 8;
+
+/// What is to be read is passed over, or taken to a walker. What is needed afterwards is kept there: the verifier would read the
+/// walk once for each thing it knows before it.
 #[unsafe(no_mangle)]
 #[inline(never)]
-pub(super) extern "C" fn segue_read_http2(packet: RawPacket, at: u32, bytes: u32, how: u32) -> u32 {
+extern "C" fn segue_begin_http2(packet: RawPacket, at: u32, bytes: u32, sequence: u32, how: u32) -> u32 {
     let packet = &Packet::from_raw(packet);
     let Some(socket) = packet.socket() else { return Outcome::Unsupported as u32 };
     let Some(exchange) = maps::exchange(socket) else { return Outcome::StorageFailed as u32 };
-    let said = Said { at, bytes, asks: how & ASKS != 0, skips: how & SKIPS != 0 };
-    read(packet, socket, exchange, said) as u32
-}
-
-/// Reads what was said.
-///
-/// What is needed afterwards is kept in the walker: the verifier would read the walk once for each thing it knows before it.
-#[inline(always)]
-fn read(packet: &Packet, socket: Socket, exchange: &mut Exchange, said: Said) -> Outcome {
-    let Some(http2) = maps::http2(socket) else { return Outcome::Ignored };
+    if how & ASKS != 0 && answers::is_unread_now(exchange) {
+        exchange.stage = Stage::Ended as u8;
+        return Outcome::Ignored as u32;
+    }
+    let Some(http2) = maps::http2(socket) else { return Outcome::Ignored as u32 };
+    let said = Said { at, bytes, sequence, asks: how & ASKS != 0, skips: how & SKIPS != 0 };
     let walk = if said.asks { &mut http2.asked } else { &mut http2.answered };
     if !said.skips && walk.pass(said.bytes) {
-        return Outcome::Ignored;
+        return Outcome::Ignored as u32;
     }
-    let Some(walker) = maps::take_walker() else { return give_up(exchange, Unparsed::NoMemory) };
+    let Some(walker) = maps::take_walker() else { return give_up(exchange, Unparsed::NoMemory) as u32 };
     maps::copy_walk(walk, &mut walker.walk);
     prepare(socket, exchange, walker, said);
-    let step = walk_segment(packet, http2, walker);
-    let asks = walker.asks != 0;
+    walker.number | WALKS
+}
+
+/// Keeps what a walk came to, whose last step was this. Gives the number of an [`Outcome`].
+#[unsafe(no_mangle)]
+#[inline(never)]
+extern "C" fn segue_end_http2(packet: RawPacket, number: u32, step: u32) -> u32 {
+    let packet = &Packet::from_raw(packet);
+    let Some(walker) = maps::walker(number) else { return Outcome::Inconsistent as u32 };
+    let outcome = end(packet, walker, Step::from_raw(step));
+    walker.is_taken = 0;
+    outcome as u32
+}
+
+#[inline(always)]
+fn end(packet: &Packet, walker: &mut Walker, step: Step) -> Outcome {
+    let Some(socket) = packet.socket() else { return Outcome::Unsupported };
+    let Some(exchange) = maps::exchange(socket) else { return Outcome::StorageFailed };
+    let Some(http2) = maps::http2(socket) else { return Outcome::Ignored };
     if step == Step::Onward || walker.skips != 0 {
         miss(http2, walker);
     }
-    let walk = if asks { &mut http2.asked } else { &mut http2.answered };
+    let walk = if walker.asks != 0 { &mut http2.asked } else { &mut http2.answered };
     maps::copy_walk(&walker.walk, walk);
-    let is_told = walker.is_judged == TOLD;
-    walker.is_taken = 0;
-    if is_told && let Some(connection) = answers::established(socket) {
+    if walker.is_judged == TOLD
+        && let Some(connection) = answers::established(socket)
+    {
         // A probe is one request: what comes after it on the same connection is none.
         connection.marks |= PROVED_GOOD;
         connection.probe = Probe::NONE;
@@ -153,8 +195,10 @@ fn prepare(socket: Socket, exchange: &mut Exchange, walker: &mut Walker, said: S
     walker.now_ns = Moment::now().ns;
     walker.asks = u32::from(said.asks);
     walker.skips = u32::from(said.skips);
-    (walker.said_at, walker.said_bytes, walker.done) = (said.at, said.bytes, 0);
+    (walker.said_at, walker.said_bytes, walker.sequence, walker.done) =
+        (said.at, said.bytes, said.sequence, 0);
     walker.is_judged = 0;
+    walker.asked_at_ns = 0;
     walker.at = 0;
     walker.length = 0;
     walker.end = 0;
@@ -181,32 +225,42 @@ fn prepare(socket: Socket, exchange: &mut Exchange, walker: &mut Walker, said: S
     }
 }
 
-/// Walks a segment to its end; gives the step that ended it, [`Step::Dry`] where it was the segment's end.
+/// Walks on in a segment, some turns; gives the step that ended it, [`Step::Dry`] where it was the segment's end, and
+/// [`Step::Onward`] where nothing did.
 ///
 /// What changes from turn to turn is in the walker, of which the verifier knows nothing: so each turn looks to it like the one before,
 /// however it came there.
-#[inline(always)]
-fn walk_segment(packet: &Packet, http2: &mut Http2, walker: &mut Walker) -> Step {
+#[unsafe(no_mangle)]
+#[inline(never)]
+extern "C" fn segue_walk_http2(packet: RawPacket, number: u32) -> u32 {
+    let packet = &Packet::from_raw(packet);
+    let Some(walker) = maps::walker(number) else { return Step::Malformed as u32 };
+    let Some(socket) = packet.socket() else { return Step::Malformed as u32 };
+    let Some(http2) = maps::http2(socket) else { return Step::Malformed as u32 };
     let mut turn = 0;
     while turn < MAX_TURNS {
         turn += 1;
         if walker.at >= walker.length && !move_on(packet, walker) {
-            return Step::Dry;
+            return Step::Dry as u32;
         }
-        let step = segue_http2_walk(walker.number);
+        let step = segue_http2_walk(number);
         if step >= Step::Foreign as u32 {
-            return Step::from_raw(step);
+            return step;
         }
         if step >= Step::Block as u32 {
             let set = streams::set(walker.walk.stream);
             take(&http2.streams[set], &mut walker.set);
-            let way = segue_http2_event(walker.number, step) as usize;
+            let way = segue_http2_event(number, step) as usize;
             if way < STREAM_WAYS {
                 maps::copy_stream(&walker.set[way], &mut http2.streams[set][way]);
             }
+            if walker.asked_at_ns != 0 {
+                tell::segue_tell_stream(packet.to_raw(), number);
+                walker.asked_at_ns = 0;
+            }
         }
     }
-    Step::Onward
+    Step::Onward as u32
 }
 
 /// Moves the window on to where the walk is. `false` at the end of the segment, and where nothing tells where a frame begins in it.
@@ -320,24 +374,35 @@ extern "C" fn segue_http2_event(number: u32, step: u32) -> u32 {
     let is_given_up = walker.asks != 0;
     let waited_ns =
         if streams::is_unanswered(stream) { now.ns.saturating_sub(stream.asked_at_ns) } else { 0 };
+    let (asked_at_ns, asked_sequence) = (stream.asked_at_ns, stream.asked_sequence);
     let answer = match step {
         Step::Block => streams::answered(stream, &walker.walk),
         Step::End => streams::ended(stream, now.ns),
         _ => streams::reset(stream, walker.walk.number, now.ns),
     };
-    if walker.is_judged != 0 && is_given_up {
-        walker.is_judged = TOLD;
-        answers::given_up(&mut walker.connection, waited_ns, now);
+    let protocol = |answer: &Answer| if answer.is_grpc { AppProtocol::Grpc } else { AppProtocol::Http2 };
+    if walker.is_judged != 0 {
+        let report = match &answer {
+            _ if is_given_up => answers::given_up(&walker.connection, waited_ns),
+            Some(answer) => {
+                answers::judge(&walker.connection, protocol(answer), answer.status, answer.duration_ns)
+            }
+            None => None,
+        };
+        if let Some(report) = report {
+            walker.is_judged = TOLD;
+            answers::tell(&mut walker.connection, report, now);
+        }
     }
     let Some(answer) = answer else { return way as u32 };
-    let protocol = if answer.is_grpc { AppProtocol::Grpc } else { AppProtocol::Http2 };
-    if walker.is_judged != 0 && !is_given_up {
-        walker.is_judged = TOLD;
-        answers::judge(&mut walker.connection, protocol, answer.status, answer.duration_ns, now);
-    }
+    let protocol = protocol(&answer);
     walker.key.protocol = protocol as u8;
     walker.key.operation = answer.method;
     walker.key.status = answer.status;
+    walker.duration_ns = answer.duration_ns;
+    if asked_at_ns.wrapping_add(answer.duration_ns) < maps::tell_until_ns() {
+        (walker.asked_at_ns, walker.asked_sequence) = (asked_at_ns, asked_sequence);
+    }
     let Some(requests) = maps::requests(&walker.key) else {
         maps::unparsed(Unparsed::TableFull);
         return way as u32;

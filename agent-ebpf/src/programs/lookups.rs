@@ -13,7 +13,7 @@ use agent_ebpf::decide::l7::dns::{self, Kept, Message, Side};
 use agent_ebpf::decide::l7::position;
 
 use super::requests::Way;
-use crate::context::{self, Packet, RawPacket, Segment, Socket};
+use crate::context::{self, Datagram, Packet, RawPacket, Segment, Socket};
 use crate::maps;
 
 /// Which of the two sides of a lookup, and whose socket this is.
@@ -25,18 +25,14 @@ struct Talk {
     is_outbound: bool,
     /// The socket is connected by TCP.
     is_stream: bool,
+    /// The number of the room that this program took.
+    room: u32,
 }
 
 impl Talk {
     #[inline(always)]
-    fn new(asks: bool, way: Way, is_stream: bool) -> Self {
-        Self { asks, is_outbound: asks == (way == Way::Sent), is_stream }
-    }
-
-    /// It is this socket that speaks.
-    #[inline(always)]
-    fn is_sent(self) -> bool {
-        self.asks == self.is_outbound
+    fn new(asks: bool, way: Way, is_stream: bool, room: u32) -> Self {
+        Self { asks, is_outbound: asks == (way == Way::Sent), is_stream, room }
     }
 }
 
@@ -45,7 +41,12 @@ impl Talk {
 #[unsafe(no_mangle)]
 #[inline(never)]
 pub(super) extern "C" fn segue_lookup_datagram(packet: RawPacket, is_sent: u32) -> u32 {
-    datagram(Packet::from_raw(packet), way(is_sent)) as u32
+    let packet = Packet::from_raw(packet);
+    let Some(datagram) = packet.datagram() else { return Outcome::Ignored as u32 };
+    let Some(room) = maps::take_lookup_room() else { return lost(Unparsed::NoMemory) as u32 };
+    let outcome = read_datagram(packet, &datagram, way(is_sent), room);
+    maps::leave_lookup_room(room);
+    outcome as u32
 }
 
 #[inline(always)]
@@ -54,15 +55,14 @@ fn way(is_sent: u32) -> Way {
 }
 
 #[inline(always)]
-fn datagram(packet: Packet, way: Way) -> Outcome {
-    let Some(datagram) = packet.datagram() else { return Outcome::Ignored };
+fn read_datagram(packet: Packet, datagram: &Datagram, way: Way, number: u32) -> Outcome {
     let Some(socket) = packet.socket() else { return Outcome::Unsupported };
-    let Some(room) = maps::lookup_room(way == Way::Sent) else { return Outcome::Ignored };
-    let talk = Talk::new(datagram.asks, way, false);
+    let Some(room) = maps::lookup_room(number) else { return Outcome::Ignored };
+    let talk = Talk::new(datagram.asks, way, false, number);
     let Some(reading) = dns::datagram(datagram.payload_bytes) else { return lost(Unparsed::Malformed) };
     room.reading = reading;
     let length = packet.copy_message(datagram.payload_at, datagram.payload_bytes, &mut room.bytes);
-    let said = segue_read_lookup(u32::from(talk.is_sent()), u32::from(talk.asks), length as u32);
+    let said = segue_read_lookup(number, u32::from(talk.asks), length as u32);
     let port_be = if talk.is_outbound { DNS_PORT.to_be() } else { datagram.client_port_be };
     let peer = packet.endpoint(way == Way::Received, port_be);
     said_by(packet, socket, talk, &peer, Message::from_raw(said))
@@ -74,14 +74,17 @@ fn datagram(packet: Packet, way: Way) -> Outcome {
 pub(super) extern "C" fn segue_lookup_segment(packet: RawPacket, is_sent: u32) -> u32 {
     let packet = Packet::from_raw(packet);
     let Some(segment) = packet.segment() else { return Outcome::Ignored as u32 };
-    read_segment(packet, &segment, way(is_sent)) as u32
+    let Some(room) = maps::take_lookup_room() else { return lost(Unparsed::NoMemory) as u32 };
+    let outcome = read_segment(packet, &segment, way(is_sent), room);
+    maps::leave_lookup_room(room);
+    outcome as u32
 }
 
 #[inline(always)]
-fn read_segment(packet: Packet, segment: &Segment, way: Way) -> Outcome {
+fn read_segment(packet: Packet, segment: &Segment, way: Way, room: u32) -> Outcome {
     let Some(socket) = packet.socket() else { return Outcome::Unsupported };
     let asks = segment.destination_port_be == DNS_PORT.to_be();
-    let talk = Talk::new(asks, way, true);
+    let talk = Talk::new(asks, way, true, room);
     let stream = match maps::lookup_stream(socket) {
         Some(stream) => stream,
         None => match maps::new_lookup_stream(socket) {
@@ -110,13 +113,7 @@ fn read_segment(packet: Packet, segment: &Segment, way: Way) -> Outcome {
     if position.next != segment.sequence.wrapping_add(segment.payload_bytes) {
         return end(stream, Unparsed::Gap);
     }
-    let port_be = match talk.is_outbound {
-        true => DNS_PORT.to_be(),
-        false if asks => segment.source_port_be,
-        false => segment.destination_port_be,
-    };
-    let peer = packet.endpoint(way == Way::Received, port_be);
-    messages(packet, socket, stream, talk, &peer, segment.payload_at + fresh.skip, fresh.length)
+    messages(packet, stream, talk, segment.payload_at + fresh.skip, fresh.length)
 }
 
 /// A connection of which nothing was seen.
@@ -132,46 +129,65 @@ fn begin(packet: Packet, socket: Socket, stream: &mut LookupStream) {
 
 /// Reads the messages in `bytes` bytes of a connection.
 #[inline(always)]
-fn messages(
-    packet: Packet,
-    socket: Socket,
-    stream: &mut LookupStream,
-    talk: Talk,
-    peer: &Endpoint,
-    at: u32,
-    bytes: u32,
-) -> Outcome {
-    let Some(room) = maps::lookup_room(talk.is_sent()) else { return Outcome::Ignored };
+fn messages(packet: Packet, stream: &mut LookupStream, talk: Talk, at: u32, bytes: u32) -> Outcome {
     let (mut at, mut bytes) = (at, bytes);
     let mut outcome = Outcome::Ignored;
+    let way = u32::from(talk.asks == talk.is_outbound);
     let mut turn = 0;
     while turn < MAX_MESSAGES {
         turn += 1;
-        let reading = if talk.asks { &mut stream.questions } else { &mut stream.answers };
-        let passed = dns::pass_over(reading, bytes);
-        at += passed;
-        bytes -= passed;
-        if bytes == 0 {
+        let said = segue_lookup_message(packet.to_raw(), talk.room, at, bytes, way);
+        if let Some(now) = Outcome::from_raw((said >> 32) as u8) {
+            outcome = now;
+        }
+        let taken = said as u32;
+        if taken == 0 || taken >= bytes {
             return outcome;
         }
-        room.reading = *reading;
-        let length = packet.copy_message(at, bytes, &mut room.bytes) as u32;
-        let said =
-            Message::from_raw(segue_read_lookup(u32::from(talk.is_sent()), u32::from(talk.asks), length));
-        *reading = room.reading;
-        let read = room.read as u32;
-        if let Message::Lost(reason) = said {
-            return end(stream, reason);
-        }
-        outcome = said_by(packet, socket, talk, peer, said);
-        if read == 0 || read >= bytes {
-            return outcome;
-        }
-        at += read;
-        bytes -= read;
+        at += taken;
+        bytes -= taken;
     }
     let reading = if talk.asks { &mut stream.questions } else { &mut stream.answers };
     if dns::pass_over(reading, bytes) == bytes { outcome } else { end(stream, Unparsed::Pipelined) }
+}
+
+/// In the upper half of what [`segue_lookup_message`] gives: nothing was said. No [`Outcome`]'s number.
+const UNSAID: u64 = 0xff << 32;
+
+/// Reads the next message in `bytes` bytes of a connection, from `at` on. Gives how many bytes were read or passed over, 0 where
+/// nothing more is to be read, and in its upper half an [`Outcome`] by number. A global function, which the verifier reads once: with
+/// one message after the other it took longer than with everything else that packets are read for.
+#[unsafe(no_mangle)]
+#[inline(never)]
+extern "C" fn segue_lookup_message(packet: RawPacket, room: u32, at: u32, bytes: u32, is_sent: u32) -> u64 {
+    let packet = Packet::from_raw(packet);
+    let (Some(segment), Some(socket)) = (packet.segment(), packet.socket()) else { return UNSAID };
+    let (Some(stream), Some(place)) = (maps::lookup_stream(socket), maps::lookup_room(room)) else {
+        return UNSAID;
+    };
+    let asks = segment.destination_port_be == DNS_PORT.to_be();
+    let talk = Talk::new(asks, way(is_sent), true, room);
+    let reading = if asks { &mut stream.questions } else { &mut stream.answers };
+    let passed = dns::pass_over(reading, bytes);
+    if passed >= bytes {
+        return UNSAID;
+    }
+    place.reading = *reading;
+    let length = packet.copy_message(at + passed, bytes - passed, &mut place.bytes) as u32;
+    let said = Message::from_raw(segue_read_lookup(room, u32::from(asks), length));
+    *reading = place.reading;
+    let read = place.read as u32;
+    if let Message::Lost(reason) = said {
+        return (end(stream, reason) as u64) << 32;
+    }
+    let port_be = match talk.is_outbound {
+        true => DNS_PORT.to_be(),
+        false if asks => segment.source_port_be,
+        false => segment.destination_port_be,
+    };
+    let peer = packet.endpoint(is_sent == 0, port_be);
+    let outcome = (said_by(packet, socket, talk, &peer, said) as u64) << 32;
+    if read == 0 { outcome } else { outcome | u64::from(passed + read) }
 }
 
 /// Reads on in the first `length` bytes of a room. Gives what [`Message::to_raw`] packs. A global function, which the
@@ -179,7 +195,7 @@ fn messages(
 #[unsafe(no_mangle)]
 #[inline(never)]
 extern "C" fn segue_read_lookup(room: u32, asks: u32, length: u32) -> u32 {
-    let Some(place) = maps::lookup_room(room != 0) else { return 0 };
+    let Some(place) = maps::lookup_room(room) else { return 0 };
     let (said, read) =
         dns::read(&mut InRoom(room, &mut place.reading), side(asks), &place.bytes, length as usize);
     place.read = read as u64;
@@ -210,7 +226,7 @@ impl Kept for InRoom<'_> {
 #[unsafe(no_mangle)]
 #[inline(never)]
 extern "C" fn segue_take_lookup(room: u32, asks: u32, byte: u32) -> u32 {
-    let Some(room) = maps::lookup_room(room != 0) else { return 0 };
+    let Some(room) = maps::lookup_room(room) else { return 0 };
     dns::take(&mut room.reading, side(asks), byte as u8).to_raw()
 }
 
@@ -244,10 +260,10 @@ fn asked(
     let now_ns = context::now_ns();
     let key = pending::key(id, peer);
     let Some(lookups) = waiting_or_new(socket, talk, key) else { return lost(Unparsed::NoMemory) };
-    if !maps::load_waiting(lookups, talk.is_sent()) {
+    if !maps::load_waiting(lookups, talk.room) {
         return Outcome::Ignored;
     }
-    let at = segue_place_for(u32::from(talk.is_sent()), key, now_ns);
+    let at = segue_place_for(talk.room, key, now_ns);
     let place = &mut lookups.places[maps::unproven(at as usize) & (PLACES - 1)];
     match pending::gone(&place.waiting, key, now_ns) {
         Gone::Nobody => {}
@@ -272,7 +288,7 @@ fn asked(
 #[unsafe(no_mangle)]
 #[inline(never)]
 extern "C" fn segue_place_for(room: u32, key: u64, now_ns: u64) -> u32 {
-    let Some(room) = maps::lookup_room(room != 0) else { return 0 };
+    let Some(room) = maps::lookup_room(room) else { return 0 };
     pending::place_for(&room.waiting, key, now_ns) as u32
 }
 
@@ -280,7 +296,7 @@ extern "C" fn segue_place_for(room: u32, key: u64, now_ns: u64) -> u32 {
 #[unsafe(no_mangle)]
 #[inline(never)]
 extern "C" fn segue_place_of(room: u32, key: u64) -> u32 {
-    let Some(room) = maps::lookup_room(room != 0) else { return PLACES as u32 };
+    let Some(room) = maps::lookup_room(room) else { return PLACES as u32 };
     pending::place_of(&room.waiting, key) as u32
 }
 
@@ -313,10 +329,10 @@ fn name_service(socket: Socket, server: &Endpoint, lookup: &mut Lookup) {
 #[inline(always)]
 fn answered(socket: Socket, talk: Talk, key: u64, status: LookupStatus) -> Outcome {
     let Some(lookups) = waiting(socket, talk, key) else { return lost(Unparsed::Unasked) };
-    if !maps::load_waiting(lookups, talk.is_sent()) {
+    if !maps::load_waiting(lookups, talk.room) {
         return Outcome::Ignored;
     }
-    let at = segue_place_of(u32::from(talk.is_sent()), key) as usize;
+    let at = segue_place_of(talk.room, key) as usize;
     if at >= PLACES {
         return lost(Unparsed::Unasked);
     }

@@ -5,7 +5,7 @@
 
 pub(in crate::programs) mod words;
 
-use agent_ebpf::abi::request::{HEAD_BYTES, JOINED_LATE, MAX_DOUBTS, READ_RECEIVED, READ_SENT, UNDERSTOOD};
+use agent_ebpf::abi::request::{JOINED_LATE, MAX_DOUBTS, READ_RECEIVED, READ_SENT, UNDERSTOOD};
 use agent_ebpf::abi::{
     AppProtocol, Direction, Exchange, Method, Outcome, Phase, RequestKey, Stage, Unparsed,
 };
@@ -62,11 +62,11 @@ pub(crate) fn read(packet: &Packet, way: Way) -> Outcome {
         return Outcome::Ignored;
     }
     let at = segment.payload_at + fresh.skip;
+    let sequence = segment.sequence.wrapping_add(fresh.skip);
     let mut begins = 0;
     if !is_walked(exchange) {
         let Some(number) = maps::take_scratch() else { return give_up(exchange, Unparsed::NoMemory) };
         let outcome = if asks {
-            let sequence = segment.sequence.wrapping_add(fresh.skip);
             asked(packet, socket, exchange, number, (at, fresh.length, sequence), way)
         } else {
             answered(packet, socket, exchange, number, (at, fresh.length), way)
@@ -81,7 +81,7 @@ pub(crate) fn read(packet: &Packet, way: Way) -> Outcome {
     let asks = u32::from(asks);
     if exchange.protocol == AppProtocol::Http2 as u8 {
         let skips = if skips(exchange, &segment, way) { http2::SKIPS } else { 0 };
-        return done(http2::segue_read_http2(packet.to_raw(), at, fresh.length, asks | skips));
+        return done(http2::read(packet, (at, fresh.length, sequence), asks | skips));
     }
     done(conversations::segue_read_conversation(packet.to_raw(), at, fresh.length, asks | begins))
 }
@@ -118,27 +118,8 @@ extern "C" fn segue_begin_exchange(packet: RawPacket, is_sent: u32) -> u32 {
 
 #[inline(always)]
 fn begin(packet: &Packet, segment: &Segment, socket: Socket, way: Way) -> Option<&'static mut Exchange> {
-    let mut exchange = Exchange {
-        asked_at_ns: 0,
-        cgroup: 0,
-        service: 0,
-        version: 0,
-        sent: position::start(0),
-        received: position::start(0),
-        single_bytes: 0,
-        port_be: 0,
-        protocol: AppProtocol::Unknown as u8,
-        direction: Direction::Outbound as u8,
-        stage: Stage::Idle as u8,
-        operation: Method::Other as u8,
-        marks: 0,
-        head_length: 0,
-        head: [0; HEAD_BYTES / 4],
-        doubts: 0,
-        asked_sequence: 0,
-        _pad_end: 0,
-        _pad: 0,
-    };
+    let mut exchange = maps::no_exchange();
+    exchange.operation = Method::Other as u8;
     let mut greeted = false;
     match maps::connection(socket) {
         Some(connection) if connection.phase == Phase::Established as u8 => {
@@ -345,12 +326,12 @@ fn answered(
             Heard::Answer(status) => {
                 exchange.head_length = 0;
                 exchange.stage = Stage::Answered as u8;
-                return count(packet, socket, exchange, status, moment(packet, way));
+                return count(packet, status, moment(packet, way));
             }
             Heard::LastAnswer(status) => {
                 exchange.stage = Stage::Ended as u8;
                 maps::unparsed(Unparsed::Upgraded);
-                return count(packet, socket, exchange, status, moment(packet, way));
+                return count(packet, status, moment(packet, way));
             }
             Heard::Lost(reason) => return lose(packet, socket, exchange, reason),
             _ => {
@@ -401,13 +382,26 @@ pub(super) fn give_up(exchange: &mut Exchange, reason: Unparsed) -> Outcome {
 
 /// Counts a request that was answered.
 #[inline(always)]
-fn count(packet: &Packet, socket: Socket, exchange: &mut Exchange, status: u16, now: Moment) -> Outcome {
+fn count(packet: &Packet, status: u16, now: Moment) -> Outcome {
+    segue_count_answer(packet.to_raw(), status.into(), now.ns);
+    Outcome::Answered
+}
+
+/// The same of the exchange on a packet's socket. A global function: the verifier reads it once, and not behind each way on which an
+/// answer comes here.
+#[unsafe(no_mangle)]
+#[inline(never)]
+extern "C" fn segue_count_answer(packet: RawPacket, status: u32, now_ns: u64) -> u32 {
+    let packet = &Packet::from_raw(packet);
+    let Some(socket) = packet.socket() else { return 0 };
+    let Some(exchange) = maps::exchange(socket) else { return 0 };
+    let (status, now) = (status as u16, Moment { ns: now_ns });
     exchange.marks |= UNDERSTOOD;
     let duration_ns = now.ns.saturating_sub(exchange.asked_at_ns);
     answers::answered(socket, exchange, status, duration_ns, now);
     tell::answered(packet, exchange, status, duration_ns);
     add(&row(exchange, status), duration_ns);
-    Outcome::Answered
+    1
 }
 
 /// The row in which a request is counted.

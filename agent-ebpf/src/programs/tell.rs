@@ -2,10 +2,10 @@
 //!
 //! Functions of their own, with frames of their own, so that a request nobody wants to hear of costs a load and a branch.
 
-use agent_ebpf::abi::{AppProtocol, Direction, Endpoint, Exchange, Loss, RequestPlace};
+use agent_ebpf::abi::{AppProtocol, Direction, Exchange, Loss, RequestKey, RequestPlace};
 use agent_ebpf::decide::trace;
 
-use crate::context::{Packet, RawPacket};
+use crate::context::{Packet, RawPacket, Socket};
 use crate::maps;
 
 /// A request begins in this packet, at `at`. Of protocols in which an application names no trace, the agent need not see how
@@ -54,18 +54,51 @@ extern "C" fn segue_tell_answer(packet: RawPacket, status: u32, duration_ns: u64
     let Some(exchange) = maps::exchange(socket) else { return 0 };
     let Some((server, client)) = packet.ends() else { return 0 };
     let place = RequestPlace { client, server, sequence: exchange.asked_sequence };
-    let lot = trace::lot(&place);
+    let key = RequestKey {
+        cgroup: exchange.cgroup,
+        service: exchange.service,
+        version: exchange.version,
+        port_be: exchange.port_be,
+        status: status as u16,
+        protocol: exchange.protocol,
+        direction: exchange.direction,
+        operation: exchange.operation,
+        _pad: 0,
+    };
+    send(packet, socket, &key, &place, (exchange.asked_at_ns, duration_ns))
+}
+
+/// The answer on a stream begins in this packet, or the stream ends, as a walker tells it.
+#[unsafe(no_mangle)]
+#[inline(never)]
+pub(super) extern "C" fn segue_tell_stream(packet: RawPacket, number: u32) -> u32 {
+    let packet = Packet::from_raw(packet);
+    let Some(socket) = packet.socket() else { return 0 };
+    let Some(walker) = maps::walker(number) else { return 0 };
+    let Some((from, to)) = packet.ends() else { return 0 };
+    // A client may end it itself.
+    let (client, server) = if walker.asks != 0 { (from, to) } else { (to, from) };
+    let place = RequestPlace { client, server, sequence: walker.asked_sequence };
+    send(packet, socket, &walker.key, &place, (walker.asked_at_ns, walker.duration_ns))
+}
+
+/// Sends that the request at this place was answered, if its lot says so: when it began, and how long it took.
+#[inline(always)]
+fn send(
+    packet: Packet,
+    socket: Socket,
+    key: &RequestKey,
+    place: &RequestPlace,
+    (asked_at_ns, duration_ns): (u64, u64),
+) -> u32 {
+    let lot = trace::lot(place);
     if u64::from(lot) >= maps::tell_below() {
         return 0;
     }
-    let mut requested = Endpoint::default();
-    if exchange.direction == Direction::Outbound as u8
-        && let Some(connection) = maps::connection(socket)
+    let is_outbound = key.direction == Direction::Outbound as u8;
+    let requested = maps::connection(socket).filter(|_| is_outbound).map(|connection| &connection.requested);
+    if !maps::send_answered(key, place, requested, (asked_at_ns, duration_ns), (lot, packet.socket_cookie()))
     {
-        requested = connection.requested;
-    }
-    let (what, which) = ((status as u16, duration_ns), (lot, packet.socket_cookie()));
-    if !maps::send_answered(exchange, &place, &requested, what, which) {
         maps::lost(Loss::Request);
         return 0;
     }

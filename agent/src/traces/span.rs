@@ -137,7 +137,9 @@ fn spoken(answered: &Answered, beginning: &Beginning, attributes: &mut Vec<(&'st
         add("http.request.method", operation.into());
         add("http.response.status_code", answered.event.status.into());
         add("network.protocol.name", "http".into());
-        if let Some(minor) = beginning.minor_version {
+        if answered.protocol == AppProtocol::Http2 {
+            add("network.protocol.version", "2".into());
+        } else if let Some(minor) = beginning.minor_version {
             add("network.protocol.version", format!("1.{minor}").into());
         }
         if answered.direction == Direction::Inbound {

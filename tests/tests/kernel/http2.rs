@@ -10,19 +10,23 @@ use segue_tests::service::Service;
 use segue_tests::wait::eventually;
 use segue_tests::world::World;
 
-const CLIENT: &str = "http_client_request_duration_seconds_count";
-const SERVER: &str = "http_server_request_duration_seconds_count";
+pub(super) const CLIENT: &str = "http_client_request_duration_seconds_count";
+pub(super) const SERVER: &str = "http_server_request_duration_seconds_count";
 const CALLS: &str = "rpc_client_call_duration_seconds_count";
 const CALLS_ANSWERED: &str = "rpc_server_call_duration_seconds_count";
 
-const AT: &str = "127.0.0.1:8081";
+pub(super) const AT: &str = "127.0.0.1:8081";
 
-fn web() -> Service {
+pub(super) fn web() -> Service {
     Service::tcp("shop/web").at("198.18.0.10:80").to_address(AT)
 }
 
+/// Where nginx answers once somebody at [`NOBODY`] does.
+pub(super) const SILENT: &str = "127.0.0.1:8082";
+pub(super) const NOBODY: &str = "127.0.0.1:8089";
+
 /// nginx that speaks HTTP/2 without TLS.
-fn nginx(world: &World) -> Program {
+pub(super) fn nginx(world: &World) -> Program {
     let root = world.directory().join("nginx");
     fs::create_dir_all(root.join("files")).expect("a directory");
     fs::write(root.join("files/large"), vec![b'x'; 300_000]).expect("a file");
@@ -36,6 +40,7 @@ fn nginx(world: &World) -> Program {
 events {{ worker_connections 512; }}
 http {{
   access_log off; keepalive_requests 1000000; large_client_header_buffers 4 256k;
+  http2_max_concurrent_streams 512;
   {temporary}
   server {{
     listen {AT} http2; root {};
@@ -45,6 +50,10 @@ http {{
     location /broken {{ return 503; }}
     location /created {{ return 201; }}
   }}
+  server {{
+    listen {SILENT} http2;
+    location / {{ proxy_pass http://{NOBODY}; }}
+  }}
 }}
 ",
         path("pid"),
@@ -52,7 +61,7 @@ http {{
         path("files"),
     );
     fs::write(root.join("nginx.conf"), config).expect("a configuration");
-    let nginx = world.start("nginx", &["-c".to_owned(), path("nginx.conf")]);
+    let nginx = world.start_in("web.service", "nginx", &["-c".to_owned(), path("nginx.conf")]);
     world.await_listener(AT, &nginx);
     nginx
 }
@@ -70,13 +79,13 @@ fn nghttpd(world: &World) -> Program {
 }
 
 /// What is counted, by a label.
-fn by_label(agent: &Agent<'_>, metric: &str, name: &str) -> BTreeMap<String, u64> {
+pub(super) fn by_label(agent: &Agent<'_>, metric: &str, name: &str) -> BTreeMap<String, u64> {
     let mut counts = agent.counted_by(metric, name);
     counts.retain(|_, count| *count > 0);
     counts
 }
 
-fn counts(expected: &[(&str, u64)]) -> BTreeMap<String, u64> {
+pub(super) fn counts(expected: &[(&str, u64)]) -> BTreeMap<String, u64> {
     expected.iter().map(|(name, count)| ((*name).to_owned(), *count)).collect()
 }
 
@@ -93,12 +102,12 @@ fn await_both(agent: &Agent<'_>, metrics: [&str; 2], label: &str, expected: &[(&
 }
 
 #[track_caller]
-fn await_statuses(agent: &Agent<'_>, expected: &[(&str, u64)]) {
+pub(super) fn await_statuses(agent: &Agent<'_>, expected: &[(&str, u64)]) {
     await_both(agent, [CLIENT, SERVER], "http_response_status_code", expected);
 }
 
 /// Runs h2load; the answers it counted by class: 2xx, 3xx, 4xx, 5xx.
-fn h2load(world: &World, arguments: &[&str]) -> Vec<u64> {
+pub(super) fn h2load(world: &World, arguments: &[&str]) -> Vec<u64> {
     let said = world.run("h2load", arguments).expect_success();
     let line = said.lines().find_map(|line| line.strip_prefix("status codes: ")).expect("h2load counts");
     line.split(", ")
@@ -107,7 +116,7 @@ fn h2load(world: &World, arguments: &[&str]) -> Vec<u64> {
 }
 
 /// What scripts have at hand: `dial`, `frame` and `Reader`.
-const PRELUDE: &str = "
+pub(super) const PRELUDE: &str = "
 import socket, struct, time
 PREFACE = b'PRI * HTTP/2.0\\r\\n\\r\\nSM\\r\\n\\r\\n'
 def frame(kind, flags, stream, payload=b''):
@@ -137,7 +146,7 @@ class Reader:
             if of == stream and kind == 3: return
 ";
 
-fn python(world: &World, script: &str) -> String {
+pub(super) fn python(world: &World, script: &str) -> String {
     world.run("python3", &["-c", &format!("{PRELUDE}{script}")]).expect_success()
 }
 
@@ -293,7 +302,7 @@ for cut in range(len(PREFACE) + 1):
 }
 
 /// gRPC's own library for Python, as `cargo xtask setup` installs it.
-fn with_grpc(script: &str) -> String {
+pub(super) fn with_grpc(script: &str) -> String {
     let library = Path::new(env!("CARGO_MANIFEST_DIR")).join("../target/tools/grpc");
     assert!(library.join("grpc").is_dir(), "gRPC's library is missing: run `cargo xtask setup`");
     format!(
@@ -333,7 +342,7 @@ server.start()
 server.wait_for_termination()
 ";
 
-fn shop(world: &World, at: &str) -> Program {
+pub(super) fn shop(world: &World, at: &str) -> Program {
     let server = world.start("python3", &["-c", &with_grpc(SHOP), at]);
     world.await_listener(at, &server);
     server

@@ -22,6 +22,7 @@ mod full_maps;
 mod getpeername;
 mod harness;
 mod http2;
+mod http2_unseen;
 mod kubernetes;
 mod limits;
 mod lookups;

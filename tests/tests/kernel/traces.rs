@@ -9,6 +9,7 @@ use segue_tests::wait::eventually;
 use segue_tests::world::{NEIGHBOUR, World};
 use serde_json::Value;
 
+use crate::http2;
 use crate::requests::nginx_in;
 
 const WEB: &str = "198.18.0.10:80";
@@ -83,6 +84,108 @@ fn both_sides_of_a_request_are_one_trace_under_the_names_of_their_workloads() {
     assert_eq!(client.attributes["peer.service"], "shop/web");
     let all = format!("{clients:?}{servers:?}{}", agent.log());
     assert!(!all.contains("secret") && !all.contains("/broken"), "{all}");
+}
+
+/// Each client's span with that of its server: one of each for each trace.
+fn joined<'s>(clients: &'s [Span], servers: &'s [Span]) -> Vec<(&'s Span, &'s Span)> {
+    let by_trace = |spans: &'s [Span]| -> BTreeMap<&'s str, &'s Span> {
+        spans.iter().map(|span| (&span.ids[0][..], span)).collect()
+    };
+    let (clients_by, servers_by) = (by_trace(clients), by_trace(servers));
+    assert_eq!((clients_by.len(), servers_by.len()), (clients.len(), servers.len()), "a trace each");
+    assert!(clients_by.keys().eq(servers_by.keys()), "{clients:?}\n{servers:?}");
+    clients_by.values().zip(servers_by.values()).map(|(client, server)| (*client, *server)).collect()
+}
+
+#[test]
+#[ignore = "kernel tier: needs root and eBPF; run by cargo xtask test"]
+fn streams_of_one_connection_are_a_trace_each_with_both_sides() {
+    let world = World::new();
+    let receiver = receiver(&world);
+    let _nginx = http2::nginx(&world);
+    let agent = agent(&world, &["100%"]);
+    // Many at once, whose segments hold many frames, and answers in another order than requests.
+    http2::h2load(&world, &["-n", "60", "-c", "3", "-m", "20", &format!("http://{WEB}/")]);
+    let broken = format!("http://{WEB}/broken");
+    world.run("curl", &["--http2-prior-knowledge", "-sS", &broken]).expect_success();
+    let (clients, servers) = await_spans(&agent, &receiver, 122);
+    for (client, server) in joined(&clients, &servers) {
+        assert_eq!(server.ids[2], client.ids[1], "the server's span is a child of the client's");
+        assert_eq!((&client.service[..], &server.service[..]), ("checkout", "web"));
+        for span in [client, server] {
+            assert_eq!((&span.name[..], &span.attributes["network.protocol.version"][..]), ("GET", "2"));
+            assert!(span.times_ns[0] < span.times_ns[1], "{span:?}");
+        }
+        assert!(client.times_ns[0] <= server.times_ns[0] && server.times_ns[1] <= client.times_ns[1]);
+    }
+    let errors = |spans: &[Span]| {
+        spans
+            .iter()
+            .filter(|span| span.attributes.get("error.type").is_some_and(|kind| kind == "503"))
+            .count()
+    };
+    assert_eq!((errors(&clients), errors(&servers)), (1, 1));
+    assert_eq!(standing(&agent)["headless"], 0);
+}
+
+#[test]
+#[ignore = "kernel tier: needs root and eBPF; run by cargo xtask test"]
+fn one_stream_in_so_many_is_the_same_one_on_both_sides() {
+    let world = World::new();
+    let receiver = receiver(&world);
+    let _nginx = http2::nginx(&world);
+    let agent = agent(&world, &["25%"]);
+    http2::h2load(&world, &["-n", "400", "-c", "4", "-m", "8", &format!("http://{WEB}/")]);
+    // What comes later is sent later: when this one is there, all others are.
+    let url = format!("http://{WEB}/missing");
+    let is_last = |span: &&Span| span.attributes["http.response.status_code"] == "404";
+    let spans = eventually("the last request to be sampled", SOON, || {
+        world.run("curl", &["--http2-prior-knowledge", "-sS", &url]).expect_success();
+        let spans = receiver.spans();
+        if spans.iter().filter(is_last).count() >= 2 { Ok(spans) } else { Err(standing(&agent).to_string()) }
+    });
+    let (clients, servers): (Vec<_>, Vec<_>) =
+        spans.into_iter().filter(|span| !is_last(&span)).partition(|span| span.is_client);
+    let sampled = joined(&clients, &servers).len();
+    // Five standard deviations of 400 draws at a quarter are 43.
+    assert!((57..=143).contains(&sampled), "{sampled} of 400");
+}
+
+#[test]
+#[ignore = "kernel tier: needs root and eBPF; run by cargo xtask test"]
+fn a_call_is_a_span_from_its_beginning_to_its_status() {
+    let world = World::new();
+    let receiver = receiver(&world);
+    let _shop = http2::shop(&world, "127.0.0.1:8081");
+    let agent = agent(&world, &["100%"]);
+    let script = format!(
+        "
+with grpc.insecure_channel({WEB:?}) as channel:
+    for what in ['slow', '14', '5']:
+        call = channel.unary_unary('/shop.Shop/' + what).future(b'', timeout=20)
+        print(call.code().name)
+    stream = channel.unary_stream('/shop.Shop/hang')(b'', timeout=60)
+    next(stream)
+    stream.cancel()
+    time.sleep(0.2)
+"
+    );
+    world.run("python3", &["-c", &http2::with_grpc(&script)]).expect_success();
+    let (clients, servers) = await_spans(&agent, &receiver, 8);
+    let mut seen = BTreeMap::new();
+    for (client, server) in joined(&clients, &servers) {
+        assert_eq!(server.ids[2], client.ids[1]);
+        for span in [client, server] {
+            assert_eq!(span.attributes["rpc.system"], "grpc", "{span:?}");
+        }
+        let status = |span: &Span| span.attributes["rpc.grpc.status_code"].clone();
+        assert_eq!(status(client), status(server));
+        let took_ns = client.times_ns[1] - client.times_ns[0];
+        assert!(took_ns >= 40_000_000 || status(client) != "0", "{client:?}");
+        seen.insert(status(client), client.attributes.get("error.type").cloned());
+    }
+    let errors: Vec<_> = seen.iter().map(|(status, error)| (&status[..], error.as_deref())).collect();
+    assert_eq!(errors, [("0", None), ("1", None), ("14", Some("UNAVAILABLE")), ("5", None)]);
 }
 
 #[test]

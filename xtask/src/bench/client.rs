@@ -158,7 +158,7 @@ impl Answers {
     }
 }
 
-fn histogram() -> Option<Histogram<u64>> {
+pub(super) fn histogram() -> Option<Histogram<u64>> {
     Histogram::new_with_bounds(1, LONGEST_NS, DIGITS).ok()
 }
 

@@ -8,13 +8,16 @@ use std::time::Duration;
 
 use anyhow::{Context, bail};
 
-use super::client::{self, Answers, Mode as Manner, Turn};
+use super::client::{self, Answers, Mode as Manner};
+use super::h2load;
 use super::matrix::Matrix;
 use super::probe::Range;
+use super::receiver::{self, Receiver};
 use super::spread::Spread;
 use super::{Output, affinity, print_with, stage};
+use crate::backends::{self, Server};
 use crate::node::{self, Agent, Node, Place};
-use crate::{backends, build, setup};
+use crate::{build, setup};
 
 /// Something that can be observed, and how it is switched on.
 struct Mode {
@@ -24,36 +27,74 @@ struct Mode {
     arguments: Option<&'static [&'static str]>,
     /// The policy of the service that is asked.
     policy: &'static str,
-    /// The part of direct's requests that is aimed at.
-    aim: Option<f64>,
+    /// The part of direct's requests that is aimed at, with HTTP/1 and with HTTP/2.
+    aims: [Option<f64>; 2],
 }
 
 /// From nothing to everything. The first is what the others are compared with.
-const MODES: [Mode; 5] = [
-    Mode { name: "direct", arguments: None, policy: "", aim: None },
+const MODES: [Mode; 6] = [
+    Mode { name: "direct", arguments: None, policy: "", aims: [None; 2] },
     Mode {
         name: "L4 (--requests off)",
         arguments: Some(&["--requests", "off"]),
         policy: "",
-        aim: Some(0.99),
+        aims: [Some(0.99); 2],
     },
     Mode {
         name: "L4 (policy requests: off)",
         arguments: Some(&[]),
         policy: "requests: off",
-        aim: Some(0.99),
+        aims: [Some(0.99); 2],
     },
-    Mode { name: "HTTP/1", arguments: Some(&[]), policy: "", aim: Some(0.97) },
+    Mode { name: "requests", arguments: Some(&[]), policy: "", aims: [Some(0.97), Some(0.95)] },
     Mode {
-        name: "HTTP/1, flows (--record-flows)",
+        name: "requests, flows (--record-flows)",
         arguments: Some(&["--record-flows"]),
         policy: "",
-        aim: None,
+        aims: [None; 2],
+    },
+    Mode {
+        name: SPANS,
+        arguments: Some(&["--otlp", receiver::URL, "--otlp-traces", "1%"]),
+        policy: "",
+        aims: [None; 2],
     },
 ];
 
+const SPANS: &str = "requests, spans (--otlp-traces 1%)";
+
+/// What is asked in each mode.
+#[derive(Clone, Copy)]
+enum Task {
+    /// HTTP/1, by our client; a rate counts for [`Manner::Rate`] alone.
+    Http1(Manner, u64),
+    /// So many requests of HTTP/2, by h2load, at a rate or as fast as it goes.
+    Http2 { requests: u64, rate: Option<u64> },
+}
+
+impl Task {
+    fn title(self) -> String {
+        match self {
+            Self::Http1(Manner::Keepalive, _) => "HTTP/1: requests on open connections".into(),
+            Self::Http1(Manner::Connect, _) => "HTTP/1: new connections, a request on each".into(),
+            Self::Http1(Manner::Rate, rate) => format!("HTTP/1: {rate} requests/s on open connections"),
+            Self::Http2 { rate: None, .. } => "HTTP/2: requests on open connections".into(),
+            Self::Http2 { rate: Some(rate), .. } => format!("HTTP/2: {rate} requests/s on open connections"),
+        }
+    }
+
+    fn is_http2(self) -> bool {
+        matches!(self, Self::Http2 { .. })
+    }
+}
+
 /// Connections side by side.
 const CONNECTIONS: usize = 32;
+/// With HTTP/2 as many requests are under way, on fewer connections.
+const HTTP2_CONNECTIONS: usize = 4;
+const HTTP2_STREAMS: usize = CONNECTIONS / HTTP2_CONNECTIONS;
+/// Requests by which it is found how many of HTTP/2 fill a turn.
+const HTTP2_TRIAL: u64 = 20_000;
 /// The part of direct's maximum at which times are measured.
 const LOAD: f64 = 0.7;
 /// Before a turn is measured, caches warm up.
@@ -68,10 +109,10 @@ const COLUMNS: [&str; 10] =
 #[derive(clap::Args)]
 pub(crate) struct Arguments {
     /// How often each mode has its turn; the order is another one each time.
-    #[arg(long, default_value_t = 7, value_parser = clap::value_parser!(u32).range(1..=100))]
+    #[arg(long, default_value_t = 5, value_parser = clap::value_parser!(u32).range(1..=100))]
     rounds: u32,
     /// Seconds of each measurement.
-    #[arg(long, default_value_t = 2, value_parser = clap::value_parser!(u64).range(1..=60))]
+    #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u64).range(1..=60))]
     seconds: u64,
     /// Only modes whose names contain this, and direct; may be given again.
     #[arg(long)]
@@ -86,29 +127,28 @@ pub(crate) struct Arguments {
 
 /// Measures and prints.
 pub(crate) fn run(arguments: &Arguments) -> anyhow::Result<()> {
-    setup::programs(&[("nginx", "nginx-light")])?;
+    setup::programs(&[("nginx", "nginx-light"), h2load::PROGRAM])?;
     let (_, node) = stage::comparison(false)?;
     client::build()?;
     // Only now: what was built needs no precedence.
     let _precedence = affinity::Precedence::take_or_warn();
-    let _servers = backends::start(&node, &[NAME])?;
+    let servers = [false, true].map(|is_http2| Server { name: NAME, is_http2 });
+    let _servers = backends::start_each(&node, &servers)?;
     for id in node.processes(Place::Beside) {
         // Where that is not allowed, the scheduler decides, for all modes alike.
         let _ = affinity::pin(id, 0);
     }
-    let port = backends::address(0).port();
-    node::write_config(&node, &config(port))?;
-    let bench = Bench { node: &node, arguments, port, bodies: vec![format!("{NAME}\n")] };
-    let [keepalive, connect] =
-        bench.rounds("as fast as it goes", [(Manner::Keepalive, 0), (Manner::Connect, 0)])?;
-    let direct = keepalive.spread(0, per_second).context("direct has no turn")?;
-    let rate = round_down(LOAD * direct.median);
-    let [at_rate] = bench.rounds(&format!("at {rate} requests/s"), [(Manner::Rate, rate)])?;
-    let matrices = [
-        keepalive.matrix("requests on open connections"),
-        connect.matrix("new connections, a request on each"),
-        at_rate.matrix(&format!("at {rate} requests/s on open connections")),
-    ];
+    let receiver = Receiver::start(&node)?;
+    node::write_config(&node, &config())?;
+    let bench = Bench { node: &node, arguments, bodies: vec![format!("{NAME}\n")] };
+    let tasks = bench.tasks()?;
+    let series = bench.rounds(&tasks)?;
+    let has_spans = bench.modes().into_iter().any(|number| MODES[number].name == SPANS);
+    if has_spans && receiver.requests_with_spans() == 0 {
+        bail!("no spans were sent: what is shown of them would be wrong");
+    }
+    let matrices: Vec<Matrix> =
+        tasks.iter().zip(&series).map(|(task, series)| series.matrix(*task)).collect();
     print_with(&[], &matrices, &bench.note(), arguments.output);
     Ok(())
 }
@@ -116,11 +156,28 @@ pub(crate) fn run(arguments: &Arguments) -> anyhow::Result<()> {
 struct Bench<'n> {
     node: &'n Node,
     arguments: &'n Arguments,
-    port: u16,
     bodies: Vec<String>,
 }
 
 impl Bench<'_> {
+    /// What is asked. How much direct takes is tried before.
+    fn tasks(&self) -> anyhow::Result<[Task; 5]> {
+        let reached = |task| -> anyhow::Result<f64> { Ok(per_second(&self.turn(0, task)?)) };
+        let http1 = round_down(LOAD * reached(Task::Http1(Manner::Keepalive, 0))?);
+        let http2 = reached(Task::Http2 { requests: HTTP2_TRIAL, rate: None })?;
+        let requests = round_down(http2 * self.measure().as_secs_f64());
+        // What h2load is told is a rate of each connection.
+        let rate = round_down(LOAD * http2);
+        let at_rate = round_down(LOAD * http2 * self.measure().as_secs_f64());
+        Ok([
+            Task::Http1(Manner::Keepalive, 0),
+            Task::Http1(Manner::Connect, 0),
+            Task::Http2 { requests, rate: None },
+            Task::Http1(Manner::Rate, http1),
+            Task::Http2 { requests: at_rate, rate: Some(rate) },
+        ])
+    }
+
     /// The modes that are wanted, by their number in [`MODES`].
     fn modes(&self) -> Vec<usize> {
         let only = &self.arguments.only;
@@ -142,13 +199,9 @@ impl Bench<'_> {
     }
 
     /// The tasks of each mode, round by round, in another order each time.
-    fn rounds<const TASKS: usize>(
-        &self,
-        title: &str,
-        tasks: [(Manner, u64); TASKS],
-    ) -> anyhow::Result<[Series; TASKS]> {
+    fn rounds(&self, tasks: &[Task]) -> anyhow::Result<Vec<Series>> {
         let modes = self.modes();
-        let mut series: [Series; TASKS] = std::array::from_fn(|_| Series::default());
+        let mut series: Vec<Series> = tasks.iter().map(|_| Series::default()).collect();
         for round in 0..self.count() {
             for place in 0..modes.len() {
                 let number = modes[(place + round) % modes.len()];
@@ -159,34 +212,48 @@ impl Bench<'_> {
                     .map(|more| Agent::start_with(self.node, &build::binary(true), more, || Ok(())))
                     .transpose()?;
                 let mut told = Vec::new();
-                for ((manner, rate), series) in tasks.iter().zip(&mut series) {
+                for (task, series) in tasks.iter().zip(&mut series) {
                     let answers = self
-                        .turn(number, *manner, *rate)
-                        .with_context(|| format!("{} {title}", mode.name))?;
+                        .turn(number, *task)
+                        .with_context(|| format!("{}: {}", mode.name, task.title()))?;
                     told.push(format!("{:.0}/s", per_second(&answers)));
                     series.0[number].push(answers);
                 }
                 agent.map(Agent::kill).transpose()?;
-                eprintln!("measuring: {title}: round {}: {}: {}", round + 1, mode.name, told.join(", "));
+                eprintln!("measuring: round {}: {}: {}", round + 1, mode.name, told.join(", "));
             }
         }
         Ok(series)
     }
 
-    fn turn(&self, number: usize, manner: Manner, rate: u64) -> anyhow::Result<Answers> {
+    fn turn(&self, number: usize, task: Task) -> anyhow::Result<Answers> {
         let is_direct = MODES[number].arguments.is_none();
-        let first = if is_direct { backend(number, self.port) } else { frontend(number) };
-        let turn = Turn {
-            mode: manner,
-            place: if is_direct { Place::Beside } else { Place::Managed },
-            target: Range::of_one(first),
-            connections: CONNECTIONS,
-            rate,
-            warm_up: WARM_UP,
-            measure: self.measure(),
-            bodies: &self.bodies,
+        let place = if is_direct { Place::Beside } else { Place::Managed };
+        let is_http2 = task.is_http2();
+        let target = if is_direct { backend(number, is_http2) } else { frontend(number, is_http2) };
+        let answers = match task {
+            Task::Http1(mode, rate) => client::Turn {
+                mode,
+                place,
+                target: Range::of_one(target),
+                connections: CONNECTIONS,
+                rate,
+                warm_up: WARM_UP,
+                measure: self.measure(),
+                bodies: &self.bodies,
+            }
+            .run(self.node)?,
+            Task::Http2 { requests, rate } => h2load::Turn {
+                place,
+                target,
+                connections: HTTP2_CONNECTIONS,
+                streams: HTTP2_STREAMS,
+                requests,
+                rate,
+                body_bytes: self.bodies[0].len(),
+            }
+            .run(self.node)?,
         };
-        let answers = turn.run(self.node)?;
         if answers.count == 0 {
             bail!("no answers at all");
         }
@@ -195,11 +262,13 @@ impl Bench<'_> {
 
     fn note(&self) -> String {
         format!(
-            "{} rounds of {} s each, in turn and in another order each round; {CONNECTIONS} connections, one client thread on the last \
-             CPU, nginx with one worker on the first, everything in one network namespace and at nice −20. The client is \
-             managed and the server is not: where both are, reading costs twice. Ratios are of the same round; × min and \
-             × max are the worst and the best round. CPU: cpu.stat of the cgroup that has client, server and agent, with \
-             what the kernel does in their names. Times at a rate count from when a request was due.",
+            "{} rounds of {} s each, in turn and in another order each round; {CONNECTIONS} connections, with HTTP/2 \
+             {HTTP2_CONNECTIONS} of {HTTP2_STREAMS} streams each, one client thread on the last CPU (HTTP/2: h2load), nginx with one \
+             worker on the first, everything in one network namespace and at nice −20. The client is managed and the server is \
+             not: where both are, reading costs twice. Ratios are of the same round; × min and × max are the worst and the best \
+             round. CPU: cpu.stat of the cgroup that has client, server and agent, with what the kernel does in their names. \
+             Times at a rate count from when a request was due, those of HTTP/2 from when it was sent. Who takes the spans is not \
+             counted, and runs on the same CPUs.",
             self.count(),
             self.measure().as_secs_f64(),
         )
@@ -221,8 +290,10 @@ impl Series {
         Spread::of(&pairs.map(|(this, direct)| per_second(this) / per_second(direct)).collect::<Vec<_>>())
     }
 
-    fn matrix(&self, title: &str) -> Matrix {
-        let mut matrix = Matrix::new(title, &COLUMNS);
+    fn matrix(&self, task: Task) -> Matrix {
+        let mut matrix = Matrix::new(task.title(), &COLUMNS);
+        // h2load tells single times only where it keeps to a rate.
+        let has_times = !matches!(task, Task::Http2 { rate: None, .. });
         for (number, mode) in MODES.iter().enumerate().filter(|(number, _)| !self.0[*number].is_empty()) {
             let (reached, ratio) = (self.spread(number, per_second), self.ratio(number));
             let median = |spread: Option<Spread>| spread.map(|spread| spread.median);
@@ -233,10 +304,10 @@ impl Series {
                 median(ratio),
                 ratio.map(|ratio| ratio.min),
                 ratio.map(|ratio| ratio.max),
-                mode.aim,
+                mode.aims[usize::from(task.is_http2())],
                 median(self.spread(number, cpu_us)),
-                median(self.spread(number, |answers| time_us(answers, 0.5))),
-                median(self.spread(number, |answers| time_us(answers, 0.99))),
+                median(self.spread(number, |answers| time_us(answers, 0.5))).filter(|_| has_times),
+                median(self.spread(number, |answers| time_us(answers, 0.99))).filter(|_| has_times),
             ];
             matrix.rows.push((mode.name.to_owned(), figures));
         }
@@ -267,11 +338,12 @@ fn round_down(rate: f64) -> u64 {
 
 /// The address of a mode's service. Each mode has its own, and a backend of its own: where a connection of one has just
 /// ended, the server takes no other client's from the same port for a minute.
-fn frontend(number: usize) -> SocketAddrV4 {
-    SocketAddrV4::new(Ipv4Addr::new(198, 18, 0, 1 + octet(number)), 80)
+fn frontend(number: usize, is_http2: bool) -> SocketAddrV4 {
+    SocketAddrV4::new(Ipv4Addr::new(198, 18, 0, 1 + octet(number)), if is_http2 { 81 } else { 80 })
 }
 
-fn backend(number: usize, port: u16) -> SocketAddrV4 {
+fn backend(number: usize, is_http2: bool) -> SocketAddrV4 {
+    let port = backends::address(u16::from(is_http2)).port();
     SocketAddrV4::new(Ipv4Addr::new(127, 1, 0, 1 + octet(number)), port)
 }
 
@@ -280,18 +352,21 @@ fn octet(number: usize) -> u8 {
     u8::try_from(number).unwrap_or_default()
 }
 
-/// Segue's file: a service for each mode.
-fn config(port: u16) -> String {
+/// Segue's file: a service for each mode and protocol.
+fn config() -> String {
     let mut text = String::from("services:\n");
     for (number, mode) in MODES.iter().enumerate().filter(|(_, mode)| mode.arguments.is_some()) {
-        // Writing to a String cannot fail.
-        let _ = write!(
-            text,
-            "  - name: bench/mode-{number}\n    frontends: [\"{}\"]\n    backends: [\"{}\"]\n    policy: {{ {} }}\n",
-            frontend(number),
-            backend(number, port),
-            mode.policy,
-        );
+        for is_http2 in [false, true] {
+            // Writing to a String cannot fail.
+            let _ = write!(
+                text,
+                "  - name: bench/mode-{number}-http{}\n    frontends: [\"{}\"]\n    backends: [\"{}\"]\n    policy: {{ {} }}\n",
+                if is_http2 { 2 } else { 1 },
+                frontend(number, is_http2),
+                backend(number, is_http2),
+                mode.policy,
+            );
+        }
     }
     text
 }
@@ -302,11 +377,13 @@ mod tests {
 
     #[test]
     fn each_mode_has_a_name_and_a_service_of_its_own_and_the_first_has_nothing_in_between() {
-        let text = config(8081);
+        let text = config();
         assert!(MODES[0].arguments.is_none());
         for (number, mode) in MODES.iter().enumerate().skip(1) {
             assert!(mode.arguments.is_some(), "{}", mode.name);
-            assert!(text.contains(&format!("frontends: [\"{}\"]", frontend(number))));
+            for is_http2 in [false, true] {
+                assert!(text.contains(&format!("frontends: [\"{}\"]", frontend(number, is_http2))));
+            }
             assert_eq!(MODES.iter().filter(|other| other.name == mode.name).count(), 1);
         }
         assert!(text.contains("policy: { requests: off }"));
@@ -326,6 +403,7 @@ mod tests {
         series.0[1] = vec![turn(50), turn(200)];
         let ratio = series.ratio(1).expect("two rounds");
         assert_eq!((ratio.min, ratio.max), (0.5, 1.0));
-        assert_eq!(series.matrix("x").rows.len(), 2, "modes without a turn have no row");
+        let task = Task::Http2 { requests: 1, rate: None };
+        assert_eq!(series.matrix(task).rows.len(), 2, "modes without a turn have no row");
     }
 }

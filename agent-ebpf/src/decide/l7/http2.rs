@@ -121,7 +121,7 @@ impl Walk {
         text_left: 0,
         inserted: 0,
         highest: 0,
-        _pad: 0,
+        block_sequence: 0,
         status: 0,
         grpc_status: 0,
         part: FramePart::Head as u8,
@@ -183,7 +183,7 @@ impl Walk {
 impl Stream {
     /// None.
     pub const NONE: Self =
-        Self { asked_at_ns: 0, answered_at_ns: 0, number: 0, status: 0, method: 0, marks: 0 };
+        Self { asked_at_ns: 0, asked_sequence: 0, _pad: 0, number: 0, status: 0, method: 0, marks: 0 };
 }
 
 #[cfg(test)]

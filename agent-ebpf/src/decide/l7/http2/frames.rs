@@ -172,16 +172,18 @@ const fn head(walker: &mut Walker) -> Step {
         walk.filled += 1;
         if walk.filled >= HEAD_BYTES {
             walk.filled = 0;
-            return begin(walk);
+            // Where the head began, also where a segment before had a part of it.
+            let sequence = walker.sequence.wrapping_add(walker.done).wrapping_add(walker.at);
+            return begin(walk, sequence.wrapping_sub(HEAD_BYTES as u32));
         }
         turn += 1;
     }
     Step::Onward
 }
 
-/// A frame begins, whose head was read.
+/// A frame begins at this TCP sequence number, whose head was read.
 #[inline(always)]
-const fn begin(walk: &mut Walk) -> Step {
+const fn begin(walk: &mut Walk, sequence: u32) -> Step {
     let head = Head::new(walk.frame, walk.stream);
     walk.stream = head.stream;
     walk.left = head.length;
@@ -202,7 +204,10 @@ const fn begin(walk: &mut Walk) -> Step {
         return Step::Malformed;
     }
     match head.kind {
-        HEADERS | PUSH_PROMISE => begin_block(walk, head),
+        HEADERS | PUSH_PROMISE => {
+            walk.block_sequence = sequence;
+            begin_block(walk, head)
+        }
         CONTINUATION => {
             walk.part = FramePart::Fields as u8;
             Step::Onward

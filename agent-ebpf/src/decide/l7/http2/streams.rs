@@ -6,8 +6,8 @@
 
 use super::grpc;
 use crate::abi::http2::{
-    BLOCK_ENDS_STREAM, BLOCK_IS_PROMISE, IS_COUNTED, IS_GRPC, STREAM_SETS, STREAM_WAYS, TOLD_GRPC,
-    UNKNOWN_VALUE,
+    BLOCK_ENDS_STREAM, BLOCK_IS_PROMISE, IS_ANSWERED, IS_COUNTED, IS_GRPC, STREAM_SETS, STREAM_WAYS,
+    TOLD_GRPC, UNKNOWN_VALUE,
 };
 use crate::abi::{Stream, Walk};
 
@@ -56,7 +56,8 @@ pub const fn is_request(walk: &Walk) -> bool {
 pub const fn asked(walk: &Walk) -> Stream {
     Stream {
         asked_at_ns: walk.block_began_at_ns,
-        answered_at_ns: 0,
+        asked_sequence: walk.block_sequence,
+        _pad: 0,
         number: walk.stream,
         status: 0,
         method: walk.method,
@@ -81,8 +82,8 @@ pub const fn answered(stream: &mut Stream, walk: &Walk) -> Option<Answer> {
     if is_interim {
         return None;
     }
-    if stream.answered_at_ns == 0 {
-        stream.answered_at_ns = walk.block_began_at_ns;
+    if stream.marks & IS_ANSWERED == 0 {
+        stream.marks |= IS_ANSWERED;
         stream.status = if walk.status == 0 { UNSEEN } else { walk.status };
     }
     let is_grpc = stream.marks & IS_GRPC != 0;

@@ -5,7 +5,7 @@ use proptest::prelude::*;
 
 use super::*;
 use crate::abi::http2::{
-    BLOCK_ENDS_STREAM, BLOCK_IS_PROMISE, TOLD_GRPC, TOLD_UNKNOWN, UNKNOWN_VALUE, WINDOW_BYTES,
+    BLOCK_ENDS_STREAM, BLOCK_IS_PROMISE, IS_ANSWERED, TOLD_GRPC, TOLD_UNKNOWN, UNKNOWN_VALUE, WINDOW_BYTES,
 };
 use crate::abi::{Connection, Method, RequestKey, Walker};
 
@@ -147,10 +147,12 @@ fn walker() -> Walker {
         connection: Connection::default(),
         key: RequestKey::default(),
         now_ns: 1,
-        way: 0,
+        duration_ns: 0,
+        asked_at_ns: 0,
+        asked_sequence: 0,
         asks: 0,
         skips: 0,
-        _pad: 0,
+        sequence: 0,
         is_judged: 0,
         at: 0,
         length: 0,
@@ -165,16 +167,28 @@ fn walker() -> Walker {
     }
 }
 
+/// The sequence number of the first byte that is walked: numbers come round within what follows.
+const FIRST: u32 = u32::MAX - 100;
+
 /// Walks `bytes` in segments of these lengths, then the rest; what was told, and how it ended.
 fn walk(walk: Walk, bytes: &[u8], segments: &[usize]) -> (Vec<Told>, Step, Walk) {
+    let (told, _, step, walk) = walk_to_end(walk, bytes, segments);
+    (told, step, walk)
+}
+
+/// The same, with the places at which the blocks that were told began, by their sequence numbers.
+fn walk_to_end(walk: Walk, bytes: &[u8], segments: &[usize]) -> (Vec<Told>, Vec<usize>, Step, Walk) {
     let mut walker = Walker { walk, ..walker() };
-    let mut told = Vec::new();
+    let (mut told, mut starts) = (Vec::new(), Vec::new());
     let (mut from, mut segments) = (0, segments.iter().copied());
     while from < bytes.len() {
         let segment = segments.next().unwrap_or(usize::MAX).clamp(1, bytes.len() - from);
         let end_of_segment = from + segment;
         walker.now_ns += 1;
+        let begin = u32::try_from(from).expect("a length");
+        walker.sequence = FIRST.wrapping_add(begin);
         while from < end_of_segment {
+            walker.done = u32::try_from(from).expect("a length") - begin;
             let length = WINDOW_BYTES.min(end_of_segment - from);
             walker.window = [0; WINDOW_BYTES];
             walker.window[..length].copy_from_slice(&bytes[from..from + length]);
@@ -186,25 +200,40 @@ fn walk(walk: Walk, bytes: &[u8], segments: &[usize]) -> (Vec<Told>, Step, Walk)
                 match step(&mut walker) {
                     Step::Dry => break,
                     Step::Onward => assert!(before != (walker.at, walker.walk), "no progress"),
-                    Step::Block => told.push(Told::Block {
-                        stream: walker.walk.stream,
-                        ends: walker.walk.marks & BLOCK_ENDS_STREAM != 0,
-                        status: walker.walk.status,
-                        grpc_status: walker.walk.grpc_status,
-                        method: walker.walk.method,
-                        is_grpc: walker.walk.told & TOLD_GRPC != 0,
-                        promise: walker.walk.marks & BLOCK_IS_PROMISE != 0,
-                    }),
+                    Step::Block => {
+                        starts.push(walker.walk.block_sequence.wrapping_sub(FIRST) as usize);
+                        told.push(Told::Block {
+                            stream: walker.walk.stream,
+                            ends: walker.walk.marks & BLOCK_ENDS_STREAM != 0,
+                            status: walker.walk.status,
+                            grpc_status: walker.walk.grpc_status,
+                            method: walker.walk.method,
+                            is_grpc: walker.walk.told & TOLD_GRPC != 0,
+                            promise: walker.walk.marks & BLOCK_IS_PROMISE != 0,
+                        });
+                    }
                     Step::End => told.push(Told::End(walker.walk.stream)),
                     Step::Reset => told.push(Told::Reset(walker.walk.stream, walker.walk.number)),
-                    stop => return (told, stop, walker.walk),
+                    stop => return (told, starts, stop, walker.walk),
                 }
             }
             assert!(walker.at >= walker.length && walker.at <= walker.end, "{} of {}", walker.at, length);
             from += walker.at as usize;
         }
     }
-    (told, Step::Dry, walker.walk)
+    (told, starts, Step::Dry, walker.walk)
+}
+
+/// Where the frames that begin a block are, by the lengths of frames alone.
+fn starts_of(bytes: &[u8]) -> Vec<usize> {
+    let (mut at, mut starts) = (0, Vec::new());
+    while at < bytes.len() {
+        if [1, 5].contains(&bytes[at + 3]) {
+            starts.push(at);
+        }
+        at += 9 + u32::from_be_bytes([0, bytes[at], bytes[at + 1], bytes[at + 2]]) as usize;
+    }
+    starts
 }
 
 fn field() -> impl Strategy<Value = (Vec<u8>, Vec<u8>, u8)> {
@@ -288,9 +317,10 @@ proptest! {
         segments in prop::collection::vec(prop_oneof![1_usize..4, 1_usize..60, 1_usize..2_000], 0..400),
     ) {
         let bytes = write(&pieces);
-        let (told, step, walk) = walk(Walk::NEW, &bytes, &segments);
+        let (told, starts, step, walk) = walk_to_end(Walk::NEW, &bytes, &segments);
         prop_assert_eq!(step, Step::Dry);
         prop_assert_eq!(told, expected(&pieces));
+        prop_assert_eq!(starts, starts_of(&bytes));
         prop_assert_eq!((walk.part, walk.filled), (FramePart::Head as u8, 0), "at a frame's end");
     }
 
@@ -576,7 +606,7 @@ mod a_stream {
         let mut stream = streams::asked(&request(0));
         let promise = Walk { marks: BLOCK_IS_PROMISE, ..block(0, None, false, 150) };
         assert_eq!(streams::answered(&mut stream, &promise), None);
-        assert_eq!(stream.answered_at_ns, 0);
+        assert_eq!(stream.marks & IS_ANSWERED, 0);
     }
 
     #[test]
