@@ -9,9 +9,10 @@ mod machine;
 mod report;
 mod selection;
 
+use std::fs::File;
 use std::path::{Path, PathBuf};
 use std::process::{ExitStatus, Stdio};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use anyhow::{Context, bail};
 use clap::ValueEnum;
@@ -184,6 +185,7 @@ fn matrix(plan: &Plan) -> anyhow::Result<Vec<Outcome>> {
     }
     let scratch = kernels::cache()?.join("guest");
     std::fs::create_dir_all(&scratch).with_context(|| format!("cannot make {}", scratch.display()))?;
+    let _turn = take_turn(&scratch)?;
     let programs = build_programs(plan.tests.as_deref(), plan.optimised)?;
     let mut accelerator = None;
     let mut outcomes = Vec::new();
@@ -201,11 +203,30 @@ fn matrix(plan: &Plan) -> anyhow::Result<Vec<Outcome>> {
             words.push("--no-tests".into());
         }
         eprintln!("vm: Linux {} (its console: {})", series.name(), root.with_extension("log").display());
+        let begun = Instant::now();
         let said =
             machine::boot(kernels::emulator()?, accelerator, &kernel.image, &root, &words, plan.limit)?;
-        outcomes.push(Outcome::read(series.name(), &said));
+        let outcome = Outcome::read(series.name(), &said);
+        eprintln!(
+            "vm: Linux {}: {}, after {} s",
+            series.name(),
+            outcome.in_short(),
+            begun.elapsed().as_secs()
+        );
+        outcomes.push(outcome);
     }
     Ok(outcomes)
+}
+
+/// Runs one after the other: two at once would take each other's root file systems and reports. The turn ends with the file.
+fn take_turn(scratch: &Path) -> anyhow::Result<File> {
+    let path = scratch.join("lock");
+    let file = File::create(&path).with_context(|| format!("cannot make {}", path.display()))?;
+    if file.try_lock().is_err() {
+        eprintln!("vm: another run is under way; waiting for its end");
+        file.lock().with_context(|| format!("cannot lock {}", path.display()))?;
+    }
+    Ok(file)
 }
 
 /// What was built here and runs there.

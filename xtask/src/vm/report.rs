@@ -31,6 +31,21 @@ pub(crate) struct Outcome {
 }
 
 impl Outcome {
+    /// What came of it, in a line.
+    pub(crate) fn in_short(&self) -> String {
+        let (checks, tests) = (self.checks.len(), self.passed + self.failed.len());
+        let mut short = format!("{} of {checks} checks", self.good_checks());
+        if tests > 0 {
+            short += &format!(" and {} of {tests} tests passed", self.passed);
+        } else {
+            short += " passed";
+        }
+        if !self.complete {
+            short += "; it did not come to its end";
+        }
+        short
+    }
+
     /// How many checks at the root cgroup passed.
     pub(crate) fn good_checks(&self) -> usize {
         self.checks.iter().filter(|(_, why)| why.is_none()).count()
