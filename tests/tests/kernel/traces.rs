@@ -6,7 +6,7 @@ use segue_tests::agent::{Agent, SOON};
 use segue_tests::otlp::{Answer, Receiver, Span};
 use segue_tests::service::Service;
 use segue_tests::wait::eventually;
-use segue_tests::world::World;
+use segue_tests::world::{NEIGHBOUR, World};
 use serde_json::Value;
 
 use crate::requests::nginx_in;
@@ -83,6 +83,35 @@ fn both_sides_of_a_request_are_one_trace_under_the_names_of_their_workloads() {
     assert_eq!(client.attributes["peer.service"], "shop/web");
     let all = format!("{clients:?}{servers:?}{}", agent.log());
     assert!(!all.contains("secret") && !all.contains("/broken"), "{all}");
+}
+
+#[test]
+#[ignore = "kernel tier: needs root and eBPF; run by cargo xtask test"]
+fn agents_of_two_nodes_tell_of_a_request_between_them_as_one_trace() {
+    let (near, far) = (World::new(), World::new());
+    near.wire_to(&far);
+    let at = format!("{NEIGHBOUR}:8081");
+    let web = far.start_in("web.service", "python3", &["-m", "http.server", "--bind", NEIGHBOUR, "8081"]);
+    far.await_listener(&at, &web);
+    let nodes = [&near, &far].map(|node| {
+        let mut agent = node.agent(&[Service::tcp("shop/web").at(WEB).to_address(&at)]);
+        agent.restart_with(&[&SENDING[..], &["100%"]].concat());
+        (receiver(node), agent)
+    });
+    for turn in 1..=3 {
+        ask(&near, "/", &[]);
+        let [told_by_client, told_by_server] =
+            [0, 1].map(|node| await_spans(&nodes[node].1, &nodes[node].0, turn));
+        let (client, server) = (&told_by_client.0[turn - 1], &told_by_server.1[turn - 1]);
+        assert_eq!((&client.service[..], &server.service[..]), ("checkout", "web"));
+        assert_eq!(
+            (&server.ids[0], &server.ids[2]),
+            (&client.ids[0], &client.ids[1]),
+            "{client:?} {server:?}"
+        );
+        assert_eq!(client.attributes["peer.service"], "shop/web");
+        assert_eq!(server.attributes["server.address"], NEIGHBOUR);
+    }
 }
 
 #[test]
