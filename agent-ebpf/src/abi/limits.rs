@@ -90,8 +90,9 @@ pub const MAX_SWAP_TRIES: u32 = 8;
 pub const MAX_REQUESTS: u32 = 16_384;
 
 /// Threads that are inside a call of OpenSSL at a time, where TLS is read. The one of which nothing was heard for longest is
-/// forgotten: with what its call says.
-pub const MAX_TLS_CALLS: u32 = 4_096;
+/// forgotten: with what its call says. Kernels keep up to 128 entries of such a map in reserve for each CPU, so that there are more than
+/// threads.
+pub const MAX_TLS_CALLS: u32 = 16_384;
 
 /// Connections whose TLS is read. One takes some 200 B. The one of which nothing was heard for longest is forgotten, and joined
 /// again when something is received on it.

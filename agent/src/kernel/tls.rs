@@ -1,6 +1,8 @@
 //! Puts probes on OpenSSL, in the libraries the operator named, for all processes that use them, now or later. Does so once,
 //! while the agent still has the rights to; the probes go when it goes. Knows no request.
 
+use std::collections::BTreeSet;
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
 use aya::programs::uprobe::UProbeScope;
@@ -71,7 +73,14 @@ pub(super) fn read(ebpf: &mut Ebpf, libraries: &[PathBuf], features: &Features) 
         tracing::warn!("{error}; what is said inside TLS is not read");
         return Ok(false);
     }
+    // One file by two names would be probed, and cost, twice.
+    let mut probed = BTreeSet::new();
     for library in libraries {
+        let metadata = std::fs::metadata(library)
+            .map_err(|source| KernelError::TlsLibrary { path: library.clone(), source })?;
+        if !probed.insert((metadata.dev(), metadata.ino())) {
+            continue;
+        }
         probe(ebpf, library)?;
         tracing::info!(library = %library.display(), "what is said inside TLS is read");
     }

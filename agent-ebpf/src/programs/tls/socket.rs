@@ -30,6 +30,8 @@ pub(in crate::programs) fn spoken(exchange: &mut Exchange, asks: bool) -> Outcom
         return Outcome::Ignored;
     }
     match tls::spoken(exchange.marks, asks) {
+        // Written only where it changes: a probe may be taking the connection over on another CPU.
+        Some(marks) if marks == exchange.marks => Outcome::Ignored,
         Some(marks) => {
             exchange.marks = marks;
             Outcome::Ignored
