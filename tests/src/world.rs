@@ -41,6 +41,18 @@ impl Neighbour {
     }
 }
 
+/// Connects two hosts, 10.77.0.1 and [`NEIGHBOUR`]. What has no route on either does not leave it by this.
+fn lay_wire(near: &Namespace, far: &Namespace) {
+    let path = far.network_path();
+    near.run(|| run_ip(&["link", "add", "wire", "type", "veth", "peer", "name", "wire", "netns", &path]));
+    for (host, address) in [(near, "10.77.0.1"), (far, NEIGHBOUR)] {
+        host.run(|| {
+            run_ip(&["address", "add", &format!("{address}/24"), "dev", "wire"]);
+            run_ip(&["link", "set", "wire", "up"]);
+        });
+    }
+}
+
 /// A test's own small host.
 #[derive(Debug)]
 pub struct World {
@@ -148,17 +160,16 @@ impl World {
     /// When the wire cannot be made.
     pub fn neighbour(&self) -> Neighbour {
         let neighbour = Neighbour { namespace: Namespace::new(None) };
-        let far = neighbour.namespace.network_path();
-        self.namespace.run(|| {
-            run_ip(&["link", "add", "wire", "type", "veth", "peer", "name", "wire", "netns", &far]);
-            run_ip(&["address", "add", "10.77.0.1/24", "dev", "wire"]);
-            run_ip(&["link", "set", "wire", "up"]);
-        });
-        neighbour.namespace.run(|| {
-            run_ip(&["address", "add", &format!("{NEIGHBOUR}/24"), "dev", "wire"]);
-            run_ip(&["link", "set", "wire", "up"]);
-        });
+        lay_wire(&self.namespace, &neighbour.namespace);
         neighbour
+    }
+
+    /// Makes another world the host at [`NEIGHBOUR`], as [`World::neighbour`] does: two nodes, each with an agent of its own.
+    ///
+    /// # Panics
+    /// When the wire cannot be made.
+    pub fn wire_to(&self, far: &Self) {
+        lay_wire(&self.namespace, &far.namespace);
     }
 
     /// A TCP server that says its name.

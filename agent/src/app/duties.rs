@@ -15,19 +15,37 @@ const FOLD_QUIET: u64 = 20;
 /// Counts of open connections are compared with the sockets there are every so many ticks.
 const HEAL_EVERY: u64 = 10;
 
+/// When edges are folded.
+#[derive(Debug, Default)]
+struct FoldPace {
+    /// The next time, in ticks.
+    due_at: u64,
+    /// The sum of what was counted the last time.
+    counted: u64,
+}
+
+impl FoldPace {
+    const fn is_due(&self, ticks: u64) -> bool {
+        ticks >= self.due_at
+    }
+
+    /// They were, and so much is counted.
+    fn folded(&mut self, ticks: u64, counted: u64) {
+        let is_quiet = std::mem::replace(&mut self.counted, counted) == counted;
+        self.due_at = ticks + if is_quiet { FOLD_QUIET } else { FOLD_EVERY };
+    }
+}
+
 /// Counts ticks and does what is due.
 pub(super) struct Duties {
     observer: Arc<Observer>,
     ticks: u64,
-    /// When edges are folded next.
-    fold_at: u64,
-    /// What was counted when they were folded last.
-    counted: u64,
+    folds: FoldPace,
 }
 
 impl Duties {
     pub(super) fn new(observer: Arc<Observer>) -> Self {
-        Self { observer, ticks: 0, fold_at: 0, counted: 0 }
+        Self { observer, ticks: 0, folds: FoldPace::default() }
     }
 
     /// One tick, a second after the last.
@@ -37,13 +55,11 @@ impl Duties {
         if self.ticks.is_multiple_of(FOLD_EVERY) {
             self.observer.learn_workloads();
         }
-        if self.ticks >= self.fold_at {
+        if self.folds.is_due(self.ticks) {
             if let Err(error) = self.observer.fold_edges() {
                 tracing::warn!("{error}");
             }
-            let counted = self.observer.sum_of_counts();
-            let is_quiet = std::mem::replace(&mut self.counted, counted) == counted;
-            self.fold_at = self.ticks + if is_quiet { FOLD_QUIET } else { FOLD_EVERY };
+            self.folds.folded(self.ticks, self.observer.sum_of_counts());
         }
         let heal_every = HEAL_EVERY * self.observer.governing().rarer();
         if self.ticks % heal_every == heal_every - 1 {
@@ -134,5 +150,34 @@ pub(super) async fn greet_pods(observer: Arc<Observer>) {
             nurseries.iter().for_each(|directory| arrivals.watch(directory.clone()));
             observer.learn_cgroups(&nurseries);
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// The ticks of a minute at which edges are folded, where so much is counted at each.
+    fn folds(counted: impl Fn(u64) -> u64) -> Vec<u64> {
+        let mut pace = FoldPace::default();
+        let is_due = |ticks: &u64| {
+            let is_due = pace.is_due(*ticks);
+            if is_due {
+                pace.folded(*ticks, counted(*ticks));
+            }
+            is_due
+        };
+        (0..60).filter(is_due).collect()
+    }
+
+    #[test]
+    fn edges_on_which_something_happens_are_folded_every_five_seconds() {
+        assert_eq!(folds(|ticks| ticks + 1), [0, 5, 10, 15, 20, 25, 30, 35, 40, 45, 50, 55]);
+    }
+
+    #[test]
+    fn edges_at_rest_are_folded_every_twenty_seconds_and_the_next_time_something_happened_sooner_again() {
+        assert_eq!(folds(|_| 0), [0, 20, 40]);
+        assert_eq!(folds(|ticks| if ticks < 30 { 7 } else { ticks }), [0, 5, 25, 45, 50, 55]);
     }
 }

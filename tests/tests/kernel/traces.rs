@@ -6,7 +6,7 @@ use segue_tests::agent::{Agent, SOON};
 use segue_tests::otlp::{Answer, Receiver, Span};
 use segue_tests::service::Service;
 use segue_tests::wait::eventually;
-use segue_tests::world::World;
+use segue_tests::world::{NEIGHBOUR, World};
 use serde_json::Value;
 
 use crate::http2;
@@ -186,6 +186,35 @@ with grpc.insecure_channel({WEB:?}) as channel:
     }
     let errors: Vec<_> = seen.iter().map(|(status, error)| (&status[..], error.as_deref())).collect();
     assert_eq!(errors, [("0", None), ("1", None), ("14", Some("UNAVAILABLE")), ("5", None)]);
+}
+
+#[test]
+#[ignore = "kernel tier: needs root and eBPF; run by cargo xtask test"]
+fn agents_of_two_nodes_tell_of_a_request_between_them_as_one_trace() {
+    let (near, far) = (World::new(), World::new());
+    near.wire_to(&far);
+    let at = format!("{NEIGHBOUR}:8081");
+    let web = far.start_in("web.service", "python3", &["-m", "http.server", "--bind", NEIGHBOUR, "8081"]);
+    far.await_listener(&at, &web);
+    let nodes = [&near, &far].map(|node| {
+        let mut agent = node.agent(&[Service::tcp("shop/web").at(WEB).to_address(&at)]);
+        agent.restart_with(&[&SENDING[..], &["100%"]].concat());
+        (receiver(node), agent)
+    });
+    for turn in 1..=3 {
+        ask(&near, "/", &[]);
+        let [told_by_client, told_by_server] =
+            [0, 1].map(|node| await_spans(&nodes[node].1, &nodes[node].0, turn));
+        let (client, server) = (&told_by_client.0[turn - 1], &told_by_server.1[turn - 1]);
+        assert_eq!((&client.service[..], &server.service[..]), ("checkout", "web"));
+        assert_eq!(
+            (&server.ids[0], &server.ids[2]),
+            (&client.ids[0], &client.ids[1]),
+            "{client:?} {server:?}"
+        );
+        assert_eq!(client.attributes["peer.service"], "shop/web");
+        assert_eq!(server.attributes["server.address"], NEIGHBOUR);
+    }
 }
 
 #[test]
