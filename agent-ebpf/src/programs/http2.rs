@@ -33,8 +33,10 @@ struct Said {
     skips: bool,
 }
 
-/// Steps in a row: as many as a window has bytes.
+/// Steps in a row, so many at once: as many as a window has bytes.
 const MAX_STEPS: u32 = 1_024;
+/// See [`MAX_STEPS`].
+const STEPS_AT_ONCE: u32 = 8;
 /// Frames of a segment that matter, and windows, of which a segment of 64 KiB has 64: so many turns, as often as this. What has more
 /// is not walked to its end.
 const MAX_TURNS: u32 = 8;
@@ -298,7 +300,7 @@ fn load(packet: &Packet, walker: &mut Walker) {
 #[inline(never)]
 extern "C" fn segue_http2_walk(number: u32) -> u32 {
     let mut turn = 0;
-    while turn < MAX_STEPS {
+    while turn < MAX_STEPS / STEPS_AT_ONCE {
         let step = segue_http2_step(number);
         if step != Step::Onward as u32 {
             return step;
@@ -308,12 +310,20 @@ extern "C" fn segue_http2_walk(number: u32) -> u32 {
     Step::Onward as u32
 }
 
-/// One step.
+/// Some steps: each call costs finding the walker again.
 #[unsafe(no_mangle)]
 #[inline(never)]
 extern "C" fn segue_http2_step(number: u32) -> u32 {
     let Some(walker) = maps::walker(number) else { return Step::Malformed as u32 };
-    http2::step(walker) as u32
+    let mut turn = 0;
+    while turn < STEPS_AT_ONCE {
+        let step = http2::step(walker) as u32;
+        if step != Step::Onward as u32 {
+            return step;
+        }
+        turn += 1;
+    }
+    Step::Onward as u32
 }
 
 /// What the window begins with, as a number of [`sync::Begin`]: 0 where nothing is known. A walk that was astray has found its way then;
