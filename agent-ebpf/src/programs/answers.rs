@@ -117,7 +117,7 @@ pub(super) fn left(connection: &mut Connection, socket: Socket) {
 
 /// The application waited for an answer since then; 0: it did not.
 #[inline(always)]
-fn waited(connection: &mut Connection, since_ns: u64) {
+pub(super) fn waited(connection: &mut Connection, since_ns: u64) {
     if since_ns != 0 {
         let now = Moment::now();
         if let Some(report) = given_up(connection, now.ns.saturating_sub(since_ns)) {

@@ -132,8 +132,10 @@ fn not_followed(protocol: AppProtocol) -> Unparsed {
 fn count(session: &mut TlsSession, status: u16, now: Moment) -> Outcome {
     session.exchange.marks |= UNDERSTOOD;
     let duration_ns = now.ns.saturating_sub(session.exchange.asked_at_ns);
-    if answers::are_judged(&session.exchange) {
-        answers::judge(&mut session.connection, AppProtocol::Http1, status, duration_ns, now);
+    if answers::are_judged(&session.exchange)
+        && let Some(report) = answers::judge(&session.connection, AppProtocol::Http1, status, duration_ns)
+    {
+        answers::tell(&mut session.connection, report, now);
     }
     requests::add(&requests::row(&session.exchange, status), duration_ns);
     Outcome::Answered
@@ -161,9 +163,8 @@ fn end(session: &mut TlsSession) -> Outcome {
 pub(super) fn freed(session: &mut TlsSession) -> Outcome {
     let since_ns = waits_since_ns(session);
     session.exchange.stage = Stage::Ended as u8;
-    if since_ns != 0 && answers::are_judged(&session.exchange) {
-        let now = Moment::now();
-        answers::given_up(&mut session.connection, now.ns.saturating_sub(since_ns), now);
+    if answers::are_judged(&session.exchange) {
+        answers::waited(&mut session.connection, since_ns);
     }
     Outcome::Closed
 }
