@@ -9,7 +9,7 @@ use agent_ebpf::abi::{AppProtocol, Exchange, Outcome, RequestKey, Stage, Unparse
 use agent_ebpf::decide::l7::conversation::{self, Answered, Step};
 use agent_ebpf::decide::l7::{kafka, mysql, postgresql, redis};
 
-use super::requests;
+use super::{answers, requests};
 use crate::context::{Moment, Packet, RawPacket, Socket};
 use crate::maps;
 
@@ -29,6 +29,10 @@ pub(super) extern "C" fn segue_read_conversation(packet: RawPacket, at: u32, byt
     if how & BEGINS != 0 && !begin(socket, exchange) {
         exchange.stage = Stage::Ended as u8;
         return Outcome::StorageFailed as u32;
+    }
+    if how & CLIENT != 0 && answers::is_unread_now(exchange) {
+        exchange.stage = Stage::Ended as u8;
+        return Outcome::Ignored as u32;
     }
     read(packet, socket, exchange, at, bytes, how & CLIENT != 0) as u32
 }

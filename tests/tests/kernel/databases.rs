@@ -8,8 +8,8 @@ use std::collections::BTreeMap;
 
 use segue_tests::agent::{Agent, SOON};
 use segue_tests::program::Program;
-use segue_tests::service::Service;
-use segue_tests::wait::eventually;
+use segue_tests::service::{Service, config};
+use segue_tests::wait::{eventually, eventually_equal};
 use segue_tests::world::World;
 
 const CLIENT: &str = "db_client_operation_duration_seconds_count";
@@ -136,6 +136,31 @@ fn redis_commands_are_what_redis_benchmark_and_the_server_count() {
         Ok(())
     });
     assert_eq!(agent.unparsed(), BTreeMap::new());
+}
+
+#[test]
+#[ignore = "kernel tier: needs root and eBPF; run by cargo xtask test"]
+fn a_policy_that_has_requests_off_ends_reading_on_open_connections() {
+    let world = World::new();
+    let agent = world.agent(&[cache()]);
+    let _redis = redis(&world);
+    let mut client = world.client();
+    let socket = client.connect_tcp("198.18.0.11:6379").expect("the service has a backend");
+    let mut ping = || {
+        client.send(&socket, "PING\r\n").expect("room in the send buffer");
+        assert_eq!(client.read_line(&socket).as_deref(), Ok("+PONG"));
+    };
+    ping();
+    let pings = |count| counts(&[("PING", "OK", count)]);
+    eventually_equal("the client's first command", SOON, &pings(1), || databases(&agent, CLIENT));
+    let generation = || agent.status()["config"]["generation"].as_u64();
+    let before = generation();
+    agent.replace(&config(&[cache().policy("requests: off")]));
+    eventually("the edit to be in force", SOON, || if generation() > before { Ok(()) } else { Err("") });
+    ping();
+    // The server's side is no service's, and is read all the same: it shows when all is counted.
+    eventually_equal("the server's second command", SOON, &pings(2), || databases(&agent, SERVER));
+    assert_eq!(databases(&agent, CLIENT), pings(1));
 }
 
 #[test]
