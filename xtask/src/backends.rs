@@ -5,7 +5,7 @@ use std::fs;
 use std::io::{BufRead, BufReader, Write};
 use std::net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream};
 use std::path::PathBuf;
-use std::process::Stdio;
+use std::process::{Command, Stdio};
 use std::thread;
 use std::time::Duration;
 
@@ -26,13 +26,24 @@ pub(crate) struct Arguments {
     names: Vec<String>,
 }
 
+/// What is spoken, and nothing else. All but the first takes nginx.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Speech {
+    /// HTTP/1.
+    Http1,
+    /// HTTP/2 without TLS.
+    Http2,
+    /// HTTP/1 inside TLS.
+    Https,
+}
+
 /// A server to be.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Server<'n> {
     /// What it answers.
     pub(crate) name: &'n str,
-    /// It speaks HTTP/2 without TLS, and nothing else; only nginx does.
-    pub(crate) is_http2: bool,
+    /// How.
+    pub(crate) speech: Speech,
 }
 
 /// An address of the server with this index.
@@ -47,11 +58,11 @@ fn addresses<'a>(names: impl Iterator<Item = &'a str>) -> Vec<(&'a str, SocketAd
 
 /// Starts a server for each name on a node and waits until all answer.
 pub(crate) fn start(node: &Node, names: &[&str]) -> anyhow::Result<Process> {
-    let servers: Vec<_> = names.iter().map(|name| Server { name, is_http2: false }).collect();
+    let servers: Vec<_> = names.iter().map(|name| Server { name, speech: Speech::Http1 }).collect();
     start_each(node, &servers)
 }
 
-/// The same, of servers that may speak HTTP/2.
+/// The same, of servers that may speak something else.
 pub(crate) fn start_each(node: &Node, wanted: &[Server<'_>]) -> anyhow::Result<Process> {
     let names = wanted.iter().map(|server| server.name);
     let servers = addresses(names.clone());
@@ -61,8 +72,8 @@ pub(crate) fn start_each(node: &Node, wanted: &[Server<'_>]) -> anyhow::Result<P
         command.arg("-e").arg(node.directory().join("backends.log"));
         command
     } else {
-        if wanted.iter().any(|server| server.is_http2) {
-            bail!("a server of HTTP/2 is needed: install nginx (Debian: nginx-light)");
+        if wanted.iter().any(|server| server.speech != Speech::Http1) {
+            bail!("a server of HTTP/2 and TLS is needed: install nginx (Debian: nginx-light)");
         }
         let own = std::env::current_exe().context("cannot find this program")?;
         let mut command = node.command(&own, Place::Beside)?;
@@ -90,9 +101,16 @@ fn write_nginx_config(node: &Node, servers: &[Server<'_>]) -> anyhow::Result<Pat
     for kind in ["client_body", "proxy", "fastcgi", "uwsgi", "scgi"] {
         text.push_str(&format!("  {kind}_temp_path {at}/{kind};\n"));
     }
-    for (index, Server { name, is_http2 }) in (0..).zip(servers) {
+    if servers.iter().any(|server| server.speech == Speech::Https) {
+        text.push_str(&certificate(node)?);
+    }
+    for (index, Server { name, speech }) in (0..).zip(servers) {
         let port = address(index).port();
-        let how = if *is_http2 { "http2 " } else { "" };
+        let how = match speech {
+            Speech::Http1 => "",
+            Speech::Http2 => "http2 ",
+            Speech::Https => "ssl ",
+        };
         text.push_str(&format!(
             "  server {{ listen {port} {how}backlog=4096; location / {{ return 200 \"{name}\\n\"; }} }}\n"
         ));
@@ -101,6 +119,25 @@ fn write_nginx_config(node: &Node, servers: &[Server<'_>]) -> anyhow::Result<Pat
     let path = directory.join("nginx.conf");
     fs::write(&path, text).with_context(|| format!("cannot write {}", path.display()))?;
     Ok(path)
+}
+
+/// Makes a certificate that vouches for itself, and gives the directives that name it.
+fn certificate(node: &Node) -> anyhow::Result<String> {
+    let openssl = host::program("openssl").context("a certificate is needed: install openssl")?;
+    let [settings, key, certificate] =
+        ["openssl.cnf", "key.pem", "certificate.pem"].map(|name| node.directory().join(name));
+    // Its own configuration, wherever OpenSSL would look for one.
+    fs::write(&settings, "[req]\ndistinguished_name = name\n[name]\n")
+        .with_context(|| format!("cannot write {}", settings.display()))?;
+    let mut command = Command::new(openssl);
+    command.args(["req", "-x509", "-days", "1", "-subj", "/CN=bench", "-nodes"]);
+    command.args(["-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-config"]).arg(settings);
+    command.arg("-keyout").arg(&key).arg("-out").arg(&certificate);
+    let output = command.output().context("cannot run openssl")?;
+    if !output.status.success() {
+        bail!("openssl makes no certificate: {}", String::from_utf8_lossy(&output.stderr).trim());
+    }
+    Ok(format!("  ssl_certificate {};\n  ssl_certificate_key {};\n", certificate.display(), key.display()))
 }
 
 /// Serves until killed.

@@ -1,4 +1,4 @@
-//! h2load as a client of comparisons, for HTTP/2: runs it, and reads what it says. Every request must be answered with 200 and
+//! h2load as a client of comparisons, for HTTP/2 and TLS: runs it, and reads what it says. Every request must be answered with 200 and
 //! as many bytes as the server is known to say. It does not know what is between client and server.
 //!
 //! Where it is to keep to a rate, it writes a line for each request, of which times are taken. They count from when it sent the
@@ -14,6 +14,7 @@ use anyhow::{Context, anyhow, bail};
 
 use super::client::{Answers, cpu_us_of, histogram};
 use super::{affinity, cpus};
+use crate::backends::Speech;
 use crate::node::{Node, Place};
 
 /// The program and Debian's package of it.
@@ -24,6 +25,7 @@ pub(super) const PROGRAM: (&str, &str) = ("h2load", "nghttp2-client");
 pub(super) struct Turn {
     pub(super) place: Place,
     pub(super) target: SocketAddrV4,
+    pub(super) speech: Speech,
     pub(super) connections: usize,
     /// Streams of each connection at a time.
     pub(super) streams: usize,
@@ -47,7 +49,11 @@ impl Turn {
             let each = rate.div_ceil(self.connections as u64);
             command.args(["--rps", &each.to_string(), "--log-file"]).arg(&log);
         }
-        command.arg(format!("http://{}/", self.target)).stdin(Stdio::null());
+        let scheme = if self.speech == Speech::Https { "https" } else { "http" };
+        if self.speech != Speech::Http2 {
+            command.arg("--h1");
+        }
+        command.arg(format!("{scheme}://{}/", self.target)).stdin(Stdio::null());
         // It adds to what is there.
         let _ = fs::remove_file(&log);
         let before_us = cpu_us_of(&node.root_cgroup())?;
@@ -125,6 +131,7 @@ traffic: 111.04KB (113709) total, 59.77KB (61209) headers (space savings 36.24%)
         Turn {
             place: Place::Beside,
             target: SocketAddrV4::new(Ipv4Addr::LOCALHOST, 80),
+            speech: Speech::Http2,
             connections: 1,
             streams: 1,
             requests,

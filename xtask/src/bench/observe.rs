@@ -3,6 +3,7 @@
 //! would type.
 
 use std::fmt::Write;
+use std::fs;
 use std::net::{Ipv4Addr, SocketAddrV4};
 use std::time::Duration;
 
@@ -15,7 +16,7 @@ use super::probe::Range;
 use super::receiver::{self, Receiver};
 use super::spread::Spread;
 use super::{Output, affinity, print_with, stage};
-use crate::backends::{self, Server};
+use crate::backends::{self, Server, Speech};
 use crate::node::{self, Agent, Node, Place};
 use crate::{build, setup};
 
@@ -27,41 +28,53 @@ struct Mode {
     arguments: Option<&'static [&'static str]>,
     /// The policy of the service that is asked.
     policy: &'static str,
-    /// The part of direct's requests that is aimed at, with HTTP/1 and with HTTP/2.
-    aims: [Option<f64>; 2],
+    /// The part of direct's requests that is aimed at, for each of [`SPEECHES`].
+    aims: [Option<f64>; SPEECHES.len()],
 }
 
 /// From nothing to everything. The first is what the others are compared with.
-const MODES: [Mode; 6] = [
-    Mode { name: "direct", arguments: None, policy: "", aims: [None; 2] },
+const MODES: [Mode; 7] = [
+    Mode { name: "direct", arguments: None, policy: "", aims: [None; 3] },
     Mode {
         name: "L4 (--requests off)",
         arguments: Some(&["--requests", "off"]),
         policy: "",
-        aims: [Some(0.99); 2],
+        aims: [Some(0.99); 3],
     },
     Mode {
         name: "L4 (policy requests: off)",
         arguments: Some(&[]),
         policy: "requests: off",
-        aims: [Some(0.99); 2],
+        aims: [Some(0.99); 3],
     },
-    Mode { name: "requests", arguments: Some(&[]), policy: "", aims: [Some(0.97), Some(0.95)] },
+    Mode { name: "requests", arguments: Some(&[]), policy: "", aims: [Some(0.97), Some(0.95), None] },
     Mode {
         name: "requests, flows (--record-flows)",
         arguments: Some(&["--record-flows"]),
         policy: "",
-        aims: [None; 2],
+        aims: [None; 3],
     },
     Mode {
         name: SPANS,
         arguments: Some(&["--otlp", receiver::URL, "--otlp-traces", "1%"]),
         policy: "",
-        aims: [None; 2],
+        aims: [None; 3],
+    },
+    Mode {
+        name: "requests, also inside TLS (--observe-tls)",
+        arguments: Some(&["--observe-tls", LIBSSL]),
+        policy: "",
+        aims: [None; 3],
     },
 ];
 
 const SPANS: &str = "requests, spans (--otlp-traces 1%)";
+
+/// In arguments: the library of OpenSSL that the server uses.
+const LIBSSL: &str = "LIBSSL";
+
+/// What is spoken: a server of each, in this order.
+const SPEECHES: [Speech; 3] = [Speech::Http1, Speech::Http2, Speech::Https];
 
 /// What is asked in each mode.
 #[derive(Clone, Copy)]
@@ -70,6 +83,8 @@ enum Task {
     Http1(Manner, u64),
     /// So many requests of HTTP/2, by h2load, at a rate or as fast as it goes.
     Http2 { requests: u64, rate: Option<u64> },
+    /// So many of HTTP/1 inside TLS, by h2load.
+    Https { requests: u64 },
 }
 
 impl Task {
@@ -80,11 +95,16 @@ impl Task {
             Self::Http1(Manner::Rate, rate) => format!("HTTP/1: {rate} requests/s on open connections"),
             Self::Http2 { rate: None, .. } => "HTTP/2: requests on open connections".into(),
             Self::Http2 { rate: Some(rate), .. } => format!("HTTP/2: {rate} requests/s on open connections"),
+            Self::Https { .. } => "HTTP/1 inside TLS: requests on open connections".into(),
         }
     }
 
-    fn is_http2(self) -> bool {
-        matches!(self, Self::Http2 { .. })
+    fn speech(self) -> Speech {
+        match self {
+            Self::Http1(..) => Speech::Http1,
+            Self::Http2 { .. } => Speech::Http2,
+            Self::Https { .. } => Speech::Https,
+        }
     }
 }
 
@@ -93,8 +113,8 @@ const CONNECTIONS: usize = 32;
 /// With HTTP/2 as many requests are under way, on fewer connections.
 const HTTP2_CONNECTIONS: usize = 4;
 const HTTP2_STREAMS: usize = CONNECTIONS / HTTP2_CONNECTIONS;
-/// Requests by which it is found how many of HTTP/2 fill a turn.
-const HTTP2_TRIAL: u64 = 20_000;
+/// Requests by which it is found how many of h2load's fill a turn.
+const TRIAL: u64 = 20_000;
 /// The part of direct's maximum at which times are measured.
 const LOAD: f64 = 0.7;
 /// Before a turn is measured, caches warm up.
@@ -132,7 +152,7 @@ pub(crate) fn run(arguments: &Arguments) -> anyhow::Result<()> {
     client::build()?;
     // Only now: what was built needs no precedence.
     let _precedence = affinity::Precedence::take_or_warn();
-    let servers = [false, true].map(|is_http2| Server { name: NAME, is_http2 });
+    let servers = SPEECHES.map(|speech| Server { name: NAME, speech });
     let _servers = backends::start_each(&node, &servers)?;
     for id in node.processes(Place::Beside) {
         // Where that is not allowed, the scheduler decides, for all modes alike.
@@ -140,7 +160,8 @@ pub(crate) fn run(arguments: &Arguments) -> anyhow::Result<()> {
     }
     let receiver = Receiver::start(&node)?;
     node::write_config(&node, &config())?;
-    let bench = Bench { node: &node, arguments, bodies: vec![format!("{NAME}\n")] };
+    let libssl = library_of(&node, "libssl.so")?;
+    let bench = Bench { node: &node, arguments, bodies: vec![format!("{NAME}\n")], libssl };
     let tasks = bench.tasks()?;
     let series = bench.rounds(&tasks)?;
     let has_spans = bench.modes().into_iter().any(|number| MODES[number].name == SPANS);
@@ -157,24 +178,40 @@ struct Bench<'n> {
     node: &'n Node,
     arguments: &'n Arguments,
     bodies: Vec<String>,
+    libssl: String,
+}
+
+/// The file of a library that the servers use.
+fn library_of(node: &Node, name: &str) -> anyhow::Result<String> {
+    for id in node.processes(Place::Beside) {
+        // One that is gone maps nothing.
+        let maps = fs::read_to_string(format!("/proc/{id}/maps")).unwrap_or_default();
+        let paths = maps.lines().filter_map(|line| line.split_ascii_whitespace().nth(5));
+        if let Some(path) = paths.into_iter().find(|path| path.contains(name)) {
+            return Ok(path.to_owned());
+        }
+    }
+    bail!("nginx has no {name} of its own: reading inside TLS has nothing to probe")
 }
 
 impl Bench<'_> {
     /// What is asked. How much direct takes is tried before.
-    fn tasks(&self) -> anyhow::Result<[Task; 5]> {
+    fn tasks(&self) -> anyhow::Result<[Task; 6]> {
         let reached = |task| -> anyhow::Result<f64> { Ok(per_second(&self.turn(0, task)?)) };
         let http1 = round_down(LOAD * reached(Task::Http1(Manner::Keepalive, 0))?);
-        let http2 = reached(Task::Http2 { requests: HTTP2_TRIAL, rate: None })?;
+        let http2 = reached(Task::Http2 { requests: TRIAL, rate: None })?;
         let requests = round_down(http2 * self.measure().as_secs_f64());
         // What h2load is told is a rate of each connection.
         let rate = round_down(LOAD * http2);
         let at_rate = round_down(LOAD * http2 * self.measure().as_secs_f64());
+        let https = reached(Task::Https { requests: TRIAL })?;
         Ok([
             Task::Http1(Manner::Keepalive, 0),
             Task::Http1(Manner::Connect, 0),
             Task::Http2 { requests, rate: None },
             Task::Http1(Manner::Rate, http1),
             Task::Http2 { requests: at_rate, rate: Some(rate) },
+            Task::Https { requests: round_down(https * self.measure().as_secs_f64()) },
         ])
     }
 
@@ -207,10 +244,7 @@ impl Bench<'_> {
                 let number = modes[(place + round) % modes.len()];
                 let mode = &MODES[number];
                 // Programs outlive their agent: one that ends leaves what the next replaces.
-                let agent = mode
-                    .arguments
-                    .map(|more| Agent::start_with(self.node, &build::binary(true), more, || Ok(())))
-                    .transpose()?;
+                let agent = mode.arguments.map(|more| self.agent(more)).transpose()?;
                 let mut told = Vec::new();
                 for (task, series) in tasks.iter().zip(&mut series) {
                     let answers = self
@@ -226,11 +260,27 @@ impl Bench<'_> {
         Ok(series)
     }
 
+    fn agent(&self, more: &[&str]) -> anyhow::Result<Agent<'_>> {
+        let more: Vec<&str> =
+            more.iter().map(|&word| if word == LIBSSL { &self.libssl } else { word }).collect();
+        Agent::start_with(self.node, &build::binary(true), &more, || Ok(()))
+    }
+
     fn turn(&self, number: usize, task: Task) -> anyhow::Result<Answers> {
         let is_direct = MODES[number].arguments.is_none();
         let place = if is_direct { Place::Beside } else { Place::Managed };
-        let is_http2 = task.is_http2();
-        let target = if is_direct { backend(number, is_http2) } else { frontend(number, is_http2) };
+        let speech = task.speech();
+        let target = if is_direct { backend(number, speech) } else { frontend(number, speech) };
+        let by_h2load = |requests, rate, connections, streams| h2load::Turn {
+            place,
+            target,
+            speech,
+            connections,
+            streams,
+            requests,
+            rate,
+            body_bytes: self.bodies[0].len(),
+        };
         let answers = match task {
             Task::Http1(mode, rate) => client::Turn {
                 mode,
@@ -243,16 +293,10 @@ impl Bench<'_> {
                 bodies: &self.bodies,
             }
             .run(self.node)?,
-            Task::Http2 { requests, rate } => h2load::Turn {
-                place,
-                target,
-                connections: HTTP2_CONNECTIONS,
-                streams: HTTP2_STREAMS,
-                requests,
-                rate,
-                body_bytes: self.bodies[0].len(),
+            Task::Http2 { requests, rate } => {
+                by_h2load(requests, rate, HTTP2_CONNECTIONS, HTTP2_STREAMS).run(self.node)?
             }
-            .run(self.node)?,
+            Task::Https { requests } => by_h2load(requests, None, CONNECTIONS, 1).run(self.node)?,
         };
         if answers.count == 0 {
             bail!("no answers at all");
@@ -263,7 +307,7 @@ impl Bench<'_> {
     fn note(&self) -> String {
         format!(
             "{} rounds of {} s each, in turn and in another order each round; {CONNECTIONS} connections, with HTTP/2 \
-             {HTTP2_CONNECTIONS} of {HTTP2_STREAMS} streams each, one client thread on the last CPU (HTTP/2: h2load), nginx with one \
+             {HTTP2_CONNECTIONS} of {HTTP2_STREAMS} streams each, one client thread on the last CPU (HTTP/2 and TLS: h2load), nginx with one \
              worker on the first, everything in one network namespace and at nice −20. The client is managed and the server is \
              not: where both are, reading costs twice. Ratios are of the same round; × min and × max are the worst and the best \
              round. CPU: cpu.stat of the cgroup that has client, server and agent, with what the kernel does in their names. \
@@ -293,7 +337,7 @@ impl Series {
     fn matrix(&self, task: Task) -> Matrix {
         let mut matrix = Matrix::new(task.title(), &COLUMNS);
         // h2load tells single times only where it keeps to a rate.
-        let has_times = !matches!(task, Task::Http2 { rate: None, .. });
+        let has_times = !matches!(task, Task::Http2 { rate: None, .. } | Task::Https { .. });
         for (number, mode) in MODES.iter().enumerate().filter(|(number, _)| !self.0[*number].is_empty()) {
             let (reached, ratio) = (self.spread(number, per_second), self.ratio(number));
             let median = |spread: Option<Spread>| spread.map(|spread| spread.median);
@@ -304,7 +348,7 @@ impl Series {
                 median(ratio),
                 ratio.map(|ratio| ratio.min),
                 ratio.map(|ratio| ratio.max),
-                mode.aims[usize::from(task.is_http2())],
+                mode.aims[place_of(task.speech())],
                 median(self.spread(number, cpu_us)),
                 median(self.spread(number, |answers| time_us(answers, 0.5))).filter(|_| has_times),
                 median(self.spread(number, |answers| time_us(answers, 0.99))).filter(|_| has_times),
@@ -338,13 +382,18 @@ fn round_down(rate: f64) -> u64 {
 
 /// The address of a mode's service. Each mode has its own, and a backend of its own: where a connection of one has just
 /// ended, the server takes no other client's from the same port for a minute.
-fn frontend(number: usize, is_http2: bool) -> SocketAddrV4 {
-    SocketAddrV4::new(Ipv4Addr::new(198, 18, 0, 1 + octet(number)), if is_http2 { 81 } else { 80 })
+fn frontend(number: usize, speech: Speech) -> SocketAddrV4 {
+    SocketAddrV4::new(Ipv4Addr::new(198, 18, 0, 1 + octet(number)), 80 + u16::from(octet(place_of(speech))))
 }
 
-fn backend(number: usize, is_http2: bool) -> SocketAddrV4 {
-    let port = backends::address(u16::from(is_http2)).port();
+fn backend(number: usize, speech: Speech) -> SocketAddrV4 {
+    let port = backends::address(octet(place_of(speech)).into()).port();
     SocketAddrV4::new(Ipv4Addr::new(127, 1, 0, 1 + octet(number)), port)
+}
+
+/// Its place in [`SPEECHES`].
+fn place_of(speech: Speech) -> usize {
+    SPEECHES.iter().position(|&other| other == speech).unwrap_or_default()
 }
 
 fn octet(number: usize) -> u8 {
@@ -356,14 +405,13 @@ fn octet(number: usize) -> u8 {
 fn config() -> String {
     let mut text = String::from("services:\n");
     for (number, mode) in MODES.iter().enumerate().filter(|(_, mode)| mode.arguments.is_some()) {
-        for is_http2 in [false, true] {
+        for (place, speech) in SPEECHES.into_iter().enumerate() {
             // Writing to a String cannot fail.
             let _ = write!(
                 text,
-                "  - name: bench/mode-{number}-http{}\n    frontends: [\"{}\"]\n    backends: [\"{}\"]\n    policy: {{ {} }}\n",
-                if is_http2 { 2 } else { 1 },
-                frontend(number, is_http2),
-                backend(number, is_http2),
+                "  - name: bench/mode-{number}-{place}\n    frontends: [\"{}\"]\n    backends: [\"{}\"]\n    policy: {{ {} }}\n",
+                frontend(number, speech),
+                backend(number, speech),
                 mode.policy,
             );
         }
@@ -381,8 +429,8 @@ mod tests {
         assert!(MODES[0].arguments.is_none());
         for (number, mode) in MODES.iter().enumerate().skip(1) {
             assert!(mode.arguments.is_some(), "{}", mode.name);
-            for is_http2 in [false, true] {
-                assert!(text.contains(&format!("frontends: [\"{}\"]", frontend(number, is_http2))));
+            for speech in SPEECHES {
+                assert!(text.contains(&format!("frontends: [\"{}\"]", frontend(number, speech))));
             }
             assert_eq!(MODES.iter().filter(|other| other.name == mode.name).count(), 1);
         }
