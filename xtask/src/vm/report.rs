@@ -1,6 +1,6 @@
 //! What the guests said, as a table or as JSON, and what of it is a problem.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Write;
 
 use serde_json::{Value, json};
@@ -24,8 +24,8 @@ pub(crate) struct Outcome {
     checks: Vec<(String, Option<String>)>,
     passed: usize,
     failed: Vec<String>,
-    /// Tests without the feature they are about, with what they said.
-    absent: Vec<String>,
+    /// What tests had to do without, with what they expected instead; each said once.
+    absent: BTreeSet<String>,
     /// The guest came to its end.
     complete: bool,
 }
@@ -91,7 +91,7 @@ impl Outcome {
 
     fn read_test(&mut self, line: &str) {
         if let Some((_, reason)) = line.split_once(ABSENT) {
-            self.absent.push(reason.to_owned());
+            self.absent.insert(reason.to_owned());
         }
         // A test's own output may stand before its result on the same line.
         if line.starts_with("test ") && line.ends_with(" ... ok") {
@@ -150,7 +150,7 @@ pub(crate) fn table(outcomes: &[Outcome]) -> String {
     }));
     rows.push(row("tests passed", &|outcome| outcome.passed.to_string()));
     rows.push(row("tests failed", &|outcome| outcome.failed.len().to_string()));
-    rows.push(row("parts absent", &|outcome| outcome.absent.len().to_string()));
+    rows.push(row("tests do without", &|outcome| outcome.absent.len().to_string()));
     let mut programs: Vec<&String> =
         outcomes.iter().flat_map(|outcome| outcome.instructions.keys()).collect();
     programs.sort();
@@ -166,7 +166,7 @@ pub(crate) fn table(outcomes: &[Outcome]) -> String {
             let _ = writeln!(text, "{}: without {name}, {without}", outcome.series);
         }
         for reason in &outcome.absent {
-            let _ = writeln!(text, "{}: a test did without {reason}", outcome.series);
+            let _ = writeln!(text, "{}: tests did without {reason}", outcome.series);
         }
     }
     text
