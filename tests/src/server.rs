@@ -98,10 +98,12 @@ impl Server {
                 let (Ok(kept), false) = (stream.try_clone(), state.stop.load(Ordering::Relaxed)) else {
                     return;
                 };
+                // Decided before it counts as open: who saw it open may say that new ones are to be reset.
+                let is_reset = state.resets_new.load(Ordering::Relaxed);
                 state.connections().insert(id, kept);
                 let (state, label, serve) = (Arc::clone(&state), label.clone(), Arc::clone(&serve));
                 std::thread::spawn(move || {
-                    if state.resets_new.load(Ordering::Relaxed) {
+                    if is_reset {
                         reset(&stream);
                         state.connections().remove(&id);
                         return;
