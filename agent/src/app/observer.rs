@@ -288,9 +288,8 @@ impl Observer {
         let is_recording = self.is_followed() && self.governing.allows_events();
         lock(&self.memory).recording(Timestamp::now(), is_recording);
         let until_ns = now_ns + u64::try_from(FOLLOW.as_nanos()).unwrap_or(u64::MAX);
-        if is_recording {
-            counters.follow_until(until_ns);
-        }
+        // Said each time: an agent before this one may have wanted them for some seconds more.
+        counters.follow_until(if is_recording { until_ns } else { 0 });
         let (below, heads_below) = self.telling.wanted();
         let is_telling = below > 0 && self.governing.allows_events();
         counters.tell(if is_telling { until_ns } else { 0 }, below, heads_below);

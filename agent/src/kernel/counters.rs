@@ -331,7 +331,7 @@ impl Counters {
         }
     }
 
-    /// Asks for every connection's opening and closing until this moment of the monotonic clock.
+    /// Asks for every connection's opening and closing until this moment of the monotonic clock, 0 for none.
     pub fn follow_until(&self, until_ns: u64) {
         self.settings.word(0, 0).store(until_ns, Ordering::Relaxed);
     }
