@@ -160,8 +160,7 @@ pub(crate) fn run(arguments: &Arguments) -> anyhow::Result<()> {
     }
     let receiver = Receiver::start(&node)?;
     node::write_config(&node, &config())?;
-    let libssl = library_of(&node, "libssl.so")?;
-    let bench = Bench { node: &node, arguments, bodies: vec![format!("{NAME}\n")], libssl };
+    let bench = Bench { node: &node, arguments, bodies: vec![format!("{NAME}\n")] };
     let tasks = bench.tasks()?;
     let series = bench.rounds(&tasks)?;
     let has_spans = bench.modes().into_iter().any(|number| MODES[number].name == SPANS);
@@ -178,7 +177,6 @@ struct Bench<'n> {
     node: &'n Node,
     arguments: &'n Arguments,
     bodies: Vec<String>,
-    libssl: String,
 }
 
 /// The file of a library that the servers use.
@@ -186,8 +184,8 @@ fn library_of(node: &Node, name: &str) -> anyhow::Result<String> {
     for id in node.processes(Place::Beside) {
         // One that is gone maps nothing.
         let maps = fs::read_to_string(format!("/proc/{id}/maps")).unwrap_or_default();
-        let paths = maps.lines().filter_map(|line| line.split_ascii_whitespace().nth(5));
-        if let Some(path) = paths.into_iter().find(|path| path.contains(name)) {
+        let mut paths = maps.lines().filter_map(|line| line.split_ascii_whitespace().nth(5));
+        if let Some(path) = paths.find(|path| path.contains(name)) {
             return Ok(path.to_owned());
         }
     }
@@ -261,8 +259,10 @@ impl Bench<'_> {
     }
 
     fn agent(&self, more: &[&str]) -> anyhow::Result<Agent<'_>> {
-        let more: Vec<&str> =
-            more.iter().map(|&word| if word == LIBSSL { &self.libssl } else { word }).collect();
+        let named =
+            |&word: &&str| if word == LIBSSL { library_of(self.node, "libssl.so") } else { Ok(word.into()) };
+        let more: Vec<String> = more.iter().map(named).collect::<anyhow::Result<_>>()?;
+        let more: Vec<&str> = more.iter().map(String::as_str).collect();
         Agent::start_with(self.node, &build::binary(true), &more, || Ok(()))
     }
 
