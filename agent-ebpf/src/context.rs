@@ -44,12 +44,39 @@ static MANAGED_CGROUP: u64 = 0;
 
 /// What one side says, wherever it is read from.
 pub(crate) trait Text {
+    /// Loads so many bytes from `at` on; whether that could be done.
+    ///
+    /// # Safety
+    /// `to` must be valid for writing so many.
+    unsafe fn load(&self, at: u32, to: *mut c_void, count: u32) -> bool;
+
     /// Copies up to [`HEAD_BYTES`] bytes from `at` on behind the `filled` first ones of a head; gives how many. None where
     /// `bytes` is 0.
-    fn append(&self, at: u32, bytes: u32, head: &mut [u8; 2 * HEAD_BYTES], filled: u8) -> usize;
+    #[inline(always)]
+    fn append(&self, at: u32, bytes: u32, head: &mut [u8; 2 * HEAD_BYTES], filled: u8) -> usize {
+        const MASK: usize = HEAD_BYTES - 1;
+        let filled = filled as usize & MASK;
+        // As the verifier must see them: at least 1 and at most HEAD_BYTES.
+        let wanted = if bytes as usize >= HEAD_BYTES { HEAD_BYTES } else { bytes as usize };
+        let count = crate::maps::unproven(wanted.wrapping_sub(1)) & MASK;
+        // SAFETY: `filled` + `count` + 1 is less than the size of a head.
+        let is_loaded = unsafe {
+            let to = head.as_mut_ptr().add(filled).cast::<c_void>();
+            self.load(at, to, count as u32 + 1)
+        };
+        if is_loaded { count + 1 } else { 0 }
+    }
 
     /// Copies the bytes from `at` on into a room, as many as there are and fit; gives how many.
-    fn copy(&self, at: u32, bytes: u32, room: &mut [u8; SCAN_BYTES]) -> usize;
+    #[inline(always)]
+    fn copy(&self, at: u32, bytes: u32, room: &mut [u8; SCAN_BYTES]) -> usize {
+        const MASK: usize = SCAN_BYTES - 1;
+        let wanted = if bytes as usize >= SCAN_BYTES { SCAN_BYTES } else { bytes as usize };
+        let count = crate::maps::unproven(wanted.wrapping_sub(1)) & MASK;
+        // SAFETY: `count` + 1 is at most the size of the room.
+        let is_loaded = unsafe { self.load(at, room.as_mut_ptr().cast(), count as u32 + 1) };
+        if is_loaded { count + 1 } else { 0 }
+    }
 }
 
 /// Which of the two forms of an address a context has.

@@ -5,7 +5,6 @@ use core::ptr;
 
 use agent_ebpf::abi::conversation::{self, CARRY_BYTES, Room, WINDOW_BYTES};
 use agent_ebpf::abi::lookup::{DNS_PORT, ROOM_BYTES};
-use agent_ebpf::abi::request::{HEAD_BYTES, SCAN_BYTES};
 use agent_ebpf::abi::request_event::TOLD_BYTES;
 use agent_ebpf::abi::{Address, Endpoint};
 use aya_ebpf::bindings::__sk_buff;
@@ -325,28 +324,8 @@ impl Packet {
 
 impl Text for Packet {
     #[inline(always)]
-    fn append(&self, at: u32, bytes: u32, head: &mut [u8; 2 * HEAD_BYTES], filled: u8) -> usize {
-        const MASK: usize = HEAD_BYTES - 1;
-        let filled = filled as usize & MASK;
-        // As the verifier must see them: at least 1 and at most HEAD_BYTES.
-        let wanted = if bytes as usize >= HEAD_BYTES { HEAD_BYTES } else { bytes as usize };
-        let count = crate::maps::unproven(wanted.wrapping_sub(1)) & MASK;
-        // SAFETY: `filled` + `count` + 1 is less than the size of a head.
-        let copied = unsafe {
-            let to = head.as_mut_ptr().add(filled).cast::<c_void>();
-            bpf_skb_load_bytes(self.raw.cast(), at, to, count as u32 + 1)
-        };
-        if copied == 0 { count + 1 } else { 0 }
-    }
-
-    #[inline(always)]
-    fn copy(&self, at: u32, bytes: u32, room: &mut [u8; SCAN_BYTES]) -> usize {
-        const MASK: usize = SCAN_BYTES - 1;
-        let wanted = if bytes as usize >= SCAN_BYTES { SCAN_BYTES } else { bytes as usize };
-        let count = crate::maps::unproven(wanted.wrapping_sub(1)) & MASK;
-        // SAFETY: `count` + 1 is at most the size of the room.
-        let copied =
-            unsafe { bpf_skb_load_bytes(self.raw.cast(), at, room.as_mut_ptr().cast(), count as u32 + 1) };
-        if copied == 0 { count + 1 } else { 0 }
+    unsafe fn load(&self, at: u32, to: *mut c_void, count: u32) -> bool {
+        // SAFETY: the caller's word; the helper checks that the packet has as much.
+        unsafe { bpf_skb_load_bytes(self.raw.cast(), at, to, count) == 0 }
     }
 }

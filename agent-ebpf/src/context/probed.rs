@@ -3,7 +3,6 @@
 
 use core::ffi::c_void;
 
-use agent_ebpf::abi::request::{HEAD_BYTES, SCAN_BYTES};
 use aya_ebpf::EbpfContext;
 use aya_ebpf::helpers::generated::{bpf_get_current_pid_tgid, bpf_get_socket_cookie, bpf_probe_read_user};
 use aya_ebpf::programs::{BtfTracePointContext, ProbeContext, RetProbeContext};
@@ -22,43 +21,14 @@ impl UserText {
     pub(crate) fn new(at: u64) -> Self {
         Self { at }
     }
-
-    /// Reads so many bytes from `offset` on; whether that could be done.
-    ///
-    /// # Safety
-    /// `to` must be valid for writing so many.
-    #[inline(always)]
-    unsafe fn read(&self, offset: u32, to: *mut c_void, count: u32) -> bool {
-        let from = (self.at + u64::from(offset)) as *const c_void;
-        // SAFETY: the caller's word; the helper checks the address it reads from.
-        unsafe { bpf_probe_read_user(to, count, from) == 0 }
-    }
 }
 
 impl Text for UserText {
     #[inline(always)]
-    fn append(&self, at: u32, bytes: u32, head: &mut [u8; 2 * HEAD_BYTES], filled: u8) -> usize {
-        const MASK: usize = HEAD_BYTES - 1;
-        let filled = filled as usize & MASK;
-        // As the verifier must see them: at least 1 and at most HEAD_BYTES.
-        let wanted = if bytes as usize >= HEAD_BYTES { HEAD_BYTES } else { bytes as usize };
-        let count = crate::maps::unproven(wanted.wrapping_sub(1)) & MASK;
-        // SAFETY: `filled` + `count` + 1 is less than the size of a head.
-        let copied = unsafe {
-            let to = head.as_mut_ptr().add(filled).cast::<c_void>();
-            self.read(at, to, count as u32 + 1)
-        };
-        if copied { count + 1 } else { 0 }
-    }
-
-    #[inline(always)]
-    fn copy(&self, at: u32, bytes: u32, room: &mut [u8; SCAN_BYTES]) -> usize {
-        const MASK: usize = SCAN_BYTES - 1;
-        let wanted = if bytes as usize >= SCAN_BYTES { SCAN_BYTES } else { bytes as usize };
-        let count = crate::maps::unproven(wanted.wrapping_sub(1)) & MASK;
-        // SAFETY: `count` + 1 is at most the size of the room.
-        let copied = unsafe { self.read(at, room.as_mut_ptr().cast(), count as u32 + 1) };
-        if copied { count + 1 } else { 0 }
+    unsafe fn load(&self, at: u32, to: *mut c_void, count: u32) -> bool {
+        let from = (self.at + u64::from(at)) as *const c_void;
+        // SAFETY: the caller's word; the helper checks the address it reads from.
+        unsafe { bpf_probe_read_user(to, count, from) == 0 }
     }
 }
 

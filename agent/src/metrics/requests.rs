@@ -143,6 +143,7 @@ pub(super) const METRICS: &[&Metric] = &[
     &LOOKUPS_SERVED,
     &UNPARSED,
 ];
+
 /// Whose requests they are, as labels.
 fn labels(view: &RequestView) -> Vec<Label<'_>> {
     if view.overflow {
