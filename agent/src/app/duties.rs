@@ -9,9 +9,9 @@ use crate::kernel::{Arrivals, EventReader};
 const EVENT_BATCH: usize = 512;
 /// Cgroups are learned every so many ticks, and edges folded while anything happens on them.
 const FOLD_EVERY: u64 = 5;
-/// Edges are folded after so many ticks when nothing happened between the last two times: thousands that are at rest would
-/// cost most of what an idle agent does. Whoever asks gets fresh counts anyway.
-const FOLD_QUIET: u64 = 20;
+/// The longest between two foldings. Each time nothing happened since the one before, the next comes after twice as long: thousands
+/// of edges at rest would cost most of what an idle agent does. Whoever asks gets fresh counts anyway.
+const FOLD_QUIET: u64 = 60;
 /// Counts of open connections are compared with the sockets there are every so many ticks.
 const HEAL_EVERY: u64 = 10;
 
@@ -20,6 +20,8 @@ const HEAL_EVERY: u64 = 10;
 struct FoldPace {
     /// The next time, in ticks.
     due_at: u64,
+    /// How long after the last that is.
+    pause: u64,
     /// The sum of what was counted the last time.
     counted: u64,
 }
@@ -32,7 +34,8 @@ impl FoldPace {
     /// They were, and so much is counted.
     fn folded(&mut self, ticks: u64, counted: u64) {
         let is_quiet = std::mem::replace(&mut self.counted, counted) == counted;
-        self.due_at = ticks + if is_quiet { FOLD_QUIET } else { FOLD_EVERY };
+        self.pause = if is_quiet { (2 * self.pause).clamp(FOLD_EVERY, FOLD_QUIET) } else { FOLD_EVERY };
+        self.due_at = ticks + self.pause;
     }
 }
 
@@ -157,7 +160,7 @@ pub(super) async fn greet_pods(observer: Arc<Observer>) {
 mod tests {
     use super::*;
 
-    /// The ticks of a minute at which edges are folded, where so much is counted at each.
+    /// The ticks at which edges are folded in four minutes, where so much is counted at each.
     fn folds(counted: impl Fn(u64) -> u64) -> Vec<u64> {
         let mut pace = FoldPace::default();
         let is_due = |ticks: &u64| {
@@ -167,17 +170,22 @@ mod tests {
             }
             is_due
         };
-        (0..60).filter(is_due).collect()
+        (0..240).filter(is_due).collect()
     }
 
     #[test]
     fn edges_on_which_something_happens_are_folded_every_five_seconds() {
-        assert_eq!(folds(|ticks| ticks + 1), [0, 5, 10, 15, 20, 25, 30, 35, 40, 45, 50, 55]);
+        assert_eq!(folds(|ticks| ticks + 1), (0..240).step_by(5).collect::<Vec<_>>());
     }
 
     #[test]
-    fn edges_at_rest_are_folded_every_twenty_seconds_and_the_next_time_something_happened_sooner_again() {
-        assert_eq!(folds(|_| 0), [0, 20, 40]);
-        assert_eq!(folds(|ticks| if ticks < 30 { 7 } else { ticks }), [0, 5, 25, 45, 50, 55]);
+    fn edges_at_rest_are_folded_ever_more_rarely_up_to_a_minute() {
+        assert_eq!(folds(|_| 0), [0, 5, 15, 35, 75, 135, 195]);
+    }
+
+    #[test]
+    fn the_folding_that_sees_something_is_followed_soon_by_the_next() {
+        let folds = folds(|ticks| if ticks < 100 { 7 } else { ticks });
+        assert_eq!(folds[..9], [0, 5, 15, 35, 75, 135, 140, 145, 150]);
     }
 }

@@ -204,8 +204,9 @@ impl Bench<'_> {
 
     /// What an agent with nothing to do uses of one CPU, once it has given back what loading took.
     fn idle_percent(&self, agent: &Agent<'_>) -> anyhow::Result<f64> {
-        eprintln!("measuring: the idle agent");
-        let (settled, idle) = if self.arguments.quick { (0, 2) } else { (12, 20) };
+        // A minute has each of what the agent does by the clock in it; edges at rest are folded so rarely after 75 s.
+        let (settled, idle) = if self.arguments.quick { (0, 2) } else { (80, 60) };
+        eprintln!("measuring: the idle agent, for {} s", settled + idle);
         thread::sleep(Duration::from_secs(settled));
         let (before_ns, begin) = (cpu_ns(agent.id())?, Instant::now());
         thread::sleep(Duration::from_secs(idle));
