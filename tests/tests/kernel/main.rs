@@ -50,5 +50,6 @@ mod soak;
 mod sock_ops;
 mod sock_release;
 mod tls;
+mod tls_policies;
 mod top;
 mod traces;
