@@ -3,6 +3,7 @@
 
 use std::fs;
 use std::path::PathBuf;
+use std::process::Command;
 
 use crate::program::Program;
 use crate::world::{CHECKOUT, World};
@@ -11,12 +12,14 @@ use crate::world::{CHECKOUT, World};
 pub const PAGES: &str = "location / { return 200 \"fine\\n\"; } location /missing { return 404; } \
                          location /broken { return 503; } location /created { return 201; }";
 
-/// An nginx that is not started yet, of one worker. What it writes and reads is in a directory of the world's.
+/// An nginx that is not started yet, of one worker unless it is told otherwise. What it writes and reads is in a directory of the
+/// world's.
 #[derive(Debug)]
 pub struct Nginx<'w> {
     world: &'w World,
     root: PathBuf,
-    unit: String,
+    unit: Option<String>,
+    processes: &'static str,
     directives: String,
     servers: String,
     awaited: Option<String>,
@@ -32,13 +35,28 @@ impl<'w> Nginx<'w> {
         let root = world.directory().join("nginx");
         fs::create_dir_all(root.join("files")).expect("a directory");
         let (directives, servers) = (String::new(), String::new());
-        Self { world, root, unit: CHECKOUT.to_owned(), directives, servers, awaited: None, speaks_tls: false }
+        let (unit, processes) = (Some(CHECKOUT.to_owned()), "worker_processes 1;");
+        Self { world, root, unit, processes, directives, servers, awaited: None, speaks_tls: false }
     }
 
     /// In this unit below the managed cgroup.
     #[must_use]
     pub fn in_unit(mut self, unit: &str) -> Self {
-        unit.clone_into(&mut self.unit);
+        self.unit = Some(unit.to_owned());
+        self
+    }
+
+    /// Where the programs do not see it.
+    #[must_use]
+    pub fn outside(mut self) -> Self {
+        self.unit = None;
+        self
+    }
+
+    /// Without a worker: the process that is started serves, and takes the signals.
+    #[must_use]
+    pub fn of_one_process(mut self) -> Self {
+        self.processes = "master_process off;";
         self
     }
 
@@ -62,8 +80,14 @@ impl<'w> Nginx<'w> {
 
     /// Adds a server that listens there, each an address with what else nginx's `listen` takes, and does this.
     #[must_use]
-    pub fn serve(self, listens: &[&str], block: &str) -> Self {
-        self.add(listens, block)
+    pub fn serve(mut self, listens: &[&str], block: &str) -> Self {
+        let address = listens.first().and_then(|listen| listen.split(' ').next());
+        if self.awaited.is_none() {
+            self.awaited = address.map(str::to_owned);
+        }
+        let listens: String = listens.iter().map(|listen| format!("listen {listen}; ")).collect();
+        self.servers.push_str(&format!("server {{ {listens}{block} }}\n"));
+        self
     }
 
     /// The same with TLS, by a certificate that nobody else signed.
@@ -72,17 +96,7 @@ impl<'w> Nginx<'w> {
         self.speaks_tls = true;
         let (key, certificate) = (self.path("key"), self.path("certificate"));
         let block = format!("ssl_certificate {certificate}; ssl_certificate_key {key}; {block}");
-        self.add(&[&format!("{listen} ssl")], &block)
-    }
-
-    fn add(mut self, listens: &[&str], block: &str) -> Self {
-        let address = listens.first().and_then(|listen| listen.split(' ').next());
-        if self.awaited.is_none() {
-            self.awaited = address.map(str::to_owned);
-        }
-        let listens: String = listens.iter().map(|listen| format!("listen {listen}; ")).collect();
-        self.servers.push_str(&format!("server {{ {listens}{block} }}\n"));
-        self
+        self.serve(&[&format!("{listen} ssl")], &block)
     }
 
     /// Starts it, and waits until it listens.
@@ -95,21 +109,29 @@ impl<'w> Nginx<'w> {
         }
         fs::write(self.path("nginx.conf"), self.config()).expect("a configuration");
         // Until it has read where to complain, it would do so in a file of the machine's.
-        let arguments = ["-e".to_owned(), "stderr".to_owned(), "-c".to_owned(), self.path("nginx.conf")];
-        let nginx = self.world.start_in(&self.unit, "nginx", &arguments);
+        let file = self.path("nginx.conf");
+        let arguments = ["-e", "stderr", "-c", &file];
+        let nginx = match &self.unit {
+            Some(unit) => self.world.start_in(unit, "nginx", &arguments),
+            None => {
+                let mut command = Command::new("nginx");
+                command.args(arguments);
+                self.world.start_outside(command)
+            }
+        };
         self.world.await_listener(&self.awaited.expect("it serves something"), &nginx);
         nginx
     }
 
     fn config(&self) -> String {
-        let Self { directives, servers, .. } = self;
+        let Self { processes, directives, servers, .. } = self;
         let temporary: String = ["client_body", "proxy", "fastcgi", "uwsgi", "scgi"]
             .iter()
             .map(|kind| format!("{kind}_temp_path {}; ", self.path(kind)))
             .collect();
         // As root, since nobody else reads the directory of a test.
         format!(
-            "user root; worker_processes 1; daemon off; pid {}; error_log stderr;
+            "user root; {processes} daemon off; pid {}; error_log stderr;
 events {{ worker_connections 512; }}
 http {{
 access_log off; keepalive_requests 10000000; client_max_body_size 8m; root {};
