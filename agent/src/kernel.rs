@@ -51,6 +51,7 @@ pub use seccomp::confine_agent;
 pub use sock_diag::{Fate, ResetSockets, SockDiag, describe as describe_socket};
 pub use stopwatch::{Stopwatch, StopwatchError};
 pub use tables::KernelTables;
+pub use tls::LibraryState;
 
 /// What can go wrong between the agent and the kernel.
 #[derive(Debug, thiserror::Error)]

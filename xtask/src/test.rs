@@ -29,7 +29,7 @@ enum Tier {
     Scenario,
     /// Root: real programs in a scratch cgroup and a network namespace.
     Kernel,
-    /// The oldest and the newest kernel of the matrix, emulated: every program loads, an agent works.
+    /// The kernels of the matrix, emulated: every program loads, an agent works.
     Vm,
     /// clippy, rustfmt, tidy, and the manifests against the chart.
     Lint,

@@ -10,11 +10,13 @@ mod report;
 mod selection;
 
 use std::fs::File;
+use std::num::NonZero;
 use std::path::{Path, PathBuf};
 use std::process::{ExitStatus, Stdio};
+use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
-use anyhow::{Context, bail};
+use anyhow::{Context, anyhow, bail};
 use clap::ValueEnum;
 
 pub(crate) use guest::{Arguments as GuestArguments, run as run_guest};
@@ -129,17 +131,22 @@ impl Plan {
         }
     }
 
-    /// The oldest kernel and the newest, without tests, with the agent that the other tiers have built already.
+    /// Every kernel, without tests, with the agent that the other tiers have built already.
     fn short() -> Self {
-        let kernels = vec![Series::EACH[0], Series::EACH[Series::EACH.len() - 1]];
-        Self { kernels, tests: None, optimised: false, patience: None, limit: SHORT_LIMIT }
+        Self {
+            kernels: Series::EACH.to_vec(),
+            tests: None,
+            optimised: false,
+            patience: None,
+            limit: SHORT_LIMIT,
+        }
     }
 }
 
 /// How long a guest of the short form may take: a minute is usual where the processor is emulated.
 const SHORT_LIMIT: Duration = Duration::from_secs(6 * 60);
 
-/// The part of the matrix that is a tier of its own: whether the oldest and the newest kernel take every program within its
+/// The part of the matrix that is a tier of its own: whether each kernel takes every program within its
 /// budget, and what an agent on the root cgroup does there. How many checks passed, and what is wrong.
 pub(crate) fn short() -> anyhow::Result<(usize, Vec<String>)> {
     let outcomes = matrix(&Plan::short())?;
@@ -187,35 +194,64 @@ fn matrix(plan: &Plan) -> anyhow::Result<Vec<Outcome>> {
     std::fs::create_dir_all(&scratch).with_context(|| format!("cannot make {}", scratch.display()))?;
     let _turn = take_turn(&scratch)?;
     let programs = build_programs(plan.tests.as_deref(), plan.optimised)?;
-    let mut accelerator = None;
-    let mut outcomes = Vec::new();
+    let mut guests = Vec::new();
     for &series in &plan.kernels {
         let kernel = kernels::kernel(series)?;
         let root = scratch.join(format!("{}.cpio", series.name()));
         write_image(&programs, plan.tests.as_deref().unwrap_or_default(), &kernel.modules, &scratch, &root)?;
-        let accelerator = match accelerator {
-            Some(known) => known,
-            None => *accelerator.insert(Accelerator::find(kernels::emulator()?, &kernel.image, &root)),
-        };
+        guests.push(Guest { series, kernel: kernel.image, root });
+    }
+    let Some(first) = guests.first() else { return Ok(Vec::new()) };
+    let accelerator = Accelerator::find(kernels::emulator()?, &first.kernel, &first.root);
+    // What emulates keeps one processor of this machine busy, whatever the guest has; one that is not emulated has them all.
+    let at_once = match accelerator {
+        Accelerator::Kvm => 1,
+        Accelerator::Tcg => std::thread::available_parallelism().map_or(1, NonZero::get),
+    };
+    let queue = Mutex::new(guests.iter());
+    let next = || queue.lock().unwrap_or_else(PoisonError::into_inner).next();
+    let work = || {
+        let mut outcomes = Vec::new();
+        while let Some(guest) = next() {
+            outcomes.push((guest.series, guest.run(plan, accelerator)?));
+        }
+        anyhow::Ok(outcomes)
+    };
+    let ended = std::thread::scope(|scope| {
+        let workers: Vec<_> = (0..at_once.min(guests.len())).map(|_| scope.spawn(work)).collect();
+        let ended = workers
+            .into_iter()
+            .map(|worker| worker.join().map_err(|_| anyhow!("a guest's thread panicked"))?);
+        ended.collect::<anyhow::Result<Vec<_>>>()
+    })?;
+    let mut outcomes: Vec<_> = ended.into_iter().flatten().collect();
+    outcomes.sort_by_key(|(series, _)| plan.kernels.iter().position(|known| known == series));
+    Ok(outcomes.into_iter().map(|(_, outcome)| outcome).collect())
+}
+
+/// A machine to boot.
+struct Guest {
+    series: Series,
+    kernel: PathBuf,
+    root: PathBuf,
+}
+
+impl Guest {
+    fn run(&self, plan: &Plan, accelerator: Accelerator) -> anyhow::Result<Outcome> {
+        let name = self.series.name();
         let patience = plan.patience.unwrap_or(if accelerator == Accelerator::Kvm { 1 } else { 8 });
         let mut words = vec![format!("--patience={patience}")];
         if plan.tests.is_none() {
             words.push("--no-tests".into());
         }
-        eprintln!("vm: Linux {} (its console: {})", series.name(), root.with_extension("log").display());
+        eprintln!("vm: Linux {name} (its console: {})", self.root.with_extension("log").display());
         let begun = Instant::now();
         let said =
-            machine::boot(kernels::emulator()?, accelerator, &kernel.image, &root, &words, plan.limit)?;
-        let outcome = Outcome::read(series.name(), &said);
-        eprintln!(
-            "vm: Linux {}: {}, after {} s",
-            series.name(),
-            outcome.in_short(),
-            begun.elapsed().as_secs()
-        );
-        outcomes.push(outcome);
+            machine::boot(kernels::emulator()?, accelerator, &self.kernel, &self.root, &words, plan.limit)?;
+        let outcome = Outcome::read(name, &said);
+        eprintln!("vm: Linux {name}: {}, after {} s", outcome.in_short(), begun.elapsed().as_secs());
+        Ok(outcome)
     }
-    Ok(outcomes)
 }
 
 /// Runs one after the other: two at once would take each other's root file systems and reports. The turn ends with the file.

@@ -3,18 +3,19 @@
 //! Two programs share a socket's exchange and may run in the same instant on two CPUs. They speak in turn because the
 //! two sides do; where those do not, a count may be off by what they said at once.
 
-pub(in crate::programs) mod words;
+pub(in crate::programs) mod turns;
+mod words;
 
-use agent_ebpf::abi::request::{JOINED_LATE, MAX_DOUBTS, READ_RECEIVED, READ_SENT, UNDERSTOOD};
+use agent_ebpf::abi::request::{JOINED_LATE, READ_RECEIVED, READ_SENT, UNDERSTOOD};
 use agent_ebpf::abi::{
     AppProtocol, Direction, Exchange, Method, Outcome, Phase, RequestKey, Stage, Unparsed,
 };
 use agent_ebpf::decide::histogram;
 use agent_ebpf::decide::l7::conversation;
 use agent_ebpf::decide::l7::position::{self, Fresh};
-use agent_ebpf::decide::l7::{Heard, Told};
 
-use words::{NO_GREETING, REQUEST, fill, greets, head_end, hear, is_followed_by_another, more};
+use turns::{Listener, Said};
+use words::{NO_GREETING, greets};
 
 use super::{answers, conversations, http2, lookups, tell, tls};
 use crate::context::{Moment, Packet, RawPacket, Segment, Socket};
@@ -28,9 +29,6 @@ pub(crate) enum Way {
     /// From it.
     Sent,
 }
-
-/// Interim answers (1xx) that are passed over in one segment.
-pub(super) const MAX_INTERIMS: u32 = 2;
 
 /// Reads a packet.
 #[inline(always)]
@@ -65,13 +63,17 @@ pub(crate) fn read(packet: &Packet, way: Way) -> Outcome {
     let sequence = segment.sequence.wrapping_add(fresh.skip);
     let mut begins = 0;
     if !is_walked(exchange) {
-        let Some(number) = maps::take_scratch() else { return give_up(exchange, Unparsed::NoMemory) };
+        let Some(scratch) = maps::take_scratch() else { return give_up(exchange, Unparsed::NoMemory) };
+        let said = Said { text: packet, at, bytes: fresh.length, scratch };
+        let mut listener = OnPackets { packet, socket, way, sequence };
         let outcome = if asks {
-            asked(packet, socket, exchange, number, (at, fresh.length, sequence), way)
+            turns::asked(&mut listener, exchange, said)
+        } else if is_interrupted(exchange) {
+            listener.interrupted(exchange, said)
         } else {
-            answered(packet, socket, exchange, number, (at, fresh.length), way)
+            turns::answered(&mut listener, exchange, said)
         };
-        maps::leave_scratch(number);
+        maps::leave_scratch(scratch);
         if !is_walked(exchange) || exchange.stage == Stage::Ended as u8 {
             return outcome;
         }
@@ -222,154 +224,95 @@ fn skips(exchange: &Exchange, segment: &Segment, way: Way) -> bool {
     position.next != segment.sequence.wrapping_add(segment.payload_bytes)
 }
 
-/// The client said something: so many bytes, of which the first is in the packet at `at` and in its stream at `sequence`.
+/// Whether the server speaks before the first words of its client are whole: what is kept is the client's.
 #[inline(always)]
-fn asked(
-    packet: &Packet,
-    socket: Socket,
-    exchange: &mut Exchange,
-    number: u32,
-    (at, bytes, sequence): (u32, u32, u32),
-    way: Way,
-) -> Outcome {
-    let begins = exchange.head_length == 0;
-    let length = fill(packet, exchange, number, at, bytes);
-    let Told { protocol, heard } = hear(REQUEST, exchange, number, length);
-    if protocol == AppProtocol::Http2 && matches!(heard, Heard::Request(_)) {
-        return http2::begin(socket, exchange);
-    }
-    if begins && matches!(heard, Heard::Request(_) | Heard::More) {
-        exchange.asked_at_ns = moment(packet, way).ns;
-        exchange.asked_sequence = sequence;
-    }
-    match heard {
-        Heard::More => more(exchange, number, length),
-        Heard::Request(_) if conversation::is_walked(protocol) => {
-            exchange.protocol = protocol as u8;
-            Outcome::Asked
-        }
-        Heard::Request(operation) => {
-            exchange.head_length = 0;
-            exchange.protocol = protocol as u8;
-            exchange.operation = operation;
-            exchange.stage = Stage::Asked as u8;
-            if begins && bytes != u32::from(exchange.single_bytes) {
-                if is_followed_by_another(packet, number, at, bytes, operation) {
-                    return lose(packet, socket, exchange, Unparsed::Pipelined);
-                }
-                exchange.single_bytes = if bytes > u32::from(u16::MAX) { 0 } else { bytes as u16 };
-            }
-            if !answers::asked(socket, exchange) {
-                exchange.stage = Stage::Ended as u8;
-            }
-            if begins {
-                tell::asked(packet, exchange, at, bytes);
-            }
-            Outcome::Asked
-        }
-        Heard::Lost(_) if tls::seal(exchange, number, length) => Outcome::Ignored,
-        Heard::Lost(reason) => lose(packet, socket, exchange, reason),
-        _ => {
-            exchange.head_length = 0;
-            if exchange.marks & UNDERSTOOD == 0 && exchange.stage == Stage::Idle as u8 {
-                exchange.doubts += 1;
-                if http2::segue_join_http2(packet.to_raw(), at, bytes) != 0 {
-                    exchange.protocol = AppProtocol::Http2 as u8;
-                } else if exchange.doubts > MAX_DOUBTS {
-                    return lose(packet, socket, exchange, Unparsed::OtherProtocol);
-                }
-            }
-            Outcome::Ignored
-        }
-    }
-}
-
-/// The server said something. An interim answer (1xx) may have the one that counts behind it.
-#[inline(always)]
-fn answered(
-    packet: &Packet,
-    socket: Socket,
-    exchange: &mut Exchange,
-    number: u32,
-    (at, bytes): (u32, u32),
-    way: Way,
-) -> Outcome {
+fn is_interrupted(exchange: &Exchange) -> bool {
     // The client began and did not end; what is kept of a server that greets is its own.
     let client = if exchange.direction == Direction::Outbound as u8 { READ_SENT } else { READ_RECEIVED };
-    if exchange.stage == Stage::Idle as u8 && exchange.head_length != 0 && exchange.marks & client != 0 {
-        return interrupted(packet, socket, exchange, number, (at, bytes));
-    }
-    let (mut at, mut bytes) = (at, bytes);
-    let mut turn = 0;
-    while turn <= MAX_INTERIMS {
-        let length = fill(packet, exchange, number, at, bytes);
-        let Told { protocol, heard } = hear(0, exchange, number, length);
-        if protocol == AppProtocol::Http2 {
-            return http2::begin(socket, exchange);
-        }
-        match heard {
-            _ if conversation::is_walked(protocol) => {
-                exchange.protocol = protocol as u8;
-                return Outcome::Ignored;
-            }
-            Heard::More => return more(exchange, number, length),
-            Heard::Interim => {
-                exchange.head_length = 0;
-                exchange.stage = Stage::Interim as u8;
-                let end = head_end(packet, number, at, bytes);
-                if end == 0 || end >= bytes {
-                    return Outcome::Ignored;
-                }
-                at += end;
-                bytes -= end;
-            }
-            Heard::Answer(status) => {
-                exchange.head_length = 0;
-                exchange.stage = Stage::Answered as u8;
-                return count(packet, status, moment(packet, way));
-            }
-            Heard::LastAnswer(status) => {
-                exchange.stage = Stage::Ended as u8;
-                maps::unparsed(Unparsed::Upgraded);
-                return count(packet, status, moment(packet, way));
-            }
-            Heard::Lost(reason) => return lose(packet, socket, exchange, reason),
-            _ => {
-                exchange.head_length = 0;
-                return Outcome::Ignored;
-            }
-        }
-        turn += 1;
-    }
-    Outcome::Ignored
+    exchange.stage == Stage::Idle as u8 && exchange.head_length != 0 && exchange.marks & client != 0
 }
 
-/// The server speaks before the first words of its client are whole: what is kept is the client's.
-#[inline(always)]
-fn interrupted(
-    packet: &Packet,
+/// Listens to what passes in packets.
+struct OnPackets<'p> {
+    packet: &'p Packet,
     socket: Socket,
-    exchange: &mut Exchange,
-    number: u32,
-    (at, bytes): (u32, u32),
-) -> Outcome {
-    if greets(packet, number, at, bytes) == AppProtocol::Http2 as u32 {
-        return http2::begin(socket, exchange);
-    }
-    if exchange.marks & JOINED_LATE != 0 {
-        return Outcome::Ignored;
-    }
-    lose(packet, socket, exchange, Unparsed::OtherProtocol)
+    way: Way,
+    /// Of the first byte that is listened to.
+    sequence: u32,
 }
 
-/// Learns nothing more from this connection, unless what was not understood is for something that passed unseen.
-#[inline(always)]
-fn lose(packet: &Packet, socket: Socket, exchange: &mut Exchange, reason: Unparsed) -> Outcome {
-    if has_missed(packet, socket, exchange) {
-        begin_anew(exchange);
-        return Outcome::Unparsed;
+impl OnPackets<'_> {
+    /// The server speaks out of turn.
+    #[inline(always)]
+    fn interrupted(&mut self, exchange: &mut Exchange, said: Said<'_, Packet>) -> Outcome {
+        if greets(self.packet, said.scratch, said.at, said.bytes) == AppProtocol::Http2 as u32 {
+            return http2::begin(self.socket, exchange);
+        }
+        if exchange.marks & JOINED_LATE != 0 {
+            return Outcome::Ignored;
+        }
+        self.lose(exchange, Unparsed::OtherProtocol)
     }
-    give_up(exchange, reason)
+}
+
+impl Listener for OnPackets<'_> {
+    #[inline(always)]
+    fn begin(&self, exchange: &mut Exchange) {
+        exchange.asked_at_ns = moment(self.packet, self.way).ns;
+        exchange.asked_sequence = self.sequence;
+    }
+
+    #[inline(always)]
+    fn take(&mut self, exchange: &mut Exchange, protocol: AppProtocol) -> Option<Outcome> {
+        if protocol == AppProtocol::Http2 {
+            return Some(http2::begin(self.socket, exchange));
+        }
+        if !conversation::is_walked(protocol) {
+            return None;
+        }
+        exchange.protocol = protocol as u8;
+        Some(Outcome::Ignored)
+    }
+
+    #[inline(always)]
+    fn asked<T>(&mut self, exchange: &mut Exchange, said: &Said<'_, T>, begins: bool) -> Outcome {
+        if !answers::asked(self.socket, exchange) {
+            exchange.stage = Stage::Ended as u8;
+        }
+        if begins {
+            tell::asked(self.packet, exchange, said.at, said.bytes);
+        }
+        Outcome::Asked
+    }
+
+    #[inline(always)]
+    fn is_sealed(&self, exchange: &mut Exchange, scratch: u32, length: u32) -> bool {
+        tls::seal(exchange, scratch, length)
+    }
+
+    #[inline(always)]
+    fn recognises<T>(&self, exchange: &mut Exchange, said: &Said<'_, T>) -> bool {
+        let joins = http2::segue_join_http2(self.packet.to_raw(), said.at, said.bytes) != 0;
+        if joins {
+            exchange.protocol = AppProtocol::Http2 as u8;
+        }
+        joins
+    }
+
+    #[inline(always)]
+    fn answered(&mut self, _: &mut Exchange, status: u16) {
+        segue_count_answer(self.packet.to_raw(), status.into(), moment(self.packet, self.way).ns);
+    }
+
+    /// Unless what was not understood is for something that passed unseen.
+    #[inline(always)]
+    fn lose(&mut self, exchange: &mut Exchange, reason: Unparsed) -> Outcome {
+        if has_missed(self.packet, self.socket, exchange) {
+            begin_anew(exchange);
+            return Outcome::Unparsed;
+        }
+        give_up(exchange, reason)
+    }
 }
 
 /// Learns nothing more from this connection.
@@ -380,15 +323,8 @@ pub(super) fn give_up(exchange: &mut Exchange, reason: Unparsed) -> Outcome {
     Outcome::Unparsed
 }
 
-/// Counts a request that was answered.
-#[inline(always)]
-fn count(packet: &Packet, status: u16, now: Moment) -> Outcome {
-    segue_count_answer(packet.to_raw(), status.into(), now.ns);
-    Outcome::Answered
-}
-
-/// The same of the exchange on a packet's socket. A global function: the verifier reads it once, and not behind each way on which an
-/// answer comes here.
+/// Counts a request that was answered, of the exchange on a packet's socket. A global function: the verifier reads it once, and not
+/// behind each way on which an answer comes here.
 #[unsafe(no_mangle)]
 #[inline(never)]
 extern "C" fn segue_count_answer(packet: RawPacket, status: u32, now_ns: u64) -> u32 {

@@ -2,6 +2,7 @@
 
 mod flows;
 mod kubernetes;
+mod sending;
 mod services;
 
 use std::net::SocketAddr;
@@ -231,34 +232,12 @@ impl Observe for Specimen {
             rollouts: self.rollouts(),
             rollouts_error: None,
             kubernetes: Some(kubernetes::view(ago(3_600), ago(5))),
-            otlp: Some(OtlpView {
-                endpoint: "http://collector:4318/v1/metrics".to_owned(),
-                interval_ms: 15_000,
-                ok: 480,
-                rejected: 1,
-                failed: 3,
-                rejected_points: 12,
-                last_ok: Some(ago(15)),
-                error: None,
-            }),
-            traces: Some(TracesView {
-                share: 0.01,
-                sent: 9_120,
-                rejected: 12,
-                queue_full: 3,
-                declined: 40,
-                headless: 2,
-                sending: OtlpView {
-                    endpoint: "http://collector:4318/v1/traces".to_owned(),
-                    interval_ms: 1_000,
-                    ok: 310,
-                    rejected: 1,
-                    failed: 2,
-                    rejected_points: 12,
-                    last_ok: Some(ago(2)),
-                    error: None,
-                },
-            }),
+            otlp: Some(sending::metrics()),
+            traces: Some(sending::traces()),
+            tls: vec![TlsLibraryView {
+                path: "/usr/lib/x86_64-linux-gnu/libssl.so.3".to_owned(),
+                state: "read".to_owned(),
+            }],
             held: Vec::new(),
         })
     }

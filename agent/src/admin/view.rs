@@ -13,6 +13,7 @@ mod otlp;
 mod overhead;
 mod rollout;
 pub mod service_map;
+mod tls;
 
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -35,6 +36,7 @@ pub use otlp::{OtlpView, TracesView};
 pub use overhead::{BudgetView, ConfinementView, OverheadView, ProgramCost};
 pub use rollout::{RolloutError, RolloutRequest, RolloutView, Rollouts, SampleView};
 pub use service_map::ServiceMap;
+pub use tls::TlsLibraryView;
 
 /// From which share of its entries in use a map is worth a warning.
 pub(crate) const MAP_ALMOST_FULL: f64 = 0.8;
@@ -95,6 +97,9 @@ pub struct Status {
     /// How it stands with spans of requests; null where none are sent.
     #[serde(default)]
     pub traces: Option<TracesView>,
+    /// The libraries inside whose calls is read; empty where that was not asked for, or cannot be done here.
+    #[serde(default)]
+    pub tls: Vec<TlsLibraryView>,
     /// What sources would take away, all at once, and is kept until somebody accepts.
     #[serde(default)]
     pub held: Vec<HeldView>,
@@ -224,6 +229,7 @@ impl Status {
         problems.extend(self.rollouts_error.clone());
         problems.extend(self.kubernetes.iter().flat_map(KubernetesView::problems));
         problems.extend(self.budget.iter().filter_map(BudgetView::problem));
+        problems.extend(self.tls.iter().filter_map(TlsLibraryView::problem));
         for map in self.maps.iter().filter(|map| map.usage() >= MAP_ALMOST_FULL) {
             problems.push(format!("map {} holds {} of {} entries", map.name, map.entries, map.max_entries));
         }

@@ -163,6 +163,9 @@ fn summary(status: &Status, now: Timestamp) -> String {
     if let Some(view) = &status.traces {
         line("traces", &traces(view, now));
     }
+    for library in &status.tls {
+        line("inside tls", &format!("{}; {}", library.path, library.state));
+    }
     line("clients", &clients(&status.clients));
     let canary = &status.canary;
     let when = canary.at.map(|at| format!(", {} ago", since(at, now))).unwrap_or_default();
@@ -353,6 +356,7 @@ Segue 0.1.0  pid 4711, up 2 h 3 min, map layouts of version 1
   cost       0.34 % of the processors, budget 2.00 %; everything is observed
   otlp       http://collector:4318/v1/metrics; taken 15 s ago; 480 ok, 1 rejected, 3 failed
   traces     1 % of requests; spans: 9120 sent, 12 rejected, 3 queue full, 40 declined; http://collector:4318/v1/traces; taken 2 s ago; 310 ok, 1 rejected, 2 failed
+  inside tls /usr/lib/x86_64-linux-gnu/libssl.so.3; read
   clients    44 workloads, 2 pods left alone, 1 pods named by their UID, 6 cgroups gone unnamed
   test call  reached its backend, 12 s ago
   may use    CAP_NET_ADMIN; system calls are filtered

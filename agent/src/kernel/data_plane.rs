@@ -5,6 +5,7 @@ use std::os::fd::{AsFd, OwnedFd};
 use std::path::{Path, PathBuf};
 use std::sync::{Mutex, PoisonError};
 
+use agent_ebpf::abi::Hook;
 use aya::programs::Program;
 use aya::{Ebpf, EbpfLoader};
 
@@ -22,7 +23,7 @@ use super::privileges;
 use super::probe::{self, Features};
 use super::program_log::ProgramLog;
 use super::tables::{KernelTables, Plain};
-use super::tls;
+use super::tls::{self, LibraryState, Probes};
 use super::{KernelError, MapStatus, ProgramStatus};
 
 /// The kernel object, built by the build script.
@@ -41,6 +42,8 @@ pub struct DataPlane {
     /// Reading was switched off meanwhile: that its programs are not attached says nothing.
     rested: bool,
     adopted: bool,
+    /// The probes in libraries; `None` where there are none.
+    probes: Option<Probes>,
     ebpf: Ebpf,
     /// The kernel's ids of the maps, in the order of `MAPS`; 0 where it did not say.
     map_ids: [u32; MAPS.len()],
@@ -91,8 +94,12 @@ impl DataPlane {
         }
         inheritance::leave_word(&layout)?;
         features.requests = loading::attached_programs(&mut ebpf, reads_requests)?;
+        let mut probes = None;
         if !tls.is_empty() {
-            features.tls = Some(features.requests && tls::read(&mut ebpf, tls, &features)?);
+            if features.requests {
+                probes = tls::read(&mut ebpf, tls, &features)?;
+            }
+            features.tls = Some(probes.is_some());
         }
         features.sample = features.tcp_sock.is_some() && loading::walk(&mut ebpf, SAMPLE_PROGRAM);
         let walks = features.tcp_sock.is_some() && features.socket.is_some();
@@ -109,6 +116,7 @@ impl DataPlane {
             reading: true,
             rested: false,
             adopted,
+            probes,
             ebpf,
             map_ids,
             lock: Mutex::new(lock),
@@ -316,25 +324,35 @@ impl DataPlane {
             .map_err(|error| fail(Box::new(aya::programs::ProgramError::from(error))))
     }
 
-    /// Whether each program is attached to the managed cgroup right now, as its pinned link says.
+    /// Whether each program is attached to the managed cgroup right now, as its pinned link says; and those that sit in libraries,
+    /// which only go with the agent. Walks are not among them: they run while the agent reads, in its own time.
     pub fn programs(&self) -> Vec<ProgramStatus> {
         let wanted = ATTACHMENTS.iter().filter(|attachment| self.wants(attachment));
-        wanted.map(|attachment| self.program(attachment)).collect()
+        let inside = self.probes.iter().flat_map(Probes::programs);
+        wanted
+            .map(|attachment| {
+                let link = bpf::open_pin(&self.layout.link(attachment.hook)).ok();
+                let state = link.and_then(|link| bpf::cgroup_link(link.as_fd()).ok().flatten());
+                let here = state.filter(|state| state.cgroup == self.cgroup.id());
+                let status = self.program(attachment.program, attachment.hook);
+                ProgramStatus {
+                    attached: status.id.is_some() && here.map(|state| state.program) == status.id,
+                    ..status
+                }
+            })
+            .chain(inside.map(|(program, hook)| self.program(program, hook)))
+            .collect()
     }
 
-    fn program(&self, attachment: &Attachment) -> ProgramStatus {
-        let link = bpf::open_pin(&self.layout.link(attachment.hook)).ok();
-        let state = link.and_then(|link| bpf::cgroup_link(link.as_fd()).ok().flatten());
-        let ours =
-            self.program_fd(attachment.program).ok().and_then(|program| bpf::program(program.as_fd()).ok());
+    /// What the kernel says of a program that is taken to be attached.
+    fn program(&self, program: &'static str, hook: Hook) -> ProgramStatus {
+        let ours = self.program_fd(program).ok().and_then(|program| bpf::program(program.as_fd()).ok());
         let counted = ours.as_ref().filter(|ours| ours.runs > 0);
         ProgramStatus {
-            program: attachment.program,
-            hook: attachment.hook,
+            program,
+            hook,
             id: ours.as_ref().map(|ours| ours.id),
-            attached: state.is_some_and(|state| {
-                state.cgroup == self.cgroup.id() && ours.as_ref().is_some_and(|ours| ours.id == state.program)
-            }),
+            attached: true,
             runs: counted.map(|ours| ours.runs),
             run_time_ns: counted.map(|ours| ours.run_time_ns),
             verified_instructions: ours
@@ -342,6 +360,11 @@ impl DataPlane {
                 .map(|ours| u64::from(ours.verified_instructions))
                 .filter(|&count| count > 0),
         }
+    }
+
+    /// The libraries inside whose calls is read, and what has become of each.
+    pub fn tls_libraries(&self) -> Vec<(PathBuf, LibraryState)> {
+        self.probes.as_ref().map(Probes::libraries).unwrap_or_default()
     }
 
     /// Every map: its size, and its memory as the kernel accounts it.
@@ -432,7 +455,7 @@ fn remove_pin(path: &Path) -> Result<(), KernelError> {
 #[derive(Clone, Copy, Debug)]
 pub struct Repair {
     /// Its hook.
-    pub hook: agent_ebpf::abi::Hook,
+    pub hook: Hook,
     /// What was there instead.
     pub found: &'static str,
 }

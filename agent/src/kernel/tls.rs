@@ -5,6 +5,7 @@ use std::collections::BTreeSet;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
+use agent_ebpf::abi::Hook;
 use aya::programs::uprobe::UProbeScope;
 use aya::programs::{Program, ProgramError};
 use aya::{Btf, Ebpf};
@@ -43,6 +44,67 @@ const RECEIVE_TRACEPOINT: &str = "tcp_rcv_space_adjust";
 /// The maps that only these programs use.
 pub(super) const MAPS: [&str; 2] = ["TLS_CALLS", "TLS_SESSIONS"];
 
+/// What was put in place.
+pub(super) struct Probes {
+    libraries: Vec<Library>,
+    /// The programs at functions that at least one library has.
+    programs: BTreeSet<&'static str>,
+}
+
+/// A file that has the probes. They stay with it, whatever comes to be at its path.
+struct Library {
+    path: PathBuf,
+    /// Its file system and its number there.
+    file: (u64, u64),
+}
+
+/// What is at the path of a library now.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum LibraryState {
+    /// The file that has the probes, as far as the agent may see.
+    Read,
+    /// Another one, as after an update: who loads that is not read.
+    Replaced,
+    /// Nothing, as when the container is gone whose it was.
+    Gone,
+}
+
+impl LibraryState {
+    /// As in `status`.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Read => "read",
+            Self::Replaced => "replaced",
+            Self::Gone => "gone",
+        }
+    }
+}
+
+impl Library {
+    fn state(&self) -> LibraryState {
+        match std::fs::metadata(&self.path) {
+            Ok(metadata) if (metadata.dev(), metadata.ino()) == self.file => LibraryState::Read,
+            Ok(_) => LibraryState::Replaced,
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => LibraryState::Gone,
+            // The way into a container takes a right that the agent gave up.
+            Err(_) => LibraryState::Read,
+        }
+    }
+}
+
+impl Probes {
+    /// The libraries, and what has become of each.
+    pub(super) fn libraries(&self) -> Vec<(PathBuf, LibraryState)> {
+        self.libraries.iter().map(|library| (library.path.clone(), library.state())).collect()
+    }
+
+    /// The programs in place, and what they sit on.
+    pub(super) fn programs(&self) -> impl Iterator<Item = (&'static str, Hook)> {
+        let calls = self.programs.iter().map(|&program| (program, Hook::TlsCall));
+        calls.chain([(RECEIVE, Hook::TlsReceive)])
+    }
+}
+
 /// Refuses what cannot be a library of OpenSSL, before anything is loaded.
 pub(super) fn check(libraries: &[PathBuf]) -> Result<(), KernelError> {
     let fail = |path: &Path, source| Err(KernelError::TlsLibrary { path: path.to_owned(), source });
@@ -60,38 +122,44 @@ pub(super) fn check(libraries: &[PathBuf]) -> Result<(), KernelError> {
     Ok(())
 }
 
-/// Loads the programs and puts them in place. Whether this kernel took them; one that does not gets all others.
+/// Loads the programs and puts them in place. `None` where this kernel does not take them; it gets all others.
 ///
 /// # Errors
 /// A library that is no OpenSSL, which the operator is to know of at once.
-pub(super) fn read(ebpf: &mut Ebpf, libraries: &[PathBuf], features: &Features) -> Result<bool, KernelError> {
+pub(super) fn read(
+    ebpf: &mut Ebpf,
+    libraries: &[PathBuf],
+    features: &Features,
+) -> Result<Option<Probes>, KernelError> {
     if !features.tracing_allocates {
         tracing::warn!("what is said inside TLS is not read: that takes Linux 6.1 or later");
-        return Ok(false);
+        return Ok(None);
     }
     if let Err(error) = load(ebpf) {
         tracing::warn!("{error}; what is said inside TLS is not read");
-        return Ok(false);
+        return Ok(None);
     }
-    // One file by two names would be probed, and cost, twice.
-    let mut probed = BTreeSet::new();
+    let mut probes = Probes { libraries: Vec::new(), programs: BTreeSet::new() };
     for library in libraries {
         let metadata = std::fs::metadata(library)
             .map_err(|source| KernelError::TlsLibrary { path: library.clone(), source })?;
-        if !probed.insert((metadata.dev(), metadata.ino())) {
+        let file = (metadata.dev(), metadata.ino());
+        // One file by two names would be probed, and cost, twice.
+        if probes.libraries.iter().any(|known| known.file == file) {
             continue;
         }
-        probe(ebpf, library)?;
+        probes.programs.extend(probe(ebpf, library)?);
+        probes.libraries.push(Library { path: library.clone(), file });
         tracing::info!(library = %library.display(), "what is said inside TLS is read");
     }
     // Last: whatever is received before, is received by nobody who is in a call.
     match ebpf.program_mut(RECEIVE) {
         Some(Program::BtfTracePoint(program)) => match program.attach() {
-            Ok(_) => Ok(true),
+            Ok(_) => Ok(Some(probes)),
             Err(error) => {
                 let error = KernelError::Program { program: RECEIVE, source: Box::new(error) };
                 tracing::warn!("{error}; what is said inside TLS is not read");
-                Ok(false)
+                Ok(None)
             }
         },
         _ => Err(KernelError::Missing { program: RECEIVE }),
@@ -113,8 +181,9 @@ fn load(ebpf: &mut Ebpf) -> Result<(), KernelError> {
     }
 }
 
-/// Puts the probes on one library.
-fn probe(ebpf: &mut Ebpf, library: &Path) -> Result<(), KernelError> {
+/// Puts the probes on one library. The programs that sit there then.
+fn probe(ebpf: &mut Ebpf, library: &Path) -> Result<BTreeSet<&'static str>, KernelError> {
+    let mut programs = BTreeSet::from([RETURN]);
     for call in &CALLS {
         let attached = attach(ebpf, call.program, call.function, library)
             .and_then(|()| if call.returns { attach(ebpf, RETURN, call.function, library) } else { Ok(()) });
@@ -128,10 +197,12 @@ fn probe(ebpf: &mut Ebpf, library: &Path) -> Result<(), KernelError> {
                 error = &error as &dyn std::error::Error,
                 "no probe on a function that not every OpenSSL has"
             ),
-            Ok(()) => {}
+            Ok(()) => {
+                programs.insert(call.program);
+            }
         }
     }
-    Ok(())
+    Ok(programs)
 }
 
 fn attach(ebpf: &mut Ebpf, program: &str, function: &str, library: &Path) -> Result<(), ProgramError> {

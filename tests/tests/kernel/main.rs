@@ -50,6 +50,7 @@ mod soak;
 mod sock_ops;
 mod sock_release;
 mod tls;
+mod tls_libraries;
 mod tls_policies;
 mod top;
 mod traces;

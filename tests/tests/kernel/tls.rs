@@ -23,7 +23,7 @@ fn web() -> Service {
 }
 
 /// The file of OpenSSL's library that programs of this machine use.
-fn libssl(world: &World) -> String {
+pub(crate) fn libssl(world: &World) -> String {
     let script = "
 import ssl
 for line in open('/proc/self/maps'):

@@ -35,7 +35,7 @@ extern "C" fn segue_greets(number: u32, length: u32) -> u32 {
 }
 
 /// Beside the protocol: it is the client who speaks.
-pub(in crate::programs) const REQUEST: u32 = 1 << 8;
+pub(super) const REQUEST: u32 = 1 << 8;
 /// What [`Known::is_followed`] says.
 const FOLLOWED: u32 = 1 << 9;
 
@@ -44,7 +44,7 @@ const SCRATCH_SHIFT: u32 = 16;
 
 /// What the head in a scratch means on this connection, said by its client ([`REQUEST`]) or its server (0).
 #[inline(always)]
-pub(in crate::programs) fn hear(who: u32, exchange: &Exchange, number: u32, length: u32) -> Told {
+pub(super) fn hear(who: u32, exchange: &Exchange, number: u32, length: u32) -> Told {
     let followed = if exchange.marks & (UNDERSTOOD | JOINED_LATE) != 0 { FOLLOWED } else { 0 };
     let who = who | followed | u32::from(exchange.protocol) | number << SCRATCH_SHIFT;
     Told::from_raw(segue_hear(who, length, exchange.stage.into(), exchange.operation.into()))
@@ -69,7 +69,7 @@ extern "C" fn segue_hear(who: u32, length: u32, stage: u32, operation: u32) -> u
 
 /// Whether another request follows in the same segment.
 #[inline(always)]
-pub(in crate::programs) fn is_followed_by_another(
+pub(super) fn is_followed_by_another(
     text: &impl Text,
     number: u32,
     at: u32,
@@ -99,7 +99,7 @@ extern "C" fn segue_is_request(number: u32) -> u32 {
 
 /// Bytes of the head that begins at `at`; 0 where its end is not in reach.
 #[inline(always)]
-pub(in crate::programs) fn head_end(text: &impl Text, number: u32, at: u32, bytes: u32) -> u32 {
+pub(super) fn head_end(text: &impl Text, number: u32, at: u32, bytes: u32) -> u32 {
     let Some(scratch) = maps::scratch(number) else { return 0 };
     segue_head_end(number, text.copy(at, bytes, &mut scratch.bytes) as u32)
 }
@@ -117,13 +117,7 @@ extern "C" fn segue_head_end(number: u32, length: u32) -> u32 {
 
 /// Puts the beginning that is kept and what was said after it into a scratch; gives how much that is.
 #[inline(always)]
-pub(in crate::programs) fn fill(
-    text: &impl Text,
-    exchange: &Exchange,
-    number: u32,
-    at: u32,
-    bytes: u32,
-) -> u32 {
+pub(super) fn fill(text: &impl Text, exchange: &Exchange, number: u32, at: u32, bytes: u32) -> u32 {
     let Some(scratch) = maps::scratch(number) else { return 0 };
     let filled = exchange.head_length;
     if filled == 0 {
@@ -137,7 +131,7 @@ pub(in crate::programs) fn fill(
 
 /// Keeps the beginning of a message until there is more of it.
 #[inline(always)]
-pub(in crate::programs) fn more(exchange: &mut Exchange, number: u32, length: u32) -> Outcome {
+pub(super) fn more(exchange: &mut Exchange, number: u32, length: u32) -> Outcome {
     if let Some(scratch) = maps::scratch(number) {
         maps::keep_head(scratch, &mut exchange.head);
         exchange.head_length = length as u8;

@@ -44,6 +44,7 @@ use crate::admin::view::RolloutView;
 use crate::admin::view::ServiceMap;
 use crate::admin::view::ServiceView;
 use crate::admin::view::Status;
+use crate::admin::view::TlsLibraryView;
 use crate::admin::view::service_map::Occasion;
 use crate::admin::view::service_map::Parts;
 use crate::canary;
@@ -145,9 +146,9 @@ impl Observer {
 
 impl Observe for Observer {
     fn status(&self) -> Result<Status, ObserveError> {
-        let (programs, features) = {
+        let (programs, features, tls) = {
             let data_plane = lock(&self.data_plane);
-            (data_plane.programs(), data_plane.features().table())
+            (data_plane.programs(), data_plane.features().table(), data_plane.tls_libraries())
         };
         let clients = self.clients();
         let journal = lock(&self.record);
@@ -208,6 +209,13 @@ impl Observe for Observer {
             kubernetes: self.kubernetes.as_ref().map(super::cluster::view),
             otlp: self.exports.as_ref().map(|exports| exports.view()),
             traces: self.telling.view(),
+            tls: tls
+                .into_iter()
+                .map(|(path, state)| TlsLibraryView {
+                    path: path.display().to_string(),
+                    state: state.name().to_owned(),
+                })
+                .collect(),
             held: self.guards.views(),
         };
         drop(journal);
