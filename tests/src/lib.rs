@@ -15,6 +15,7 @@ pub mod foreign;
 pub mod kernel;
 pub mod kube_api;
 pub mod namespace;
+pub mod nginx;
 pub mod otlp;
 pub mod pinned;
 pub mod pods;

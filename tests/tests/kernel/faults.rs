@@ -1,6 +1,5 @@
 //! What goes wrong with backends, and what a client sees of it: one test per line of the table in docs/faults.md.
 
-use std::process::Command;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
@@ -9,6 +8,7 @@ use segue_tests::client::protocol::{Family, Kind};
 use segue_tests::client::{Errno, errors, tally};
 use segue_tests::counters::service_state;
 use segue_tests::kernel::refused_with;
+use segue_tests::nginx::Nginx;
 use segue_tests::program::Program;
 use segue_tests::server::Server;
 use segue_tests::service::{Service, config};
@@ -123,15 +123,8 @@ fn a_black_hole_is_noticed_also_where_applications_give_up_first() {
 
 /// An nginx of one process, and its queue as short as can be.
 fn nginx(world: &World) -> Program {
-    let config = world.directory().join("nginx.conf");
-    let text = "daemon off; master_process off; pid nginx.pid; error_log stderr; events {}
-                http { access_log off; server { listen 127.0.0.1:8081 backlog=1; return 200 n1; } }";
-    std::fs::write(&config, text).expect("a configuration file can be written");
-    let directory = format!("{}/", world.directory().display());
-    let mut command = Command::new("nginx");
-    command.args(["-e", "stderr", "-p", &directory, "-c", &config.to_string_lossy()]);
-    let program = world.start_outside(command);
-    world.await_listener(N1, &program);
+    let nginx = Nginx::new(world).outside().of_one_process();
+    let program = nginx.serve(&[&format!("{N1} backlog=1")], "return 200 n1;").start();
     // Whoever was in its queue before this request has been accepted: the queue is empty.
     world.run_outside("curl", &["-sS", "--noproxy", "*", "--max-time", "10", &format!("http://{N1}/")]);
     program

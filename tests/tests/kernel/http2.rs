@@ -5,6 +5,7 @@ use std::fs;
 use std::path::Path;
 
 use segue_tests::agent::{Agent, SOON};
+use segue_tests::nginx::{Nginx, PAGES};
 use segue_tests::program::Program;
 use segue_tests::service::Service;
 use segue_tests::wait::eventually;
@@ -27,43 +28,13 @@ pub(super) const NOBODY: &str = "127.0.0.1:8089";
 
 /// nginx that speaks HTTP/2 without TLS.
 pub(super) fn nginx(world: &World) -> Program {
-    let root = world.directory().join("nginx");
-    fs::create_dir_all(root.join("files")).expect("a directory");
-    fs::write(root.join("files/large"), vec![b'x'; 300_000]).expect("a file");
-    let path = |name: &str| root.join(name).display().to_string();
-    let temporary: String = ["client_body", "proxy", "fastcgi", "uwsgi", "scgi"]
-        .iter()
-        .map(|kind| format!("{kind}_temp_path {};", path(kind)))
-        .collect();
-    let config = format!(
-        "worker_processes 1; daemon off; pid {}; error_log {};
-events {{ worker_connections 512; }}
-http {{
-  access_log off; keepalive_requests 1000000; large_client_header_buffers 4 256k;
-  http2_max_concurrent_streams 512;
-  {temporary}
-  server {{
-    listen {AT} http2; root {};
-    location / {{ return 200 \"fine\\n\"; }}
-    location /large {{ }}
-    location /missing {{ return 404; }}
-    location /broken {{ return 503; }}
-    location /created {{ return 201; }}
-  }}
-  server {{
-    listen {SILENT} http2;
-    location / {{ proxy_pass http://{NOBODY}; }}
-  }}
-}}
-",
-        path("pid"),
-        path("error"),
-        path("files"),
-    );
-    fs::write(root.join("nginx.conf"), config).expect("a configuration");
-    let nginx = world.start_in("web.service", "nginx", &["-c".to_owned(), path("nginx.conf")]);
-    world.await_listener(AT, &nginx);
-    nginx
+    Nginx::new(world)
+        .in_unit("web.service")
+        .directive("large_client_header_buffers 4 256k; http2_max_concurrent_streams 512;")
+        .file("large", vec![b'x'; 300_000])
+        .serve(&[&format!("{AT} http2")], &format!("{PAGES} location /large {{ }}"))
+        .serve(&[&format!("{SILENT} http2")], &format!("location / {{ proxy_pass http://{NOBODY}; }}"))
+        .start()
 }
 
 /// nghttpd, which puts most of what it says into its table.

@@ -51,5 +51,6 @@ mod sock_ops;
 mod sock_release;
 mod tls;
 mod tls_libraries;
+mod tls_policies;
 mod top;
 mod traces;

@@ -4,6 +4,7 @@ use std::fs;
 use std::time::Duration;
 
 use segue_tests::agent::{Agent, SOON};
+use segue_tests::nginx::{Nginx, PAGES};
 use segue_tests::program::Program;
 use segue_tests::service::{Service, config};
 use segue_tests::wait::{eventually, let_pass};
@@ -32,30 +33,7 @@ fn web() -> Service {
 
 /// nginx in the managed cgroup, on 127.0.0.1:8081.
 fn nginx(world: &World) -> Program {
-    let root = world.directory().join("nginx");
-    fs::create_dir_all(&root).expect("a directory");
-    let path = |name: &str| root.join(name).display().to_string();
-    let text = format!(
-        "worker_processes 1; daemon off; pid {}; error_log {};
-events {{ worker_connections 512; }}
-http {{
-  access_log off; keepalive_requests 10000000; client_body_temp_path {}; proxy_temp_path {}; fastcgi_temp_path {};
-  uwsgi_temp_path {}; scgi_temp_path {};
-  server {{ listen 127.0.0.1:8081; location / {{ return 200 \"fine\\n\"; }} }}
-}}
-",
-        path("pid"),
-        path("error"),
-        path("t1"),
-        path("t2"),
-        path("t3"),
-        path("t4"),
-        path("t5")
-    );
-    fs::write(root.join("nginx.conf"), text).expect("a configuration");
-    let nginx = world.start("nginx", &["-c".to_owned(), path("nginx.conf")]);
-    world.await_listener("127.0.0.1:8081", &nginx);
-    nginx
+    Nginx::new(world).serve(&["127.0.0.1:8081"], PAGES).start()
 }
 
 /// A client that asks ten times in each of its turns, always on the same connection.

@@ -1,8 +1,7 @@
 //! Programs of others through a service address, over IPv4 and IPv6: each works, and each sees the service address
 //! as its peer where it looks.
 
-use std::fs;
-
+use segue_tests::nginx::Nginx;
 use segue_tests::program::Program;
 use segue_tests::service::Service;
 use segue_tests::world::World;
@@ -128,20 +127,11 @@ fn nginx_as_a_proxy_to_service_addresses() {
     let world = World::new();
     let _servers = [world.http("four", "127.0.0.1:8081"), world.http("six", "[::1]:8081")];
     let _agent = world.agent(&[dual_stack(Service::tcp, 80, 8081)]);
-    let directory = world.directory().display();
-    let configuration = world.directory().join("nginx.conf");
-    let text = format!(
-        "daemon off;\nmaster_process off;\npid {directory}/nginx.pid;\nerror_log stderr;\nevents {{}}\n\
-         http {{\n  access_log off;\n  client_body_temp_path {directory}/body;\n  proxy_temp_path {directory}/proxy;\n  \
-         fastcgi_temp_path {directory}/fastcgi;\n  uwsgi_temp_path {directory}/uwsgi;\n  \
-         scgi_temp_path {directory}/scgi;\n  server {{\n    listen 127.0.0.1:8000;\n    \
-         add_header Upstream $upstream_addr always;\n    \
-         location /four {{ proxy_pass http://{WEB}:80; }}\n    \
-         location /six {{ proxy_pass http://[{WEB_V6}]:80; }}\n  }}\n}}\n"
+    let block = format!(
+        "add_header Upstream $upstream_addr always; location /four {{ proxy_pass http://{WEB}:80; }} \
+         location /six {{ proxy_pass http://[{WEB_V6}]:80; }}"
     );
-    fs::write(&configuration, text).expect("a configuration for nginx");
-    let nginx = world.start("nginx", &["-c", &configuration.to_string_lossy()]);
-    world.await_listener("127.0.0.1:8000", &nginx);
+    let _nginx = Nginx::new(&world).serve(&["127.0.0.1:8000"], &block).start();
     for (path, body, upstream) in
         [("four", "four", "Upstream: 198.18.0.10:80"), ("six", "six", "Upstream: [fd00:5e::10]:80")]
     {

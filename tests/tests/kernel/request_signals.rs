@@ -100,12 +100,12 @@ for n in range({times}):
     world.run("python3", &["-c", &script]).expect_success().lines().map(str::to_owned).collect()
 }
 
-fn count(answers: &[String], wanted: &str) -> usize {
+pub(super) fn count(answers: &[String], wanted: &str) -> usize {
     answers.iter().filter(|answer| *answer == wanted).count()
 }
 
 /// A backend's breaker, as `segue breaker` shows it.
-fn breaker_of(agent: &Agent<'_>, backend: &str) -> Value {
+pub(super) fn breaker_of(agent: &Agent<'_>, backend: &str) -> Value {
     let text = agent.breaker(&["-o", "json"]).expect_success();
     let cells: Vec<Value> = serde_json::from_str(&text).expect("JSON");
     let cell = cells.iter().find(|cell| cell["backend"] == backend);

@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::fs;
 
 use segue_tests::agent::{Agent, SOON};
+use segue_tests::nginx::{Nginx, PAGES};
 use segue_tests::program::Program;
 use segue_tests::service::Service;
 use segue_tests::wait::eventually;
@@ -28,38 +29,14 @@ fn nginx(world: &World) -> Program {
 
 /// nginx in a unit of the managed cgroup, on 127.0.0.1:8081 and [::1]:8081.
 pub(crate) fn nginx_in(world: &World, unit: &str) -> Program {
-    let root = world.directory().join("nginx");
-    fs::create_dir_all(&root).expect("a directory");
-    let path = |name: &str| root.join(name).display().to_string();
-    let config = format!(
-        "worker_processes 1; daemon off; pid {}; error_log {};
-events {{ worker_connections 512; }}
-http {{
-  access_log off; keepalive_requests 1000000; client_max_body_size 8m; large_client_header_buffers 4 128k;
-  client_body_temp_path {}; proxy_temp_path {}; fastcgi_temp_path {}; uwsgi_temp_path {}; scgi_temp_path {};
-  server {{
-    listen 127.0.0.1:8081; listen [::1]:8081;
-    location / {{ return 200 \"fine\\n\"; }}
-    location /missing {{ return 404; }}
-    location /broken {{ return 503; }}
-    location /created {{ return 201; }}
-    location /upload {{ proxy_pass http://127.0.0.1:8081/sink; }}
-    location /sink {{ return 200 \"eaten\\n\"; }}
-  }}
-}}
-",
-        path("pid"),
-        path("error"),
-        path("t1"),
-        path("t2"),
-        path("t3"),
-        path("t4"),
-        path("t5")
-    );
-    fs::write(root.join("nginx.conf"), config).expect("a configuration");
-    let nginx = world.start_in(unit, "nginx", &["-c".to_owned(), path("nginx.conf")]);
-    world.await_listener("127.0.0.1:8081", &nginx);
-    nginx
+    // What is uploaded it passes on to itself.
+    let uploads = "location /upload { proxy_pass http://127.0.0.1:8081/sink; } \
+                   location /sink { return 200 \"eaten\\n\"; }";
+    Nginx::new(world)
+        .in_unit(unit)
+        .directive("large_client_header_buffers 4 128k;")
+        .serve(&["127.0.0.1:8081", "[::1]:8081"], &format!("{PAGES} {uploads}"))
+        .start()
 }
 
 fn counts(expected: &[(&str, u64)]) -> BTreeMap<String, u64> {

@@ -6,15 +6,16 @@ use std::process::Command;
 
 use segue_tests::agent::{Agent, SOON};
 use segue_tests::kernel::reads_inside_tls;
+use segue_tests::nginx::{Nginx, PAGES};
 use segue_tests::program::Program;
 use segue_tests::service::{Service, config};
 use segue_tests::wait::eventually;
 use segue_tests::world::{World, beside_test};
 
-const CLIENT: &str = "http_client_request_duration_seconds_count";
-const SERVER: &str = "http_server_request_duration_seconds_count";
+pub(super) const CLIENT: &str = "http_client_request_duration_seconds_count";
+pub(super) const SERVER: &str = "http_server_request_duration_seconds_count";
 /// The labels by which their counts are told apart.
-const STATUS: &str = "http_response_status_code";
+pub(super) const STATUS: &str = "http_response_status_code";
 const METHOD: &str = "http_request_method";
 
 fn web() -> Service {
@@ -34,7 +35,7 @@ for line in open('/proc/self/maps'):
 }
 
 /// An agent that reads inside TLS.
-fn agent<'w>(world: &'w World, services: &[Service]) -> Agent<'w> {
+pub(super) fn agent<'w>(world: &'w World, services: &[Service]) -> Agent<'w> {
     let starter = format!("exec \"$@\" --observe-tls {}", libssl(world));
     world.agent_by(&["sh", "-c", &starter, "--"], services)
 }
@@ -46,62 +47,22 @@ fn feature(agent: &Agent<'_>) -> Option<bool> {
     features.iter().find(|feature| feature["name"] == "tls").map(|feature| feature["found"] == true)
 }
 
-/// nginx with TLS of its own certificate, on 127.0.0.1:8443, in the managed cgroup.
+/// nginx with TLS, on 127.0.0.1:8443; what it serves at 127.0.0.1:8444 is an error.
 fn nginx(world: &World) -> Program {
-    let root = world.directory().join("nginx");
-    fs::create_dir_all(&root).expect("a directory");
-    let path = |name: &str| root.join(name).display().to_string();
-    // Its own configuration, wherever OpenSSL would look for one.
-    fs::write(root.join("openssl.cnf"), "[req]\ndistinguished_name = name\n[name]\n")
-        .expect("a file for openssl");
-    let (settings, key, certificate) = (path("openssl.cnf"), path("key"), path("certificate"));
-    let curve = ["-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes"];
-    let files = ["-config", &settings, "-keyout", &key, "-out", &certificate];
-    let request = [&["req", "-x509", "-days", "1", "-subj", "/CN=web"][..], &curve, &files].concat();
-    world.run("openssl", &request).expect_success();
-    let config = format!(
-        "user root; worker_processes 1; daemon off; pid {}; error_log {};
-events {{ worker_connections 512; }}
-http {{
-  access_log off; keepalive_requests 1000000; client_max_body_size 8m;
-  limit_req_zone $binary_remote_addr zone=slow:64k rate=5r/s;
-  client_body_temp_path {}; proxy_temp_path {}; fastcgi_temp_path {}; uwsgi_temp_path {}; scgi_temp_path {};
-  server {{
-    listen 127.0.0.1:8443 ssl http2; ssl_certificate {}; ssl_certificate_key {};
-    location / {{ return 200 \"fine\\n\"; }}
-    location /missing {{ return 404; }}
-    location /broken {{ return 503; }}
-    location /created {{ return 201; }}
-    location /slow {{ root {}; limit_req zone=slow burst=10; }}
-  }}
-  server {{
-    listen 127.0.0.1:8444 ssl; ssl_certificate {}; ssl_certificate_key {};
-    location / {{ return 503; }}
-  }}
-}}
-",
-        path("pid"),
-        path("error"),
-        path("t1"),
-        path("t2"),
-        path("t3"),
-        path("t4"),
-        path("t5"),
-        certificate,
-        key,
-        root.display(),
-        certificate,
-        key
-    );
-    fs::write(root.join("slow"), "fine\n").expect("a page");
-    fs::write(root.join("nginx.conf"), config).expect("a configuration");
-    let nginx = world.start_in("checkout.service", "nginx", &["-c".to_owned(), path("nginx.conf")]);
-    world.await_listener("127.0.0.1:8443", &nginx);
-    nginx
+    Nginx::new(world)
+        .in_unit("checkout.service")
+        .directive("limit_req_zone $binary_remote_addr zone=slow:64k rate=5r/s;")
+        .file("slow", "fine\n")
+        .serve_tls(
+            "127.0.0.1:8443 http2",
+            &format!("{PAGES} location /slow {{ limit_req zone=slow burst=10; }}"),
+        )
+        .serve_tls("127.0.0.1:8444", "location / { return 503; }")
+        .start()
 }
 
 /// Waits until a side counts this, by a label.
-fn await_counts(agent: &Agent<'_>, metric: &str, label: &str, expected: &BTreeMap<String, u64>) {
+pub(super) fn await_counts(agent: &Agent<'_>, metric: &str, label: &str, expected: &BTreeMap<String, u64>) {
     eventually(&format!("{metric} to be {expected:?}"), SOON, || {
         let seen = agent.counted_by(metric, label);
         if &seen == expected { Ok(()) } else { Err(format!("{seen:?}\n{:?}", agent.unparsed())) }

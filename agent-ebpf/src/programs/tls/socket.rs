@@ -54,5 +54,8 @@ pub(in crate::programs) fn left(connection: &mut Connection, exchange: &Exchange
         return 0;
     }
     answers::take_back(connection, &session.connection);
-    said::waits_since_ns(session)
+    let since_ns = said::waits_since_ns(session);
+    // Its `SSL` may be freed much later, as where memory is collected: nobody waits for that long.
+    session.exchange.stage = Stage::Ended as u8;
+    since_ns
 }
