@@ -40,8 +40,8 @@ pub(crate) use lookups::{
 };
 pub(crate) use tidings::{send_answered, send_head, tell_below, tell_heads_below, tell_until_ns};
 pub(crate) use tls::{
-    begin_tls_call, begin_tls_session, end_tls_call, forget_tls_session, tls_call, tls_session,
-    tls_session_or_new,
+    begin_tls_call, begin_tls_session, end_tls_call, forget_tls_session, never_tail_call, tls_call,
+    tls_session, tls_session_or_new,
 };
 pub(crate) use walkers::{
     copy_connection, copy_stream, copy_walk, forget_http2, http2, new_http2, take_walker, walker,

@@ -6,9 +6,10 @@ use agent_ebpf::abi::{
     Address, Connection, Direction, Endpoint, Exchange, Phase, Probe, Stage, TlsCall, TlsKey, TlsSession,
     limits,
 };
+use aya_ebpf::EbpfContext;
 use aya_ebpf::bindings::BPF_ANY;
 use aya_ebpf::macros::map;
-use aya_ebpf::maps::LruHashMap;
+use aya_ebpf::maps::{LruHashMap, ProgramArray};
 
 use super::rooms::copy_words;
 
@@ -68,6 +69,19 @@ static NEW_SESSION: TlsSession = TlsSession {
     cookie: 0,
     connection: NO_CONNECTION,
 };
+
+/// Programs to go on with: none.
+#[map]
+static TLS_NEXT: ProgramArray = ProgramArray::with_max_entries(1, 0);
+
+/// A tail call that leads nowhere.
+#[inline(always)]
+pub(crate) fn never_tail_call(context: &impl EbpfContext) {
+    // SAFETY: the array is empty and stays so: the call comes back.
+    unsafe {
+        let _ = TLS_NEXT.tail_call(context, 0);
+    }
+}
 
 /// The call a thread is in.
 #[inline(always)]

@@ -12,6 +12,7 @@ use agent_ebpf::abi::{
     AppProtocol, Connection, Direction, Exchange, Hook, Outcome, Stage, TlsCall, TlsCallKind, TlsKey,
     TlsSession, Unparsed, limits,
 };
+use aya_ebpf::EbpfContext;
 use aya_ebpf::macros::{btf_tracepoint, uprobe, uretprobe};
 use aya_ebpf::programs::{BtfTracePointContext, ProbeContext, RetProbeContext};
 
@@ -54,6 +55,7 @@ fn segue_tls_write_ex(probe: ProbeContext) -> u32 {
 /// Entry of `SSL_free`: the next `SSL` may be in the same place.
 #[uprobe]
 fn segue_tls_free(probe: ProbeContext) -> u32 {
+    stay_on_the_tasks_stack(&probe);
     let process = context::process_of(context::current_thread());
     let key = TlsKey { ssl: context::argument(&probe, 0), process, _pad: 0 };
     let outcome = match maps::tls_session(&key) {
@@ -71,6 +73,7 @@ fn segue_tls_free(probe: ProbeContext) -> u32 {
 /// Return of any of these but `SSL_free`.
 #[uretprobe]
 fn segue_tls_return(probe: RetProbeContext) -> u32 {
+    stay_on_the_tasks_stack(&probe);
     let thread = context::current_thread();
     let outcome = match maps::tls_call(thread) {
         Some(call) => end(thread, call, context::result(&probe)),
@@ -98,9 +101,21 @@ fn segue_tls_receive(tracepoint: BtfTracePointContext) -> i32 {
     0
 }
 
+/// Has the kernel run a probe's program on the stack of the task. Since Linux 6.13 it would give it one for each processor, and such a
+/// program may be interrupted by the scheduler: the next task on that processor that comes by the probe writes over what the first
+/// one keeps there, pointers that were checked too. A program with a tail call in it is left on its task's stack. This one is never
+/// made: the kernel knows the number, and leaves the code out.
+#[inline(always)]
+fn stay_on_the_tasks_stack(probe: &impl EbpfContext) {
+    if !context::reads_tls() {
+        maps::never_tail_call(probe);
+    }
+}
+
 /// Notes a call.
 #[inline(always)]
 fn begin(probe: &ProbeContext, kind: TlsCallKind, says_length_apart: bool) -> u32 {
+    stay_on_the_tasks_stack(probe);
     let call = TlsCall {
         ssl: context::argument(probe, 0),
         text_at: context::argument(probe, 1),

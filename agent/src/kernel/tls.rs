@@ -42,7 +42,7 @@ const RECEIVE: &str = "segue_tls_receive";
 const RECEIVE_TRACEPOINT: &str = "tcp_rcv_space_adjust";
 
 /// The maps that only these programs use.
-pub(super) const MAPS: [&str; 2] = ["TLS_CALLS", "TLS_SESSIONS"];
+pub(super) const MAPS: [&str; 3] = ["TLS_CALLS", "TLS_SESSIONS", "TLS_NEXT"];
 
 /// What was put in place.
 pub(super) struct Probes {

@@ -48,7 +48,7 @@ fn feature(agent: &Agent<'_>) -> Option<bool> {
 }
 
 /// nginx with TLS, on 127.0.0.1:8443; what it serves at 127.0.0.1:8444 is an error.
-fn nginx(world: &World) -> Program {
+pub(super) fn nginx(world: &World) -> Program {
     Nginx::new(world)
         .in_unit("checkout.service")
         .directive("limit_req_zone $binary_remote_addr zone=slow:64k rate=5r/s;")

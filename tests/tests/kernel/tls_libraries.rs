@@ -5,11 +5,12 @@ use std::path::PathBuf;
 
 use segue_tests::agent::SOON;
 use segue_tests::kernel::reads_inside_tls;
+use segue_tests::service::Service;
 use segue_tests::wait::eventually;
 use segue_tests::world::World;
 use serde_json::Value;
 
-use crate::tls::libssl;
+use crate::tls::{self, libssl};
 
 /// Shakes hands with itself in memory, time and again, with the library that the dynamic linker finds.
 const TALKER: &str = "
@@ -95,4 +96,41 @@ fn a_library_that_was_replaced_is_said_to_be() {
     );
     fs::remove_file(&library).expect("no library");
     assert_eq!(libraries(&agent.status()), [(path, "gone".to_owned())]);
+}
+
+#[test]
+#[ignore = "kernel tier: needs root and eBPF; run by cargo xtask test"]
+fn who_talks_inside_tls_does_not_notice_agents_that_are_killed_and_come_again() {
+    const KILLED: u32 = 3;
+    let world = World::new();
+    let web = Service::tcp("shop/web").at("198.18.0.10:443").to_address("127.0.0.1:8443");
+    let mut agent = tls::agent(&world, &[web]);
+    let _nginx = tls::nginx(&world);
+    let over = world.directory().join("over");
+    // Ends with an error at the first request that is not answered well.
+    let script = format!(
+        "
+import http.client, os, ssl
+context = ssl._create_unverified_context()
+while not os.path.exists({over:?}):
+    connection = http.client.HTTPSConnection('198.18.0.10', 443, timeout=60, context=context)
+    for n in range(50):
+        connection.request('GET', '/')
+        assert connection.getresponse().read() == b'fine\\n'
+    connection.close()
+"
+    );
+    let clients: Vec<_> = (0..3).map(|_| world.start("python3", &["-c", &script])).collect();
+    for _ in 0..KILLED {
+        // In the middle of calls of OpenSSL, as far as chance has it.
+        agent.kill();
+        agent.restart();
+    }
+    fs::write(&over, "").expect("a file");
+    for client in clients {
+        client.finish().expect_success();
+    }
+    if reads_inside_tls() {
+        assert!(agent.metrics().sum(tls::SERVER, &[]) > 0.0, "the last one reads");
+    }
 }

@@ -68,7 +68,10 @@ pub(super) const ABOUT_THE_KERNEL: [(&str, &[&str]); 10] = [
     ),
     (
         "probes in processes, and what traced programs may reach",
-        &["tls::methods_and_statuses_inside_tls_are_what_the_client_got"],
+        &[
+            "tls::methods_and_statuses_inside_tls_are_what_the_client_got",
+            "tls_libraries::who_talks_inside_tls_does_not_notice_agents_that_are_killed_and_come_again",
+        ],
     ),
     (
         "links, pins and memory maps, and that programs of others keep their places",
