@@ -36,7 +36,12 @@ for line in open('/proc/self/maps'):
 
 /// An agent that reads inside TLS.
 pub(super) fn agent<'w>(world: &'w World, services: &[Service]) -> Agent<'w> {
-    let starter = format!("exec \"$@\" --observe-tls {}", libssl(world));
+    agent_of(world, &libssl(world), services)
+}
+
+/// One that reads in who uses this library.
+pub(super) fn agent_of<'w>(world: &'w World, library: &str, services: &[Service]) -> Agent<'w> {
+    let starter = format!("exec \"$@\" --observe-tls {library}");
     world.agent_by(&["sh", "-c", &starter, "--"], services)
 }
 

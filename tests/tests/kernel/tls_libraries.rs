@@ -46,9 +46,8 @@ fn libraries(status: &Value) -> Vec<(String, String)> {
 #[ignore = "kernel tier: needs root and eBPF; run by cargo xtask test"]
 fn what_probes_cost_is_timed_like_all_programs() {
     let world = World::new();
-    let library = copy(&world);
-    let starter = format!("exec \"$@\" --observe-tls {}", library.display());
-    let agent = world.agent_by(&["sh", "-c", &starter, "--"], &[]);
+    let library = copy(&world).display().to_string();
+    let agent = tls::agent_of(&world, &library, &[]);
     if !reads_inside_tls() {
         assert!(libraries(&agent.status()).is_empty());
         return;
@@ -57,7 +56,7 @@ fn what_probes_cost_is_timed_like_all_programs() {
     let talker = world.start("env", &[&place, "python3", "-c", TALKER]);
     eventually("a program that uses the copy", SOON, || {
         let said = talker.output();
-        if said.contains(&library.display().to_string()) { Ok(()) } else { Err(said) }
+        if said.contains(&library) { Ok(()) } else { Err(said) }
     });
     let overhead = agent.overhead();
     let programs = overhead["programs"].as_array().expect("a list of programs");
@@ -76,8 +75,7 @@ fn a_library_that_was_replaced_is_said_to_be() {
     let world = World::new();
     let library = copy(&world);
     let path = library.display().to_string();
-    let starter = format!("exec \"$@\" --observe-tls {path}");
-    let agent = world.agent_by(&["sh", "-c", &starter, "--"], &[]);
+    let agent = tls::agent_of(&world, &path, &[]);
     if !reads_inside_tls() {
         return;
     }
